@@ -1,0 +1,88 @@
+"""Write files whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file or a folder to; move it to `path` on success.
+
+    The side path keeps the suffix. If the block raises, `path` stays as it was and the side
+    path is removed. Raises FileNotFoundError if the block wrote nothing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    side = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+    _remove(side)
+    try:
+        yield side
+        if not side.exists():
+            raise FileNotFoundError(f"{path}: nothing was written to {side.name}")
+        _move(side, path)
+    finally:
+        _remove(side)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as indented JSON; numpy and torch numbers are taken as Python's.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be written as JSON: {error}") from error
+    with replacing(path) as side:
+        side.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises FileNotFoundError, or ValueError if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
+
+
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write `frame` without its index, numbers to six significant digits."""
+    with replacing(path) as side:
+        frame.to_csv(side, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy and torch: arrays and numbers
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def _move(side: Path, path: Path) -> None:
+    """os.replace, which does not replace a folder that has something in it."""
+    if not path.is_dir():
+        os.replace(side, path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    os.replace(path, old)
+    try:
+        os.replace(side, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
