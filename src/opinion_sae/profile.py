@@ -20,7 +20,7 @@ CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
 
 @dataclass(frozen=True)
 class Profile:
-    """One run. Raises ValueError that names the key if a value has the wrong type or range."""
+    """One run; made and checked by `load_profile`."""
 
     model: str  # packaged:smollm2-135m-instruct, a folder, a .gguf file or a hub id
     hook_layer: int  # the residual stream is read and changed after this layer
@@ -48,10 +48,6 @@ class Profile:
     patience: int  # epochs without a better validation KL before stopping
     bootstrap: int  # replicates
     top_latents: int  # latents interpreted per group
-
-    def __post_init__(self):
-        for field in fields(self):
-            _check(field.name, getattr(self, field.name), field.type)
 
     @property
     def run(self) -> Run:
@@ -81,10 +77,15 @@ def load_profile(name: str) -> Profile:
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         raise ValueError(f"{path}: required keys are missing: {', '.join(missing)}")
-    try:
-        profile = Profile(**_read(ROOT / "profiles" / "default.yaml") | values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    values = _read(ROOT / "profiles" / "default.yaml") | values
+    for field in fields(Profile):
+        if field.name not in values:
+            raise ValueError(f"profiles/default.yaml: {field.name} is missing; it must give every key")
+        try:
+            _check(field.name, values[field.name], field.type)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    profile = Profile(**values)
     _check_output(path, profile)
     return profile
 
@@ -130,7 +131,8 @@ def _check(name: str, value: Any, kind: Any) -> None:
     """Type, range and choice of one value."""
     if not _fits(value, kind):
         wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-        hint = f"; YAML reads it as text, write {_number(value, kind)!r}" if _number(value, kind) else ""
+        number = _number(value, kind)
+        hint = "" if number is None else f"; YAML reads it as text, write {number!r}"
         raise ValueError(f"{name} must be {wanted}, not {type(value).__name__} {value!r}{hint}")
     if isinstance(value, int | float) and not value >= 0:
         raise ValueError(f"{name} must not be negative, not {value!r}")
@@ -155,7 +157,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return type(value) is kind
 
 
-def _number(value: Any, kind: Any) -> float | None:
+def _number(value: Any, kind: Any) -> int | float | None:
     """The number meant by a text such as 1e-3, which YAML takes for a number only as 1.0e-3."""
     try:
         return kind(value) if isinstance(value, str) and kind in (int, float) else None
