@@ -1,0 +1,84 @@
+"""Reader of this project's own form: a folder with questions.csv, counts.csv and provenance.json.
+
+questions.csv    key, text, options (joined by "|"), ordinal (true or false), topic
+counts.csv       question, attribute, group, option (position from 0), respondents,
+                 weight (Σw of those respondents), weight_squared (Σw²)
+provenance.json  optional: title, source, dates, population, licence, ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from opinion_sae.survey.checks import numbers, read_json, read_table
+from opinion_sae.survey.core import Question
+from opinion_sae.survey.groups import EVERYONE
+from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
+
+QUESTION_COLUMNS = ("key", "text", "options", "ordinal", "topic")
+
+
+def read_counted(folder: Path) -> SurveyTable:
+    """Read such a folder; its name is the survey's. ValueError names file, row and column."""
+    questions = read_questions(folder / "questions.csv", folder.name)
+    path = folder / "counts.csv"
+    frame = read_table(path, CELL_COLUMNS)
+    cells = frame[["question", "attribute", "group"]].copy()
+    cells["option"] = numbers(frame, "option", path, whole=True)
+    cells["respondents"] = numbers(frame, "respondents", path, whole=True)
+    cells["weight"] = numbers(frame, "weight", path)
+    cells["weight_squared"] = numbers(frame, "weight_squared", path)
+    _check_cells(cells, questions, path)
+    provenance = folder / "provenance.json"
+    facts = read_json(provenance) if provenance.exists() else {}
+    return SurveyTable(folder.name, questions, cells.reset_index(drop=True), facts)
+
+
+def read_questions(path: Path, survey: str) -> tuple[Question, ...]:
+    """The questions of a questions.csv; ValueError for a doubled key or a wrong flag."""
+    frame = read_table(path, QUESTION_COLUMNS)
+    questions: dict[str, Question] = {}
+    for row, r in frame.iterrows():
+        if r["key"] in questions:
+            raise ValueError(f"{path}: row {row}, column 'key': {r['key']!r} is there twice")
+        if r["ordinal"] not in ("true", "false"):
+            raise ValueError(
+                f"{path}: row {row}, column 'ordinal': {r['ordinal']!r} is not true or false"
+            )
+        options = tuple(o.strip() for o in r["options"].split("|"))
+        if len(options) < 2:
+            raise ValueError(
+                f"{path}: row {row}, column 'options': {r['options']!r} is not two or more "
+                'options joined by "|"'
+            )
+        questions[r["key"]] = Question(
+            r["key"], r["text"], options, r["ordinal"] == "true", r["topic"] or "general", survey
+        )
+    return tuple(questions.values())
+
+
+def _check_cells(cells: pd.DataFrame, questions: tuple[Question, ...], path: Path) -> None:
+    size = {q.key: len(q.options) for q in questions}
+
+    def refuse(bad: pd.Series, column: str, why: str) -> None:
+        if bad.any():
+            row = cells.index[bad.to_numpy()][0]
+            raise ValueError(f"{path}: row {row}, column {column!r}: {cells.at[row, column]!r} {why}")
+
+    refuse(~cells["question"].isin(size), "question", "is not a key of questions.csv")
+    refuse(cells["option"] >= cells["question"].map(size), "option", "is past the last option")
+    refuse(cells["attribute"].str.strip() == "", "attribute", "is empty")
+    refuse(cells["group"].str.strip() == "", "group", "is empty")
+    named = ["question", "attribute", "group", "option"]
+    refuse(cells.duplicated(named), "option", "is there twice for this question and group")
+    empty = (cells["respondents"] > 0) != (cells["weight"] > 0)
+    refuse(empty, "weight", "does not go with the respondents: both or neither must be 0")
+    # Cauchy-Schwarz: n people with weights w have (Σw)² <= n Σw²
+    bound = cells["respondents"] * cells["weight_squared"] * (1 + 1e-6)
+    refuse(cells["weight"] ** 2 > bound, "weight_squared", "is too small for these weights")
+    everyone = cells[(cells["attribute"] == EVERYONE[0]) & (cells["group"] == EVERYONE[1])]
+    for key in size:
+        if key not in set(everyone["question"]):
+            raise ValueError(f"{path}: no row {EVERYONE[0]},{EVERYONE[1]} for question {key!r}")

