@@ -1,0 +1,41 @@
+# make book | test | bench | clean | help        PROFILE=name or path/to/profile.yaml
+PROFILE ?= default
+PYTHON ?= python3
+# for snakemake, such as --profile profiles/slurm
+FLAGS ?=
+
+PY := .venv/bin/python
+READY := .venv/.ready
+SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host
+
+.PHONY: help book test bench clean
+
+help:
+	@echo "make book                 run every notebook and build the book: _build/html/index.html"
+	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
+	@echo "                          the book is _build/<name>/html/index.html"
+	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
+	@echo "make bench                times against other packages: benchmarks/results.json"
+	@echo "make clean                remove everything that a run made, except published results"
+	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.5 GB)."
+
+book: $(READY)
+	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE)
+
+# The smoke book first: some tests look at it, and nbval runs its chapters again.
+test: $(READY)
+	$(SNAKEMAKE) --config profile=smoke
+	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m pytest --nbval tests _build/smoke/book/chapters
+
+bench: $(READY)
+	$(PY) -m benchmarks
+
+clean:
+	rm -rf _build .snakemake .pytest_cache .hypothesis
+	git clean -qfdX results
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e ".[all]"
+	touch $@

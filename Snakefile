@@ -1,0 +1,121 @@
+"""The order of the book: which notebook needs what, and every file that it leaves.
+
+snakemake --cores all --config profile=smoke
+"""
+
+import hashlib
+import sys
+
+from opinion_sae.execute import chosen
+from opinion_sae.paths import ROOT
+from opinion_sae.profile import find_profile, load_profile
+
+# Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
+# _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
+CHAPTERS = {
+    "01_surveys": dict(needs=[], tables=[], figures=[], work=[]),
+    "02_unsteered": dict(needs=[], tables=[], figures=[], work=[]),
+    "03_sae": dict(needs=[], tables=[], figures=[], work=[]),
+    "04_delta": dict(needs=["03_sae"], tables=[], figures=[], work=[]),
+    "05_alignment": dict(needs=["02_unsteered", "04_delta"], tables=[], figures=[], work=[]),
+    "06_latents": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
+    "07_rerun": dict(needs=[], tables=[], figures=[], work=[]),
+}
+LIGHT = {"01_surveys", "07_rerun"}  # the others take every core, one after another
+
+try:
+    NAME = str(find_profile(str(config.get("profile", "default"))))
+    PROFILE = load_profile(NAME)
+    PARAMETERS = {name: chosen(PROFILE, ROOT / f"notebooks/{name}.ipynb") for name in CHAPTERS}
+except (FileNotFoundError, ValueError) as error:
+    sys.exit(f"error: {error}")
+
+RUN = PROFILE.run
+
+
+def code_hash():
+    """Of the library and its data; book.py and progress.py change no result."""
+    digest = hashlib.sha256()
+    for path in sorted(ROOT.glob("src/opinion_sae/**/*")):
+        if path.is_file() and path.suffix != ".pyc" and path.name not in ("book.py", "progress.py"):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+CODE = code_hash()
+PROSE = [ROOT / "src/opinion_sae/book.py", ROOT / "_config.yml"]
+PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
+
+
+def written_by(name):
+    """Every file that a chapter leaves; `update` keeps the old one until a new one is there."""
+    files = CHAPTERS[name]
+    paths = [RUN.chapters / f"{name}.ipynb"]
+    paths += [RUN.results / file for file in files["tables"]]
+    paths += [RUN.figures / file for file in files["figures"]]
+    paths += [RUN.work / file for file in files["work"]]
+    return [str(path) for path in paths]
+
+
+def given(values):
+    """The user's own files among the parameters: a file, or those in a folder (after any `kind:`)."""
+    files = []
+    for key in ("model", "survey", "sae", "texts"):
+        value = values.get(key, [])
+        for text in value if isinstance(value, list) else [value]:
+            path = ROOT / text.split(":")[-1]
+            files += [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
+    return files
+
+
+rule book:
+    input:
+        [written_by(name) for name in CHAPTERS],
+        RUN.results / "run.json",
+        PROSE,
+    output:
+        update(str(RUN.html / "index.html")),
+    params:
+        profile=NAME,
+    threads: workflow.cores
+    message:
+        "the book of {params.profile}"
+    shell:
+        "{sys.executable:q} -m opinion_sae.book {params.profile:q}"
+
+
+for chapter, files in CHAPTERS.items():
+
+    rule:
+        name:
+            chapter
+        input:
+            ROOT / f"notebooks/{chapter}.ipynb",
+            [written_by(name) for name in files["needs"]],
+            given(PARAMETERS[chapter]),
+        output:
+            *[update(path) for path in written_by(chapter)],
+        params:
+            profile=NAME,
+            notebook=chapter,
+            values=PARAMETERS[chapter],
+            code=CODE,
+        message:
+            "{params.notebook}"
+        threads: 1 if chapter in LIGHT else workflow.cores
+        shell:
+            "{sys.executable:q} -m opinion_sae.execute notebook {params.profile:q} {params.notebook}"
+
+
+rule summary:
+    input:
+        [written_by(name) for name in CHAPTERS],
+    output:
+        update(str(RUN.results / "run.json")),
+    params:
+        profile=NAME,
+    localrule: True
+    message:
+        "run.json"
+    shell:
+        "{sys.executable:q} -m opinion_sae.execute summary {params.profile:q}"
