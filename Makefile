@@ -25,7 +25,7 @@ book: $(READY)
 # The smoke book first: some tests look at it, and nbval runs its chapters again.
 test: $(READY)
 	$(SNAKEMAKE) --config profile=smoke
-	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m pytest --nbval tests _build/smoke/book/chapters
+	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
 
 bench: $(READY)
 	$(PY) -m benchmarks

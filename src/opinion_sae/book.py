@@ -149,7 +149,9 @@ def build(run: Run) -> Path:
     command += ["--config", str(configure(run)), "--path-output", str(made)]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
     colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
-    if subprocess.run(command, check=False, env=os.environ | colour).returncode:
+    print(f"Sphinx reads {run.book}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | colour)
+    if done.returncode:
         raise BookError("Sphinx warned or failed; its messages are above")
     html = made / "_build" / "html"
     _refuse(html_faults(html))

@@ -26,7 +26,6 @@ from opinion_sae.progress import VARIABLE
 
 NOTEBOOKS = ROOT / "notebooks"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-ADDRESS = re.compile(r"(?<= at )0x[0-9a-f]{6,}")
 
 KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
@@ -128,6 +127,7 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
             half,
             values,
             kernel_name="python3",
+            language="python",
             cwd=ROOT,
             progress_bar={"desc": notebook.stem, "unit": "cell"},
             config=Config(KernelManager={"transport_encryption": "auto"}),
@@ -144,11 +144,11 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
         raise NotebookError(f"{notebook.name}: the kernel died, most likely out of memory") from error
 
 
-def cleaned(notebook) -> str:
+def cleaned(notebook: Any) -> str:
     """Strip, in place, what differs between equal runs; return what was on stderr.
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
-    version, the repository's own path, memory addresses, and stderr (progress and warnings).
+    version, the repository's own path, and stderr (progress and warnings).
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -164,15 +164,16 @@ def cleaned(notebook) -> str:
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
             if "text" in out:
-                out.text = _anywhere(out.text)
+                out.text = anywhere(out.text)
             for kind, content in out.get("data", {}).items():
                 if isinstance(content, str):
-                    out.data[kind] = _anywhere(content)
+                    out.data[kind] = anywhere(content)
     return warned
 
 
-def _anywhere(text: str) -> str:
-    return ADDRESS.sub("0x...", text.replace(f"{ROOT}/", ""))
+def anywhere(text: str) -> str:
+    """The text without the place of this repository, which differs from machine to machine."""
+    return text.replace(f"{ROOT}/", "")
 
 
 def _short(path: Path) -> Path:
