@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opinion_sae.survey import Question, load_survey
@@ -91,9 +91,6 @@ def test_doubled_keys_and_wrong_options_are_refused():
     one = table("one", {"a": [0, 1]}, {"sex": ["Male", "Female"]})
     with pytest.raises(ValueError, match="two: question 'a' is already in one"):
         assemble([one, table("two", {"a": [0, 1]}, {"sex": ["Male", "Female"]})], 1)
-    many = table("m", {"a": [0]}, {"sex": ["Male"]}, options={"a": tuple(map(str, range(27)))})
-    with pytest.raises(ValueError, match="27 options; 2 to 26"):
-        assemble([many], 1)
     silent = table("m", {"a": [-1]}, {"sex": ["Male"]})
     with pytest.raises(ValueError, match="nobody answered question 'a'"):
         assemble([silent], 1)
@@ -162,6 +159,7 @@ people = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(people)
 def test_counting_is_what_a_loop_counts(rows):
     answer, sex, weight = (list(column) for column in zip(*rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -9,6 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from opinion_sae.survey.core import Question
+
+MAX_OPTIONS = 26  # options are lettered A to Z
+LARGEST = 1e12  # no count or weight is larger; beyond it sums of squares lose digits
 
 
 def read_text(path: Path) -> str:
@@ -66,9 +72,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def numbers(
     frame: pd.DataFrame, column: str, path: Path, least: float = 0.0, whole: bool = False
 ) -> pd.Series:
-    """A text column as finite numbers, none under `least`; ValueError names row and column."""
+    """A text column as numbers from `least` to LARGEST; ValueError names row and column."""
     values = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    bad = ~(values >= least) | (values == float("inf"))
+    bad = ~values.between(least, LARGEST)
     if whole:
         bad |= values % 1 != 0
     if bad.any():
@@ -76,7 +82,7 @@ def numbers(
         kind = "whole number" if whole else "number"
         raise ValueError(
             f"{path}: row {row}, column {column!r}: {frame.at[row, column]!r} is not a {kind} "
-            f"of at least {least:g}"
+            f"from {least:g} to {LARGEST:g}"
         )
     return values.astype(int) if whole else values
 
@@ -90,3 +96,66 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: a JSON object is needed, not a {type(value).__name__}")
     return value
+
+
+def read_json_lines(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file of one JSON object a line, as a frame whose index is the line number (from 1)."""
+    rows, lines = [], []
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {line}: not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}: line {line}: a JSON object is needed")
+        for column in columns:
+            if column not in row:
+                raise ValueError(f"{path}: line {line}: {column!r} is missing")
+        rows.append({column: row[column] for column in columns})
+        lines.append(line)
+    if not rows:
+        raise ValueError(f"{path}: the file is empty")
+    return pd.DataFrame(rows, index=lines, dtype=object)
+
+
+def literal(text: object, kind: type, where: str) -> list | dict:
+    """A Python list or dict written as text (never evaluated as code), or one already read."""
+    value = text
+    if isinstance(text, str):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise ValueError(f"{where}: {text[:60]!r} is not a Python {kind.__name__}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: {str(text)[:60]!r} is not a Python {kind.__name__}")
+    return value
+
+
+def number_list(text: object, where: str) -> list[float]:
+    """A list of finite numbers written as text, or one already read."""
+    values = literal(text, list, where)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{where}: {value!r} is not a number")
+        if not abs(value) <= LARGEST:
+            raise ValueError(f"{where}: {value!r} is not a finite number up to {LARGEST:g}")
+    return [float(value) for value in values]
+
+
+def check_question(question: Question, where: str) -> None:
+    """ValueError unless it has a key, a text and 2 to 26 different options, none of them empty."""
+    if not question.key.strip():
+        raise ValueError(f"{where}: the question has no key")
+    if not question.text.strip():
+        raise ValueError(f"{where}: question {question.key!r} has no text")
+    n = len(question.options)
+    if not 2 <= n <= MAX_OPTIONS:
+        raise ValueError(
+            f"{where}: question {question.key!r} has {n} options; 2 to {MAX_OPTIONS} can be lettered"
+        )
+    if not all(option.strip() for option in question.options):
+        raise ValueError(f"{where}: an option is empty: {question.options}")
+    if len(set(question.options)) < n:
+        raise ValueError(f"{where}: the same option twice: {question.options}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,7 +13,12 @@ from jaxtyping import Float, Int
 
 @dataclass(frozen=True)
 class Question:
-    """One closed question. `ordinal` says whether the options run along a scale, in their order."""
+    """One closed question.
+
+    `ordinal` says whether the options run along a scale, in their order. `positions` are the
+    options' places on that scale where a source says that the steps are uneven (a "neither" that
+    lies half a step from its neighbours); empty means even steps, 0, 1, 2, ...
+    """
 
     key: str
     text: str
@@ -21,6 +26,7 @@ class Question:
     ordinal: bool
     topic: str
     survey: str
+    positions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,8 @@ def _positions(wanted: Sequence[int] | None, size: int, what: str) -> np.ndarray
 
 def survey_hash(survey: Survey) -> str:
     """SHA-256 over the questions, the group names and the counts (to 1e-6), as a hex string."""
-    questions = [[q.key, q.text, q.options, q.ordinal, q.topic, q.survey] for q in survey.questions]
-    head = json.dumps([questions, survey.groups, survey.attributes], ensure_ascii=True)
+    questions = [astuple(question) for question in survey.questions]
+    head = json.dumps([questions, survey.groups, survey.attributes])
     digest = hashlib.sha256(head.encode())
     for array in (survey.counts, survey.everyone):
         # + 0.0 turns -0.0 into 0.0, which has other bytes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from opinion_sae.survey.checks import numbers, read_json, read_table
+from opinion_sae.survey.checks import check_question, numbers, read_json, read_table
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
@@ -48,14 +48,11 @@ def read_questions(path: Path, survey: str) -> tuple[Question, ...]:
                 f"{path}: row {row}, column 'ordinal': {r['ordinal']!r} is not true or false"
             )
         options = tuple(o.strip() for o in r["options"].split("|"))
-        if len(options) < 2:
-            raise ValueError(
-                f"{path}: row {row}, column 'options': {r['options']!r} is not two or more "
-                'options joined by "|"'
-            )
-        questions[r["key"]] = Question(
+        question = Question(
             r["key"], r["text"], options, r["ordinal"] == "true", r["topic"] or "general", survey
         )
+        check_question(question, f"{path}: row {row}")
+        questions[r["key"]] = question
     return tuple(questions.values())
 
 
@@ -65,7 +62,9 @@ def _check_cells(cells: pd.DataFrame, questions: tuple[Question, ...], path: Pat
     def refuse(bad: pd.Series, column: str, why: str) -> None:
         if bad.any():
             row = cells.index[bad.to_numpy()][0]
-            raise ValueError(f"{path}: row {row}, column {column!r}: {cells.at[row, column]!r} {why}")
+            value = cells.at[row, column]
+            shown = repr(value) if isinstance(value, str) else str(value)  # not np.int64(2)
+            raise ValueError(f"{path}: row {row}, column {column!r}: {shown} {why}")
 
     refuse(~cells["question"].isin(size), "question", "is not a key of questions.csv")
     refuse(cells["option"] >= cells["question"].map(size), "option", "is past the last option")

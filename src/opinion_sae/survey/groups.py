@@ -92,7 +92,9 @@ _GROUP_OF = {
     for attribute, groups in GROUPS.items()
 }
 _ATTRIBUTE_OF = {
-    other.casefold(): attribute for attribute, others in ATTRIBUTES.items() for other in others
+    other.casefold(): attribute
+    for attribute, others in ATTRIBUTES.items()
+    for other in (attribute, *others)
 }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from opinion_sae.survey.assemble import assemble
 from opinion_sae.survey.core import Survey
 from opinion_sae.survey.counted import read_counted
+from opinion_sae.survey.opinionqa import is_opinionqa, read_opinionqa
+from opinion_sae.survey.shares import read_global_opinionqa, read_subpop, shares_file
 from opinion_sae.survey.table import SurveyTable
 
 SHIPPED = Path(__file__).parents[1] / "data"
@@ -27,8 +29,10 @@ def load_survey(
 ) -> Survey:
     """Read a survey, or join several.
 
-    source: a shipped survey's name (`shipped_surveys()`) or a folder in the shipped form. A list
-    joins them: questions one after the other, groups merged by name (`survey.groups`).
+    source: a shipped survey's name (`shipped_surveys()`); a folder in the shipped form
+    (survey.counted) or in OpinionQA's layout (survey.opinionqa), also as `opinionqa:<folder>`;
+    `subpop:<file or hub id>` or `globalopinionqa:<file or hub id>` (survey.shares). A list joins
+    them: questions one after the other, groups merged by name (survey.groups).
     min_respondents: a cell with fewer people is left out and listed in `Survey.dropped`; a group
     with no cell left is left out.
     attributes: whose groups to load, e.g. ["party", "party x sex"]; None or empty means every
@@ -45,17 +49,27 @@ def load_survey(
         raise ValueError(f"min_respondents is {min_respondents}; it must be at least 1")
     if max_questions < 0:
         raise ValueError(f"max_questions is {max_questions}; it must be 0 (all) or more")
-    tables = [_read(s) for s in sources]
+    tables = [_read(s, attributes or ()) for s in sources]
     return assemble(tables, min_respondents, attributes, max_questions)
 
 
-def _read(source: str) -> SurveyTable:
+def _read(source: str, attributes: Sequence[str]) -> SurveyTable:
     if source in shipped_surveys():
         return read_counted(SHIPPED / source)
-    folder = Path(source).expanduser()
+    kind, _, rest = source.partition(":")
+    if kind == "subpop":
+        return read_subpop(shares_file(kind, rest))
+    if kind == "globalopinionqa":
+        return read_global_opinionqa(shares_file(kind, rest))
+    folder = Path(rest if kind == "opinionqa" else source).expanduser().absolute()
+    if kind == "opinionqa" and folder.is_dir():
+        return read_opinionqa(folder, attributes)
     if (folder / "questions.csv").is_file():
         return read_counted(folder)
+    if is_opinionqa(folder):
+        return read_opinionqa(folder, attributes)
     raise FileNotFoundError(
-        f"survey {source!r}: neither a shipped survey ({', '.join(shipped_surveys())}) "
-        f"nor a folder with questions.csv and counts.csv"
+        f"survey {source!r}: no shipped survey ({', '.join(shipped_surveys())}) and no folder with "
+        "info.csv (OpinionQA's layout) or questions.csv and counts.csv (this project's); other "
+        "forms are opinionqa:<folder>, subpop:<file> and globalopinionqa:<file>"
     )
