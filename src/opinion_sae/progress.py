@@ -1,5 +1,6 @@
 """Progress bars that also show when the code runs inside a notebook."""
 
+import atexit
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -27,4 +28,6 @@ def progress(iterable: Iterable[Any] | None, desc: str, total: int | None = None
 
 @cache
 def _stream(target: str) -> TextIO:
-    return open(target, "a", encoding="utf-8", buffering=1)
+    stream = open(target, "a", encoding="utf-8", buffering=1)
+    atexit.register(stream.close)
+    return stream
