@@ -32,7 +32,7 @@ bench: $(READY)
 
 clean:
 	rm -rf _build .snakemake .pytest_cache .hypothesis
-	git clean -qfdX results
+	find results -mindepth 1 -maxdepth 1 ! -name default ! -name opinionqa -exec rm -rf {} + 2>/dev/null || true
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
