@@ -23,7 +23,7 @@ a,sex,Woman,1,1,1.0,1.0
 b,sex,Woman,2,2,2.0,2.0
 a,sex,Man,0,1,1.0,1.0
 b,sex,Man,2,2,2.0,2.0
-a,sex x party,Female & Democrat,0,2,3.5,6.25
+a,sex x party,Woman & Dem,0,2,3.5,6.25
 """
 
 
@@ -44,6 +44,8 @@ def test_a_folder_by_hand(tmp_path):
     assert survey.respondents.tolist() == [[3, 2], [1, 2]]
     assert survey.effective[0, 0] == pytest.approx(4.5**2 / 7.25)
     assert survey.everyone.tolist() == [[4.5, 1, 0], [0, 0, 4]]
+    inner = load_survey(str(tmp_path / "town"), 1, attributes=["sex x party"])
+    assert inner.groups == ("Democrat & Female",)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,12 @@ def test_damage_is_named(tmp_path, file, old, new, message):
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=f"{file}.csv.*{message}"):
         load_survey(folder, min_respondents=1)
+
+
+def test_an_intersection_needs_a_group_of_each_attribute(tmp_path):
+    folder = write(tmp_path / "town", counts=COUNTS.replace("Woman & Dem", "Woman"))
+    with pytest.raises(ValueError, match="'sex x party', group 'Woman': one group of each"):
+        load_survey(folder)
 
 
 def test_absent_counts_and_bad_provenance(tmp_path):

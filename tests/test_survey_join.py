@@ -49,9 +49,7 @@ def test_counts_shares_and_effective_size_by_hand():
 
 
 def test_small_cells_are_dropped_and_listed():
-    people = table(
-        "s", {"a": [0, 1, 1], "b": [0, 1, -1]}, {"sex": ["Male", "Female", "Female"]}
-    )
+    people = table("s", {"a": [0, 1, 1], "b": [0, 1, -1]}, {"sex": ["Male", "Female", "Female"]})
     survey = assemble([people], min_respondents=2)
     assert survey.groups == ("Female",)
     assert [(c.group, c.question, c.respondents) for c in survey.dropped] == [

@@ -17,7 +17,8 @@ def survey_of(texts, keys=None, topics=None):
     return Survey(
         name="s",
         questions=tuple(
-            Question(k, t, ("Yes", "No"), True, topic, "s") for k, t, topic in zip(keys, texts, topics)
+            Question(k, t, ("Yes", "No"), True, topic, "s")
+            for k, t, topic in zip(keys, texts, topics)
         ),
         groups=("all people",),
         attributes=("any",),
@@ -34,7 +35,13 @@ def clusters(texts, **more):
 
 
 def test_a_battery_stays_apart_but_its_second_wordings_do_not():
-    subjects = ["welfare", "highways", "the space exploration program", "mass transportation", "parks"]
+    subjects = [
+        "welfare",
+        "highways",
+        "the space exploration program",
+        "mass transportation",
+        "parks",
+    ]
     assert clusters([SPENDING.format(s) for s in subjects]) == [0, 1, 2, 3, 4]
     both = [*subjects, "space exploration"]
     assert clusters([SPENDING.format(s) for s in both]) == [0, 1, 2, 3, 4, 2]
@@ -49,7 +56,12 @@ def test_other_words_for_the_same_are_joined_by_the_gss_key_only():
 
 
 def test_same_text_is_one_cluster_however_often():
-    texts = ["Is trade good for jobs?", "Who won?", "Is trade good for jobs?", "IS trade good for jobs"]
+    texts = [
+        "Is trade good for jobs?",
+        "Who won?",
+        "Is trade good for jobs?",
+        "IS trade good for jobs",
+    ]
     assert clusters(texts) == [0, 1, 0, 0]
 
 

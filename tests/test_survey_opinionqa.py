@@ -153,7 +153,12 @@ DAMAGE = [
     ("info", INFO.splitlines()[2], INFO.splitlines()[1], "row 3, column 'key': 'TRUST_W26'.*twice"),
     ("info", "[1.0, 2.0, 1.5]", "[1.0]", "row 2: question 'TRUST_W26' has 1 options; 2 to 26"),
     ("info", "[1.0, 2.0, 1.5]", "[1.0, None]", "row 2, column 'option_ordinal': None is not"),
-    ("info", "[1.0, 2.0, 1.5]", "1/0", "row 2, column 'option_ordinal': '1/0' is not a Python list"),
+    (
+        "info",
+        "[1.0, 2.0, 1.5]",
+        "1/0",
+        "row 2, column 'option_ordinal': '1/0' is not a Python list",
+    ),
     ("info", "'Not at all'", "'A lot'", "row 2: the same option twice"),
     ("info", "How far do you trust it?", "", "row 2: question 'TRUST_W26' has no text"),
     ("metadata", "SEX", "GENDER", "responses.csv: column 'GENDER' is missing"),

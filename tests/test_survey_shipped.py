@@ -96,7 +96,9 @@ def test_questions_read_well(name):
         assert max(map(len, question.options)) <= 50, question
         assert question.text[-1] in '?"'
     assert len({q.text for q in survey.questions}) == len(survey.questions)
-    assert {"title", "source", "licence", "attribution", "population"} <= set(survey.provenance[name])
+    assert {"title", "source", "licence", "attribution", "population"} <= set(
+        survey.provenance[name]
+    )
 
 
 def test_hash_follows_content_only():

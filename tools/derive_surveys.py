@@ -44,16 +44,26 @@ def _gss_groups(people: pd.DataFrame) -> dict[str, list[str | None]]:
     race = people["race"].map({1: "White", 2: "Black", 3: "Other race"})
     college = people["degree"] >= 3
     some = (people["degree"] == 2) | (people["educ"] > 12)
-    education = np.select([college, some], ["College graduate", "Some college"], "High school or less")
+    education = np.select(
+        [college, some], ["College graduate", "Some college"], "High school or less"
+    )
     # rincom16: code 17 ends at $39,999, code 20 at $74,999
     income = pd.cut(people["rincom16"], [0, 17, 20, 26], labels=_INCOMES)
-    ideology = pd.cut(people["polviews"], [0, 3, 4, 7], labels=["Liberal", "Moderate", "Conservative"])
-    party = pd.cut(people["partyid"], [-1, 1, 4, 6], labels=["Democrat", "Independent", "Republican"])
+    ideology = pd.cut(
+        people["polviews"], [0, 3, 4, 7], labels=["Liberal", "Moderate", "Conservative"]
+    )
+    party = pd.cut(
+        people["partyid"], [-1, 1, 4, 6], labels=["Democrat", "Independent", "Republican"]
+    )
     return {
         "sex": _names(people["sex"].map({0: "Male", 1: "Female"})),
         "age": _ages(people["age"]),
-        "race": _names(race.mask(people["hispanic"] == 1, "Hispanic").mask(people["hispanic"].isna())),
-        "education": _names(pd.Series(education).mask(people["educ"].isna() & (people["degree"] < 2))),
+        "race": _names(
+            race.mask(people["hispanic"] == 1, "Hispanic").mask(people["hispanic"].isna())
+        ),
+        "education": _names(
+            pd.Series(education).mask(people["educ"].isna() & (people["degree"] < 2))
+        ),
         "income": _names(income),
         "party": _names(party),
         "ideology": _names(ideology),
@@ -65,7 +75,9 @@ def derive_nonvoters(csv: Path) -> pd.DataFrame:
     people = pd.read_csv(csv)
     questions = read_questions(DATA / "nonvoters-2020" / "questions.csv", "nonvoters-2020")
     codes = {q.key: tuple(range(1, len(q.options) + 1)) for q in questions}
-    incomes = dict(zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES), **{"$125k or more": _INCOMES[2]})
+    incomes = dict(
+        zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES), **{"$125k or more": _INCOMES[2]}
+    )
     groups = {
         "sex": _names(people["gender"]),
         "age": _ages(people["ppage"]),
@@ -99,7 +111,10 @@ def _counts(
 ) -> pd.DataFrame:
     """Count each item's codes (in the order of its options); any other code is no answer."""
     answers = np.column_stack(
-        [people[key].map({code: i for i, code in enumerate(c)}).fillna(-1) for key, c in codes.items()]
+        [
+            people[key].map({code: i for i, code in enumerate(c)}).fillna(-1)
+            for key, c in codes.items()
+        ]
     ).astype(int)
     groups = groups | {name: intersect(groups, name) for name in INTERSECTIONS}
     cells = count_answers(list(codes), [len(c) for c in codes.values()], answers, groups, weights)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from opinion_sae.survey.core import DroppedCell, Survey
-from opinion_sae.survey.groups import EVERYONE, canonical_attribute, canonical_group, in_order
+from opinion_sae.survey.groups import EVERYONE, canonical, canonical_attribute, in_order
 from opinion_sae.survey.table import SurveyTable
 
 
@@ -27,7 +27,7 @@ def assemble(
     """
     _check_questions(tables)
     cells = _named_cells(tables)
-    cells = _choose(cells, _wanted(cells, attributes))
+    cells = cells[cells["attribute"].isin([EVERYONE[0], *_wanted(cells, attributes)])]
     questions = [q for table in tables for q in table.questions]
     if 0 < max_questions < len(questions):
         even = np.linspace(0, len(questions) - 1, max_questions).round().astype(int)
@@ -78,23 +78,15 @@ def _named_cells(tables: Sequence[SurveyTable]) -> pd.DataFrame:
     """All cells under canonical names; a name that two attributes share gets "(attribute)"."""
     cells = pd.concat([table.cells for table in tables], ignore_index=True)
     names = cells[["attribute", "group"]].drop_duplicates()
-    canonical = {}
-    for attribute, group in names.itertuples(index=False):
-        parts = attribute.split(" x ")
-        owner = canonical_attribute(attribute)
-        if len(parts) == 1:
-            group_name = canonical_group(owner, group)
-        else:
-            group_name = group  # intersections are made from canonical names
-        canonical[attribute, group] = (owner, group_name)
+    to = {(attribute, group): canonical(attribute, group) for attribute, group in names.values}
     owners: dict[str, set[str]] = {}
-    for owner, group in canonical.values():
+    for owner, group in to.values():
         owners.setdefault(group, set()).add(owner)
-    for source, (owner, group) in canonical.items():
+    for source, (owner, group) in to.items():
         if len(owners[group]) > 1:
-            canonical[source] = (owner, f"{group} ({owner})")
+            to[source] = (owner, f"{group} ({owner})")
     renamed = pd.DataFrame(
-        [(*source, *target) for source, target in canonical.items()],
+        [(*source, *target) for source, target in to.items()],
         columns=["attribute", "group", "to_attribute", "to_group"],
     )
     cells = cells.merge(renamed, on=["attribute", "group"], how="left")
@@ -109,12 +101,10 @@ def _wanted(cells: pd.DataFrame, attributes: Sequence[str] | None) -> list[str]:
     wanted = [canonical_attribute(a) for a in attributes]
     for asked, name in zip(attributes, wanted):
         if name not in there:
-            raise ValueError(f"attribute {asked!r} is not in the survey; there are: {', '.join(there)}")
+            raise ValueError(
+                f"attribute {asked!r} is not in the survey; there are: {', '.join(there)}"
+            )
     return wanted
-
-
-def _choose(cells: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    return cells[cells["attribute"].isin([EVERYONE[0], *wanted])]
 
 
 def _arrays(

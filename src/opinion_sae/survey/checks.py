@@ -42,7 +42,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     text = read_text(path)
     if "\0" in text:
-        raise ValueError(f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte")
+        raise ValueError(
+            f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte"
+        )
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
@@ -53,7 +55,9 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     for column in columns:
         if header.count(column) != 1:
             found = "is there twice" if column in header else "is missing"
-            raise ValueError(f"{path}: column {column!r} {found}; the header is {', '.join(header)}")
+            raise ValueError(
+                f"{path}: column {column!r} {found}; the header is {', '.join(header)}"
+            )
     kept, numbers = [], []
     for number, row in enumerate(rows[1:], start=2):
         if not row:
@@ -153,7 +157,7 @@ def check_question(question: Question, where: str) -> None:
     n = len(question.options)
     if not 2 <= n <= MAX_OPTIONS:
         raise ValueError(
-            f"{where}: question {question.key!r} has {n} options; 2 to {MAX_OPTIONS} can be lettered"
+            f"{where}: question {question.key!r} has {n} options; 2 to {MAX_OPTIONS} are possible"
         )
     if not all(option.strip() for option in question.options):
         raise ValueError(f"{where}: an option is empty: {question.options}")

@@ -103,7 +103,9 @@ def _positions(wanted: Sequence[int] | None, size: int, what: str) -> np.ndarray
         return np.arange(size)
     positions = np.asarray(wanted)
     if positions.dtype == bool:
-        raise ValueError(f"select takes {what} positions, not a mask; np.flatnonzero(mask) makes them")
+        raise ValueError(
+            f"select takes {what} positions, not a mask; np.flatnonzero(mask) makes them"
+        )
     for position in positions:
         if not 0 <= position < size:
             raise ValueError(f"select: there is no {what} {position}; there are {size}, from 0")

@@ -41,7 +41,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "education": {
         "Less than high school": ("Less than HS",),
-        "High school or less": ("HS or less", "High school graduate or less", "H.S. graduate or less"),
+        "High school or less": (
+            "HS or less",
+            "High school graduate or less",
+            "H.S. graduate or less",
+        ),
         "High school graduate": ("HS graduate",),
         "Some college": ("Some College",),
         "Some college, no degree": (),
@@ -117,6 +121,24 @@ def canonical_group(attribute: str, group: str) -> str:
     return _GROUP_OF.get(attribute, {}).get(group.strip().casefold(), group.strip())
 
 
+def canonical(attribute: str, group: str) -> tuple[str, str]:
+    """Both names of an attribute's group: ("sex x POLPARTY", "Man & Dem") -> ("party x sex",
+    "Democrat & Male").
+
+    ValueError unless an intersection's group has one name for each of its attributes.
+    """
+    parts = [canonical_attribute(part) for part in attribute.split(" x ")]
+    names = group.split(" & ") if len(parts) > 1 else [group]
+    if len(names) != len(parts) or len(set(parts)) < len(parts):
+        raise ValueError(
+            f"attribute {attribute!r}, group {group!r}: one group of each different attribute is "
+            'needed, joined by " & "'
+        )
+    named = {part: canonical_group(part, name) for part, name in zip(parts, names)}
+    together = canonical_attribute(" x ".join(parts))
+    return together, " & ".join(named[part] for part in together.split(" x "))
+
+
 def in_order(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """(attribute, group) pairs, each once, in the order of GROUPS; unknown ones last, as they came.
 
@@ -126,9 +148,8 @@ def in_order(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     seen = list(dict.fromkeys(pairs))
 
     def rank(pair: tuple[str, str]) -> tuple:
-        parts, names = pair[0].split(" x "), pair[1].split(" & ")
-        if len(parts) != len(names):
-            names = [pair[1]] * len(parts)
+        parts = pair[0].split(" x ")
+        names = pair[1].split(" & ") if len(parts) > 1 else [pair[1]]
         places = [attributes.index(p) if p in attributes else len(attributes) for p in parts]
         within = [
             known[p].index(n) if n in known.get(p, ()) else len(known.get(p, ()))

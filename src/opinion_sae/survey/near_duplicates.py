@@ -9,7 +9,7 @@ where n_word is the number of questions with that word and common function words
 stem of a battery is in many questions, so it says little: the items of a battery stay apart as
 long as their subjects differ, while two questions that alone share a sentence go together (the
 items of a battery of three may, too: that costs a little evenness and no honesty). Our own rule;
-on 494 questions of OpinionQA it joins 21 pairs, a triple and a quadruple. Different
+on 493 questions of OpinionQA it joins 21 pairs, a triple and a quadruple. Different
 words for the same thing ("welfare", "assistance to the poor") are beyond it, except that in the
 General Social Survey the second wording's key is the first's with "y" appended.
 """
@@ -79,7 +79,9 @@ def question_folds(survey: Survey, folds: int, seed: int) -> Int[np.ndarray, "qu
     cluster = question_clusters(survey)
     n_clusters = cluster.max() + 1
     if not 2 <= folds <= n_clusters:
-        raise ValueError(f"folds is {folds}; {n_clusters} clusters of questions allow 2 to {n_clusters}")
+        raise ValueError(
+            f"folds is {folds}; {n_clusters} clusters of questions allow 2 to {n_clusters}"
+        )
     rng = np.random.default_rng(seed)
     size = np.bincount(cluster)
     first = [int(np.argmax(cluster == c)) for c in range(n_clusters)]

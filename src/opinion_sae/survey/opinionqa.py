@@ -258,7 +258,7 @@ def _count_files(folder: Path, items: dict[str, Item]) -> pd.DataFrame:
         if name == "NONE":  # the party groups once more
             continue
         parts = name.split("_") if set(name.split("_")) <= known else [name]
-        rows += _count_file(path, [canonical_attribute(part) for part in parts], items)
+        rows += _count_file(path, parts, items)
     cells = pd.DataFrame(rows, columns=["question", "attribute", "group", "option", "respondents"])
     silent = sorted(set(items) - set(cells["question"]))
     if silent:
@@ -281,16 +281,14 @@ def _count_file(path: Path, attributes: list[str], items: dict[str, Item]) -> li
     missing = [key for key in items if key not in content]
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} of info.csv is missing")
-    name = canonical_attribute(" x ".join(attributes))
     rows = []
     for key, item in items.items():
         for groups, counts in _leaves(content[key], len(attributes), f"{path}: key {key!r}"):
-            named = {a: canonical_group(a, g) for a, g in zip(attributes, groups)}
-            refused = any(group.casefold() in REFUSED for group in groups)
-            group = "" if refused else " & ".join(named[a] for a in name.split(" x "))
-            where = f"{path}: key {key!r}, group {' & '.join(groups)!r}"
-            for option, n in _answers(counts, item, where).items():
-                rows.append((key, name, group, option, n))
+            group = " & ".join(groups)
+            found = _answers(counts, item, f"{path}: key {key!r}, group {group!r}")
+            if any(name.casefold() in REFUSED for name in groups):
+                group = ""
+            rows += [(key, " x ".join(attributes), group, o, n) for o, n in found.items()]
     return rows
 
 

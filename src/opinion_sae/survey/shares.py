@@ -31,7 +31,7 @@ from opinion_sae.survey.checks import (
     read_table,
 )
 from opinion_sae.survey.core import Question
-from opinion_sae.survey.groups import EVERYONE, canonical_attribute, canonical_group
+from opinion_sae.survey.groups import EVERYONE, canonical_attribute
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
 
 NOMINAL = 1000
@@ -148,11 +148,10 @@ def _subpop_group(row: pd.Series, where: str) -> tuple[str, str]:
         attributes = literal(row["attribute"], list, f"{where}, column 'attribute'")
         groups = literal(row["group"], list, f"{where}, column 'group'")
     if len(attributes) != len(groups) or not all(str(x).strip() for x in (*attributes, *groups)):
-        raise ValueError(f"{where}, column 'group': {row['group']!r} does not go with the attribute")
-    singles = [canonical_attribute(str(a)) for a in attributes]
-    named = {a: canonical_group(a, str(g)) for a, g in zip(singles, groups)}
-    attribute = canonical_attribute(" x ".join(singles))
-    return attribute, " & ".join(named[part] for part in attribute.split(" x "))
+        raise ValueError(
+            f"{where}, column 'group': {row['group']!r} does not go with the attribute"
+        )
+    return " x ".join(map(str, attributes)), " & ".join(map(str, groups))
 
 
 def read_global_opinionqa(path: Path) -> SurveyTable:
@@ -167,7 +166,9 @@ def read_global_opinionqa(path: Path) -> SurveyTable:
     questions, cells, left_out = [], {}, {}
     for row, r in frame.iterrows():
         where = f"{path}: row {row}"
-        options = [str(o).strip() for o in literal(r["options"], list, f"{where}, column 'options'")]
+        options = [
+            str(o).strip() for o in literal(r["options"], list, f"{where}, column 'options'")
+        ]
         kept = [i for i, o in enumerate(options) if o and not NO_ANSWER.match(o)]
         names = tuple(options[i] for i in kept)
         if not r["question"].strip() or len(set(names)) < 2 or len(set(names)) < len(names):
@@ -177,7 +178,9 @@ def read_global_opinionqa(path: Path) -> SurveyTable:
         question = Question(f"goqa-{row}", r["question"].strip(), names, False, topic, path.stem)
         check_question(question, where)
         found = {}
-        for country, shares in _selections(r["selections"], f"{where}, column 'selections'").items():
+        for country, shares in _selections(
+            r["selections"], f"{where}, column 'selections'"
+        ).items():
             if len(shares) != len(options) or sum(shares[i] for i in kept) <= 0:
                 left_out[f"row {row}, {country}"] = f"{len(shares)} shares, {len(options)} options"
                 continue
@@ -206,7 +209,7 @@ def _selections(text: str, where: str) -> dict[str, list[float]]:
 def _shares_table(
     path: Path, questions: tuple[Question, ...], cells: dict[tuple, list[float]], left_out: dict
 ) -> SurveyTable:
-    """Shares as counts of NOMINAL people a cell; everyone is the mean of the most even attribute."""
+    """Shares as counts of NOMINAL people a cell; "everyone" is the mean of the sexes if there."""
     rows = []
     by_question: dict[str, dict[str, list[np.ndarray]]] = {}
     for (key, attribute, group), shares in cells.items():
@@ -219,7 +222,8 @@ def _shares_table(
         if not attributes:
             raise ValueError(f"{path}: question {question.key!r} is there for intersections only")
         # two halves of a population say most about the whole
-        chosen = attributes.get("sex") or [c for counts in attributes.values() for c in counts]
+        sexes = [a for a in attributes if canonical_attribute(a) == "sex"]
+        chosen = attributes[sexes[0]] if sexes else sum(attributes.values(), start=[])
         rows += _cell_rows(question.key, *EVERYONE, np.mean(chosen, axis=0))
     provenance = {
         "title": path.stem,

@@ -12,7 +12,15 @@ from jaxtyping import Float, Int
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import EVERYONE, canonical_attribute
 
-CELL_COLUMNS = ("question", "attribute", "group", "option", "respondents", "weight", "weight_squared")
+CELL_COLUMNS = (
+    "question",
+    "attribute",
+    "group",
+    "option",
+    "respondents",
+    "weight",
+    "weight_squared",
+)
 
 
 @dataclass(frozen=True)
