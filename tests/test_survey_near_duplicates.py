@@ -93,10 +93,13 @@ def test_shipped_batteries_stay_apart():
     assert len(set(spending)) == 18
 
 
-@settings(max_examples=40, deadline=None)
+SHIPPED = load_survey(["gss-2018", "nonvoters-2020"])
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 9), st.integers(0, 2**32 - 1))
 def test_folds_are_even_whole_and_repeatable(folds, seed):
-    survey = load_survey(["gss-2018", "nonvoters-2020"])
+    survey = SHIPPED
     fold = question_folds(survey, folds, seed)
     assert set(fold) == set(range(folds))
     cluster = question_clusters(survey)
