@@ -1,0 +1,128 @@
+"""Group offsets: in the latents of an SAE (the method), or straight in the residual stream (for comparison)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from opinion_sae.artifacts import replacing
+from opinion_sae.sae import SparseAutoencoder
+
+
+class RectifiedShift(torch.autograd.Function):
+    """decode(max(z + Delta_g, 0)) - decode(z) for sparse z, touching active latents only.
+
+    Forward: a latent that is silent for an item adds max(Delta, 0) whatever the item, so those form one product per
+    group; only the active latents need a correction per item.
+
+    Backward: exact where the rectifier is open. Where it is shut, the gradient is passed straight through if it would
+    open the latent, and dropped if it would only push it further down. Without that, a latent that is silent at the
+    start could never be recruited.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: object,
+        delta: Float[Tensor, "group m"],
+        values: Float[Tensor, "item active"],
+        indices: Int[Tensor, "item active"],
+        W_dec: Float[Tensor, "m d"],
+    ) -> Float[Tensor, "item group d"]:
+        ctx.save_for_backward(delta, values, indices, W_dec)
+        silent = delta.relu() @ W_dec
+        at_active = delta[:, indices]  # group item active
+        correction = (values + at_active).relu() - values - at_active.relu()
+        correction = correction * (values > 0)
+        return silent + torch.einsum("gia,iad->igd", correction, W_dec[indices])
+
+    @staticmethod
+    def backward(ctx: object, grad: Float[Tensor, "item group d"]) -> tuple[Tensor, None, None, None]:
+        delta, values, indices, W_dec = ctx.saved_tensors
+        at_active = delta[:, indices]
+        active = torch.einsum("igd,iad->gia", grad, W_dec[indices]) * (values > 0)
+        per_latent = indices.flatten().expand(len(delta), -1)
+        total = grad.sum(0) @ W_dec.T
+        silent = total.scatter_add(1, per_latent, -active.flatten(1))
+        silent = torch.where(delta > 0, silent, silent.clamp_max(0.0))
+        active = torch.where(values + at_active > 0, active, active.clamp_max(0.0))
+        return silent.scatter_add(1, per_latent, active.flatten(1)), None, None, None
+
+
+class GroupDelta(nn.Module):
+    """Delta_g = Delta_shared + D_g, added to the latents of an SAE and rectified: z_g = max(z + Delta_g, 0).
+
+    shared: (m,), deviation: (group, m), both in the units of the latents. The SAE's error e = x - decode(z) is kept,
+    so x_g = x + decode(z_g) - decode(z), and Delta = 0 leaves the model exactly as it was.
+    """
+
+    def __init__(self, groups: Sequence[str], width: int):
+        super().__init__()
+        self.groups = tuple(groups)
+        self.shared = nn.Parameter(torch.zeros(width))
+        self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
+
+    def offsets(self) -> Float[Tensor, "group m"]:
+        """Delta_g of every group."""
+        return self.shared + self.deviation
+
+    def steer(self, x: Float[Tensor, "item d"], sae: SparseAutoencoder) -> Float[Tensor, "item group d"]:
+        """x_g of every group. Gradients flow to the offsets; the SAE is taken as given."""
+        if sae.width != self.shared.shape[0]:
+            raise ValueError(f"the offset is for {self.shared.shape[0]} latents, the SAE has {sae.width}")
+        with torch.no_grad():
+            code = sae.encode_sparse(x)
+        return x[:, None] + RectifiedShift.apply(self.offsets(), *code, sae.W_dec.detach())
+
+    def for_groups(self, groups: Sequence[str]) -> GroupDelta:
+        """The offsets of some of the groups, in the order given."""
+        missing = sorted(set(groups) - set(self.groups))
+        if missing:
+            raise KeyError(f"no offset for {missing}; there are {list(self.groups)}")
+        part = GroupDelta(groups, self.shared.shape[0])
+        part.load_state_dict(
+            {
+                "shared": self.shared.detach().clone(),
+                "deviation": self.deviation.detach()[[self.groups.index(g) for g in groups]].clone(),
+            }
+        )
+        return part
+
+    def save(self, path: str | Path, **about: str) -> None:
+        """Write a safetensors file; `about` (model, hook_layer, sae hash ...) goes to its JSON header."""
+        tensors = {"shared": self.shared.detach().cpu(), "deviation": self.deviation.detach().cpu().contiguous()}
+        header = {"format": "opinion-sae-delta", "groups": json.dumps(self.groups), **about}
+        with replacing(Path(path)) as side:
+            save_file(tensors, side, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple[GroupDelta, dict[str, str]]:
+        """Read a file written by `save`: the offsets and what its header says about them."""
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            if about.pop("format", None) != "opinion-sae-delta":
+                raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
+            groups = json.loads(about.pop("groups"))
+            tensors = {name: file.get_tensor(name) for name in ("shared", "deviation")}
+        delta = cls(groups, tensors["shared"].shape[0])
+        delta.load_state_dict(tensors)
+        return delta, about
+
+
+class DenseOffset(nn.Module):
+    """x_g = x + v_shared + v_g: an offset per group straight in the residual stream, without an SAE."""
+
+    def __init__(self, groups: Sequence[str], width: int):
+        super().__init__()
+        self.groups = tuple(groups)
+        self.shared = nn.Parameter(torch.zeros(width))
+        self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
+
+    def steer(self, x: Float[Tensor, "item d"], sae: object = None) -> Float[Tensor, "item group d"]:
+        return x[:, None] + self.shared + self.deviation

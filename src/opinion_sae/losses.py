@@ -1,0 +1,46 @@
+r"""The terms of the loss, as pure functions.
+
+    L = L_reconstruction + \lambda L_sparsity + \beta KL(h_g || p_g) + \gamma |\Delta|_1
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def reconstruction(x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2, without unit."""
+    return (x - x_hat).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+
+
+def kl(
+    shares: Float[Tensor, "*cell option"], log_probs: Float[Tensor, "*cell option"]
+) -> Float[Tensor, "*cell"]:
+    """KL(h || p) = sum_o h_o (log h_o - log p_o) in nats; an option with h_o = 0 adds nothing.
+
+    A cell without answers (NaN shares) gives NaN.
+    """
+    answered = shares != 0
+    log_ratio = shares.clamp_min(1e-38).log() - log_probs.masked_fill(~answered, 0.0)
+    return (shares * log_ratio).sum(-1)
+
+
+def mean_kl(
+    shares: Float[Tensor, "group question option"], log_probs: Float[Tensor, "group question option"]
+) -> Float[Tensor, ""]:
+    """Mean over the cells (group, question) that have answers; in nats. `log_probs` may have one group for all."""
+    cells = ~shares.isnan().any(-1)
+    log_probs = log_probs.expand(shares.shape)
+    return kl(shares[cells], log_probs[cells]).mean()
+
+
+def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:
+    """|Delta|_1 summed over latents, averaged over groups if there are any; in the latents' units."""
+    return delta.abs().sum(-1).mean()
+
+
+def soft_threshold(delta: Float[Tensor, "*any"], amount: float) -> Float[Tensor, "*any"]:
+    """The proximal step of amount * |Delta|_1: sign(Delta) max(|Delta| - amount, 0), so zeros are exact."""
+    return delta.sign() * (delta.abs() - amount).clamp_min(0.0)

@@ -1,0 +1,116 @@
+"""From a survey question to the prompt whose next token is the answer's letter."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from opinion_sae.survey import Question
+
+LETTERS = string.ascii_uppercase
+
+# How a member of a group is described. {} is the group's name.
+DESCRIPTIONS = {
+    "sex": "a {} adult",
+    "age": "an adult aged {}",
+    "race": "a {} adult",
+    "education": "an adult with this education: {}",
+    "income": "an adult with this income: {}",
+    "party": "a {} voter",
+    "ideology": "a politically {} adult",
+}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question in one order of its options.
+
+    `order[i]` is the option that stands at position i; `letters[o]` is the token of the letter before option o.
+    """
+
+    question: int
+    order: tuple[int, ...]
+    tokens: tuple[int, ...]
+    letters: tuple[int, ...]
+
+
+def describe(attribute: str, group: str) -> str:
+    """A member of the group in words, for personas: ('age', '65+') -> 'an adult aged 65+'."""
+    template = DESCRIPTIONS.get(attribute, f"an adult whose {attribute} is {{}}")
+    return template.format(group)
+
+
+def option_orders(options: int, orders: int) -> list[tuple[int, ...]]:
+    """`orders` orders of the options: as given, reversed, then rotations of both by one, by two, and so on.
+
+    A question with few options has fewer different orders; they repeat in turn, so that each counts equally.
+    """
+    if orders < 1:
+        raise ValueError(f"option orders must be at least 1, got {orders}")
+    as_given = tuple(range(options))
+    found: list[tuple[int, ...]] = []
+    for shift in range(options):
+        for base in (as_given, as_given[::-1]):
+            rotated = base[shift:] + base[:shift]
+            if rotated not in found:
+                found.append(rotated)
+    return [found[i % len(found)] for i in range(orders)]
+
+
+def question_text(question: Question, order: Sequence[int]) -> str:
+    """The question with its options lettered in the given order."""
+    lines = [f"{letter}. {question.options[o]}" for letter, o in zip(LETTERS, order, strict=False)]
+    return "\n".join([question.text, *lines])
+
+
+def build_prompts(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], orders: int, persona: str = ""
+) -> list[Prompt]:
+    """Prompts of all questions, `orders` for each, in question order.
+
+    A chat model gets its template and answers at the start of its turn; a base model gets plain text that ends in
+    'Answer:'. `persona` is text set before the question. Raises ValueError if a question has fewer than two options or
+    more than there are letters, or if a letter is not one token there.
+    """
+    prompts = []
+    for index, question in enumerate(questions):
+        if not 2 <= len(question.options) <= len(LETTERS):
+            raise ValueError(
+                f"question {question.key}: {len(question.options)} options; a prompt takes 2 to {len(LETTERS)}"
+            )
+        for order in option_orders(len(question.options), orders):
+            text, space = render(tokenizer, question_text(question, order), persona)
+            tokens = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+            at_position = [letter_token(tokenizer, text, tokens, space + LETTERS[i]) for i in range(len(order))]
+            letters = tuple(at_position[order.index(o)] for o in range(len(order)))
+            prompts.append(Prompt(index, order, tuple(tokens), letters))
+    return prompts
+
+
+def render(tokenizer: PreTrainedTokenizerBase, question: str, persona: str = "") -> tuple[str, str]:
+    """The prompt's text, and what stands between it and the letter ('' or a space)."""
+    question = f"{persona}\n\n{question}" if persona else question
+    if tokenizer.chat_template:
+        content = f"{question}\n\nAnswer with the letter of one option only."
+        return chat(tokenizer, content), ""
+    return f"Question: {question}\nAnswer:", " "
+
+
+def chat(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    """One user turn in the model's chat template, up to where the model starts to speak."""
+    turns = [{"role": "user", "content": content}]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def letter_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int], letter: str) -> int:
+    """The token by which the prompt goes on with `letter`; ValueError if that is not exactly one token."""
+    longer = tokenizer(text + letter, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    if len(longer) != len(tokens) + 1 or longer[:-1] != list(tokens):
+        raise ValueError(
+            f"the tokenizer does not write the letter {letter!r} after the prompt as one token of its own, so options "
+            f"cannot be scored by their letter; the prompt ends in {text[-20:]!r}"
+        )
+    return longer[-1]

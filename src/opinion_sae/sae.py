@@ -1,0 +1,217 @@
+"""Sparse autoencoders in SAELens' format."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from opinion_sae.artifacts import read_json, replacing, write_json
+
+ARCHITECTURES = ("standard", "topk", "jumprelu")
+
+
+class SparseCode(NamedTuple):
+    """Active latents of each activation; unused places have value 0."""
+
+    values: Float[Tensor, "batch active"]
+    indices: Int[Tensor, "batch active"]
+
+
+class SparseAutoencoder(nn.Module):
+    """z = act(W_enc (x - b_dec) + b_enc),  decode(z) = W_dec z + b_dec.
+
+    `act` is ReLU ('standard'), ReLU of the k largest ('topk'; Gao et al. 2024), or z where z > threshold ('jumprelu';
+    Rajamanoharan et al. 2024). JumpReLU and standard SAEs may leave `b_dec` out of the encoder (`subtract_b_dec`).
+
+    x: (batch, d) residual stream; z: (batch, m) latents; W_enc: (d, m); W_dec: (m, d). `metadata` is SAELens' own:
+    model_name, hook_name and so on.
+    """
+
+    def __init__(
+        self,
+        W_enc: Float[Tensor, "d m"],
+        b_enc: Float[Tensor, "m"],
+        W_dec: Float[Tensor, "m d"],
+        b_dec: Float[Tensor, "d"],
+        k: int | None = None,
+        threshold: Float[Tensor, "m"] | None = None,
+        subtract_b_dec: bool = True,
+        metadata: dict | None = None,
+    ):
+        super().__init__()
+        self.W_enc, self.b_enc = nn.Parameter(W_enc), nn.Parameter(b_enc)
+        self.W_dec, self.b_dec = nn.Parameter(W_dec), nn.Parameter(b_dec)
+        self.register_buffer("threshold", threshold)
+        self.k, self.subtract_b_dec, self.metadata = k, subtract_b_dec, metadata or {}
+
+    @property
+    def width(self) -> int:
+        """Number m of latents."""
+        return self.W_dec.shape[0]
+
+    @property
+    def d_in(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def architecture(self) -> str:
+        return "topk" if self.k is not None else "standard" if self.threshold is None else "jumprelu"
+
+    def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch m"]:
+        if x.shape[-1] != self.d_in:
+            raise ValueError(f"this SAE reads activations of width {self.d_in}, got {x.shape[-1]}")
+        centred = x - self.b_dec if self.subtract_b_dec else x
+        return centred @ self.W_enc + self.b_enc
+
+    def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch m"]:
+        """Latents z, non-negative and mostly zero."""
+        pre = self.pre_activations(x)
+        if self.k is not None:
+            top = pre.topk(self.k, dim=-1)
+            return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+        if self.threshold is not None:
+            return pre.relu() * (pre > self.threshold)
+        return pre.relu()
+
+    def encode_sparse(self, x: Float[Tensor, "batch d"]) -> SparseCode:
+        """The same latents as (values, indices): k of them for top-k, else as many as the fullest row has."""
+        if self.k is not None:
+            top = self.pre_activations(x).topk(self.k, dim=-1)
+            return SparseCode(top.values.relu(), top.indices)
+        z = self.encode(x)
+        return SparseCode(*z.topk(max(1, int((z > 0).sum(-1).max())), dim=-1))
+
+    def decode(self, z: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
+        return z @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        return self.decode(self.encode(x))
+
+    def sha256(self) -> str:
+        """Hash of the weights, to tell which SAE an offset belongs to."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `cfg.json` and `sae_weights.safetensors` as SAELens' `SAE.load_from_disk` reads them."""
+        config = {
+            "architecture": self.architecture,
+            "d_in": self.d_in,
+            "d_sae": self.width,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": self.subtract_b_dec,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "metadata": self.metadata,
+        }
+        if self.k is not None:
+            config |= {"k": self.k, "rescale_acts_by_decoder_norm": False}
+        weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(Path(folder)) as side:
+            side.mkdir()
+            save_file(weights, side / "sae_weights.safetensors")
+            write_json(side / "cfg.json", config)
+
+
+def load_sae(source: str | Path) -> SparseAutoencoder:
+    """Load a SAELens folder, a folder with Gemma Scope's `params.npz`, or `<SAELens release>/<id>`.
+
+    Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
+    cannot take an offset on its latents as they are, and for tensors whose shapes do not fit each other.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "cfg.json").is_file():
+        config = read_json(folder / "cfg.json")
+        return from_saelens(config, load_file(folder / "sae_weights.safetensors"), str(source))
+    if (folder / "params.npz").is_file():
+        return from_gemma_scope(folder / "params.npz")
+    if folder.is_dir() or str(source).startswith((".", "/", "~")) or "/" not in str(source):
+        raise FileNotFoundError(
+            f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope) there; "
+            "a hub SAE is named <SAELens release>/<id>"
+        )
+    return from_release(*str(source).split("/", 1))
+
+
+def from_release(release: str, sae_id: str) -> SparseAutoencoder:
+    """An SAE of SAELens' directory of pretrained ones, fetched from the hub by SAELens."""
+    from sae_lens import SAE  # takes ten seconds to import, so only where it is needed
+
+    try:
+        sae = SAE.from_pretrained(release, sae_id)
+    except OSError as error:
+        raise OSError(
+            f"SAE {release}/{sae_id} could not be fetched from the Hugging Face hub; without a network, point `sae` at "
+            f"a folder with cfg.json and sae_weights.safetensors, or with params.npz. The hub said: {error}"
+        ) from error
+    return from_saelens(sae.cfg.to_dict(), sae.state_dict(), f"{release}/{sae_id}")
+
+
+def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseAutoencoder:
+    """Our SAE from SAELens' configuration and tensors."""
+    architecture = config.get("architecture")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"SAE {name}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+    for key, plain in [("normalize_activations", "none"), ("reshape_activations", "none")]:
+        if config.get(key, plain) != plain:
+            raise ValueError(f"SAE {name}: {key} is {config[key]!r}; only {plain!r} is read (fold it into the weights)")
+    if config.get("rescale_acts_by_decoder_norm") and architecture == "topk":
+        raise ValueError(f"SAE {name}: rescale_acts_by_decoder_norm is set; fold it with SAELens' fold_W_dec_norm")
+    wanted = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
+    tensors = check_tensors(name, weights, wanted, config.get("d_in"), config.get("d_sae"))
+    return SparseAutoencoder(
+        *tensors[:4],
+        k=int(config["k"]) if architecture == "topk" else None,
+        threshold=tensors[4] if architecture == "jumprelu" else None,
+        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),
+        metadata=dict(config.get("metadata") or {}),
+    )
+
+
+def from_gemma_scope(path: Path) -> SparseAutoencoder:
+    """Gemma Scope's own file (Lieberum et al. 2024): JumpReLU, b_dec not subtracted before the encoder."""
+    with np.load(path, allow_pickle=False) as arrays:
+        weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    tensors = check_tensors(str(path), weights, ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
+    return SparseAutoencoder(*tensors[:4], threshold=tensors[4], subtract_b_dec=False)
+
+
+def check_tensors(
+    name: str, weights: dict[str, Tensor], wanted: list[str], d_in: int | None = None, width: int | None = None
+) -> list[Tensor]:
+    """The wanted tensors in float32, or ValueError naming the one that is missing, misshapen or not finite."""
+    missing = [key for key in wanted if key not in weights]
+    if missing:
+        raise ValueError(f"SAE {name}: tensors {missing} are missing; found {sorted(weights)}")
+    m, d = weights["W_dec"].shape
+    m, d = width or m, d_in or d
+    shapes = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,), "threshold": (m,)}
+    for key in wanted:
+        if tuple(weights[key].shape) != shapes[key]:
+            raise ValueError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shapes[key]}")
+        if not weights[key].isfinite().all():
+            raise ValueError(f"SAE {name}: {key} holds values that are not finite")
+    return [weights[key].float() for key in wanted]
+
+
+def check_fits(sae: SparseAutoencoder, source: str, model: str, width: int, hook_layer: int) -> None:
+    """Raise ValueError unless the SAE reads this model's residual stream at this layer; names both sides."""
+    if sae.d_in != width:
+        raise ValueError(f"SAE {source} reads activations of width {sae.d_in}, but {model} is {width} wide")
+    hook = sae.metadata.get("hook_name")
+    expected = f"blocks.{hook_layer}.hook_resid_post"
+    if hook is not None and hook != expected:
+        raise ValueError(f"SAE {source} was trained at {hook}, but hook_layer {hook_layer} means {expected}")
+    trained_on = sae.metadata.get("model_name")
+    if trained_on is not None and Path(trained_on).name.lower() != Path(model).name.lower():
+        raise ValueError(f"SAE {source} was trained on {trained_on}, but the model is {model}")
