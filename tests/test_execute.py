@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from opinion_sae import execute, paths
-from opinion_sae.execute import NotebookError, chosen, declared, main, run_notebook, summarise
+from opinion_sae.execute import NotebookError, chosen, declared, main, run_notebook, spoken, summarise
 from opinion_sae.paths import ROOT
 from opinion_sae.profile import load_profile
 
@@ -128,18 +128,33 @@ def test_the_summary_gathers_what_notebooks_left(place):
     leave(place, "hash-survey.json", "ab12")
     summarise(mine(place))
     results = place / "mine"
-    assert json.loads((results / "numbers.json").read_text()) == {"n_questions": "25", "kl_unsteered": "0.331"}
+    numbers = json.loads((results / "numbers.json").read_text())
+    assert numbers.pop("machine") and numbers == {
+        "model": "packaged:smollm2-135m-instruct",
+        "hook_layer": "15",
+        "time_total": "0 seconds",
+        "n_questions": "25",
+        "kl_unsteered": "0.331",
+    }
     run = json.loads((results / "run.json").read_text())
     assert run["hashes"] == {"survey": "ab12"} and run["profile"]["seed"] == 7
     assert {"python", "torch", "transformers"} <= set(run["versions"])
 
 
-@pytest.mark.parametrize("second", [{"n": "2"}, {"m": 2.0}])
+@pytest.mark.parametrize("second", [{"n": "2"}, {"m": 2.0}, {"model": "ours"}])
 def test_a_number_is_text_and_has_one_source(place, second):
     leave(place, "numbers-01.json", {"n": "25"})
     leave(place, "numbers-02.json", second)
-    with pytest.raises(ValueError, match="numbers-02.json: [nm] must be a string and given by one"):
+    with pytest.raises(ValueError, match="numbers-02.json: [a-z]+ must be a string and given in one"):
         summarise(mine(place))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 seconds"), (99.4, "99 seconds"), (100.0, "2 minutes"), (840.0, "14 minutes"), (9e3, "2.5 hours")],
+)
+def test_a_duration_is_said_as_a_reader_would(seconds, text):
+    assert spoken(seconds) == text
 
 
 def test_the_command_checks_before_it_runs(place, capsys):

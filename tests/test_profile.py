@@ -89,6 +89,10 @@ def test_a_broken_file_is_refused(tmp_path, text, message):
         load_profile(written(tmp_path, text))
 
 
+def test_a_whole_number_passes_for_a_float_and_becomes_one(tmp_path):
+    assert type(load_profile(written(tmp_path, FEW | {"l1": 0})).l1) is float
+
+
 def test_an_absent_profile_lists_those_there_are():
     with pytest.raises(FileNotFoundError, match="defualt.yaml; there are .*default.*smoke"):
         load_profile("defualt")

@@ -9,6 +9,7 @@ import ast
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -190,17 +191,22 @@ def summarise(profile: Profile) -> None:
     """Write `numbers.json` (formatted, for the prose) and `run.json` to the results folder.
 
     Collects what the notebooks left in the work folder: `numbers-*.json` (string values, no name
-    twice) and `hash-*.json`.
+    twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
-    numbers = {}
+    costs = {path.stem: read_json(path) for path in sorted(run.logs.glob("[0-9]*.json"))}
+    numbers = {
+        "model": profile.model,
+        "hook_layer": str(profile.hook_layer),
+        "machine": machine(),
+        "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
+    }
     for path in sorted(run.work.glob("numbers-*.json")):
         for name, value in read_json(path).items():
             if name in numbers or not isinstance(value, str):
-                raise ValueError(f"{path}: {name} must be a string and given by one notebook only")
+                raise ValueError(f"{path}: {name} must be a string and given in one place only")
             numbers[name] = value
-    if numbers:
-        write_json(run.results / "numbers.json", numbers)
+    write_json(run.results / "numbers.json", numbers)
     write_json(
         run.results / "run.json",
         {
@@ -208,14 +214,25 @@ def summarise(profile: Profile) -> None:
             "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
-            "machine": {"system": platform.platform(), "cores": os.cpu_count()},
-            "notebooks": _costs(run),
+            "machine": numbers["machine"],
+            "notebooks": costs,
         },
     )
 
 
-def _costs(run: Run) -> dict[str, Any]:
-    return {path.stem: read_json(path) for path in sorted(run.logs.glob("[0-9]*.json"))}
+def machine() -> str:
+    """Such as `2 CPU cores (Linux, x86_64)`, and the GPU if there is one."""
+    import torch
+
+    gpu = f" and one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()}){gpu}"
+
+
+def spoken(seconds: float) -> str:
+    """A duration in the unit that a reader would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def main(arguments: list[str]) -> None:

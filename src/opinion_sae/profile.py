@@ -85,6 +85,8 @@ def load_profile(name: str) -> Profile:
             _check(field.name, values[field.name], field.type)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        if field.type is float:
+            values[field.name] = float(values[field.name])
     profile = Profile(**values)
     _check_output(path, profile)
     return profile

@@ -1,4 +1,7 @@
-"""Check shapes while the tests run, and let nbval compare numbers within a tolerance."""
+"""Check shapes while the tests run, and let nbval compare numbers within a tolerance.
+
+It lies here, not in tests/, so that it also holds for the chapters in _build/.
+"""
 
 import os
 import re
