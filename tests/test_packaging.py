@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import sys
 import tomllib
 
@@ -88,6 +89,20 @@ def test_the_library_imports_only_what_it_declares(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)
 def test_the_tests_import_only_what_is_installed_for_them(path):
     assert third_party(path) <= RUNTIME | BOOK | TEST
+
+
+def test_a_module_imports_only_from_those_before_it():
+    """The list is the first indented block of CONTRIBUTING.md; a folder counts as one module."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    order = re.search(r"\n\n((?: {4}[a-z_ ]+\n)+)", text).group(1).split()
+    package = ROOT / "src" / "opinion_sae"
+    for path in package.rglob("*.py"):
+        ours = path.relative_to(package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.module if isinstance(node, ast.ImportFrom) else ""
+            other = (name or "").split(".")[1:2]
+            if ours != "__init__" and (name or "").startswith("opinion_sae.") and other != [ours]:
+                assert order.index(other[0]) < order.index(ours), f"{path.name} imports {name}"
 
 
 def test_the_data_is_in_the_package():
