@@ -187,7 +187,31 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"model {name} ({model.config.model_type}): its layers cannot be called one by one here "
             f"(missing {missing}, attention types {sorted(unknown)}); Llama, Qwen2, Gemma 2 and GPT-NeoX can"
         )
-    return LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
+    lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
+    check_layer_by_layer(lm)
+    return lm
+
+
+@torch.no_grad()
+def check_layer_by_layer(lm: LanguageModel) -> None:
+    """Raise ValueError unless calling the layers one by one gives the logits of the whole model.
+
+    Some families scale embeddings or logits outside the layers; without this they would answer wrongly in silence.
+    """
+    tokens = torch.arange(8, device=lm.device)[None]
+    expected = lm.model(tokens, use_cache=False).logits.float()
+    try:
+        found = lm.logits(lm.residual(tokens, len(lm.layers) - 1)).to(expected.device)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"model {lm.name} ({lm.model.config.model_type}): its layers cannot be called one by one: {error}"
+        ) from error
+    off = ((found - expected).norm() / (expected - expected.mean()).norm()).item()
+    if not off < 0.1:  # bfloat16 alone may be off by a few hundredths
+        raise ValueError(
+            f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, so "
+            "this family does more between its layers than is known here"
+        )
 
 
 def resolve_dtype(name: str) -> torch.dtype:

@@ -1,0 +1,146 @@
+"""Models, tokenizers and surveys small enough to make in a test, shared by the test files."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from opinion_sae.language_model import wrap
+from opinion_sae.survey import Question, Survey
+
+CHAT = (
+    "{% for turn in messages %}<s>{{ turn['role'] }}\n{{ turn['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.4,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+# Gemma 2 with everything that it does differently at work: a window shorter than any prompt in
+# some layers, heads that do not add up to the width, both soft caps low enough to bite
+GEMMA = {
+    "head_dim": 12,
+    "sliding_window": 7,
+    "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+    "query_pre_attn_scalar": 12,
+}
+CONFIGS = {
+    "llama": (LlamaConfig, {"num_key_value_heads": 2}),
+    "qwen2": (Qwen2Config, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "gemma2": (Gemma2Config, {"num_key_value_heads": 2, **GEMMA}),
+    "gpt-neox": (GPTNeoXConfig, {}),
+    "mistral": (MistralConfig, {"num_key_value_heads": 2, "sliding_window": 7}),
+}
+
+
+def make_tokenizer(chat=False, letters="ABCDEFGH"):
+    """A byte-level BPE that knows ' A' and so on as one token, and puts BOS before plain text."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["Question: yes? Answer: " + " ".join(letters)] * 3, trainer)
+    if not chat:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = CHAT if chat else None
+    return tokenizer
+
+
+def make_model(family="llama", seed=0, **changes):
+    """A random model of one of the families; its weights are large enough for layers to matter."""
+    config_class, settings = CONFIGS[family]
+    torch.manual_seed(seed)
+    config = config_class(**{"vocab_size": 320, **SMALL, **settings, **changes})
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def make_lm(family="llama", chat=False, seed=0, **changes):
+    return wrap(f"tiny-{family}", make_model(family, seed, **changes), make_tokenizer(chat), "none")
+
+
+def make_question(key="q", options=("Yes", "No"), text="Is it so?", topic="life"):
+    return Question(key, text, tuple(options), True, topic, "made up")
+
+
+QUESTIONS = (
+    make_question("a", ("Yes", "No"), "Is it so?"),
+    make_question("b", ("Never", "Sometimes", "Often", "Always"), "How often is it cold?", "weather"),
+    make_question("c", ("Good", "Bad", "Neither"), "What do you say of the new road?"),
+)
+
+
+def make_survey(shares, questions=QUESTIONS, groups=("Female", "Male"), attributes=None):
+    """A survey with these shares: 100 people a cell, none in a cell of NaN."""
+    counts = np.nan_to_num(100 * np.asarray(shares, dtype=float))
+    cells = counts.sum(-1)
+    return Survey(
+        "made up",
+        tuple(questions),
+        tuple(groups),
+        tuple(attributes or ["sex"] * len(groups)),
+        counts,
+        cells.astype(int),
+        cells,
+        counts.sum(0),
+        cells.sum(0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The makers above, since test modules cannot import one another."""
+
+    class Tiny:
+        tokenizer = staticmethod(make_tokenizer)
+        model = staticmethod(make_model)
+        lm = staticmethod(make_lm)
+        question = staticmethod(make_question)
+        survey = staticmethod(make_survey)
+        questions = QUESTIONS
+
+    return Tiny
+
+
+@pytest.fixture(scope="session")
+def lm():
+    """A tiny Llama without a chat template."""
+    return make_lm()
+
+
+@pytest.fixture
+def two_groups():
+    """What two groups answer to QUESTIONS; the second did not answer the last."""
+    nan = np.nan
+    return make_survey(
+        [
+            [[0.9, 0.1, 0, 0], [0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.5, 0]],
+            [[0.2, 0.8, 0, 0], [0.7, 0.1, 0.1, 0.1], [nan, nan, nan, nan]],
+        ]
+    )
