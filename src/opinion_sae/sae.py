@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -112,7 +114,8 @@ class SparseAutoencoder(nn.Module):
             "apply_b_dec_to_input": self.subtract_b_dec,
             "normalize_activations": "none",
             "reshape_activations": "none",
-            "metadata": self.metadata,
+            # without a version SAELens takes the file for one of its oldest and drops the metadata
+            "metadata": {"sae_lens_version": "6.0.0"} | self.metadata,
         }
         if self.k is not None:
             config |= {"k": self.k, "rescale_acts_by_decoder_norm": False}
@@ -132,7 +135,11 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
     folder = Path(source).expanduser()
     if (folder / "cfg.json").is_file():
         config = read_json(folder / "cfg.json")
-        return from_saelens(config, load_file(folder / "sae_weights.safetensors"), str(source))
+        try:
+            weights = load_file(folder / "sae_weights.safetensors")
+        except SafetensorError as error:
+            raise ValueError(f"SAE {source}: sae_weights.safetensors cannot be read: {error}") from error
+        return from_saelens(config, weights, str(source))
     if (folder / "params.npz").is_file():
         return from_gemma_scope(folder / "params.npz")
     if folder.is_dir() or str(source).startswith((".", "/", "~")) or "/" not in str(source):
@@ -160,6 +167,11 @@ def from_release(release: str, sae_id: str) -> SparseAutoencoder:
 def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseAutoencoder:
     """Our SAE from SAELens' configuration and tensors."""
     architecture = config.get("architecture")
+    if "hook_name" in config or "hook_point" in config:
+        raise ValueError(
+            f"SAE {name}: its configuration is that of SAELens before version 6; load it with SAELens and save it again "
+            "with save_inference_model"
+        )
     if architecture not in ARCHITECTURES:
         raise ValueError(f"SAE {name}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
     for key, plain in [("normalize_activations", "none"), ("reshape_activations", "none")]:
@@ -169,9 +181,12 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
         raise ValueError(f"SAE {name}: rescale_acts_by_decoder_norm is set; fold it with SAELens' fold_W_dec_norm")
     wanted = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
     tensors = check_tensors(name, weights, wanted, config.get("d_in"), config.get("d_sae"))
+    k = config.get("k") if architecture == "topk" else None
+    if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(tensors[1])):
+        raise ValueError(f"SAE {name}: k is {k!r}, expected a whole number from 1 to its width, {len(tensors[1])}")
     return SparseAutoencoder(
         *tensors[:4],
-        k=int(config["k"]) if architecture == "topk" else None,
+        k=k,
         threshold=tensors[4] if architecture == "jumprelu" else None,
         subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),
         metadata=dict(config.get("metadata") or {}),
@@ -180,8 +195,11 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
 
 def from_gemma_scope(path: Path) -> SparseAutoencoder:
     """Gemma Scope's own file (Lieberum et al. 2024): JumpReLU, b_dec not subtracted before the encoder."""
-    with np.load(path, allow_pickle=False) as arrays:
-        weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    except (BadZipFile, EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"SAE {path}: not an .npz file of plain numbers (nothing is unpickled): {error}") from error
     tensors = check_tensors(str(path), weights, ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
     return SparseAutoencoder(*tensors[:4], threshold=tensors[4], subtract_b_dec=False)
 
@@ -193,6 +211,8 @@ def check_tensors(
     missing = [key for key in wanted if key not in weights]
     if missing:
         raise ValueError(f"SAE {name}: tensors {missing} are missing; found {sorted(weights)}")
+    if weights["W_dec"].ndim != 2:
+        raise ValueError(f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected (latents, width)")
     m, d = weights["W_dec"].shape
     m, d = width or m, d_in or d
     shapes = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,), "threshold": (m,)}
@@ -213,5 +233,7 @@ def check_fits(sae: SparseAutoencoder, source: str, model: str, width: int, hook
     if hook is not None and hook != expected:
         raise ValueError(f"SAE {source} was trained at {hook}, but hook_layer {hook_layer} means {expected}")
     trained_on = sae.metadata.get("model_name")
+    if Path(model).expanduser().exists():  # a local copy may have any name
+        return
     if trained_on is not None and Path(trained_on).name.lower() != Path(model).name.lower():
         raise ValueError(f"SAE {source} was trained on {trained_on}, but the model is {model}")
