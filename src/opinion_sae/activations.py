@@ -68,6 +68,6 @@ def activations(
     lm.check_layer(hook_layer)
     found = []
     for tokens, real in progress(text_windows(lm, texts, length), "activations"):
-        residual = lm.residual(tokens, hook_layer).float().cpu()
+        residual = lm.residual(tokens, hook_layer).cpu()
         found.append(residual[content(residual, real)])
     return torch.cat(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from opinion_sae.survey import Question
 NEVER = -1e4  # logit of an option that a question does not have; finite, so that gradients stay finite
 
 
+@runtime_checkable
 class Steering(Protocol):
     """Anything that moves the residual stream differently for each group."""
 
@@ -74,7 +75,7 @@ class AnswerPath:
             positions, masks = self.lm.causal(*tokens.shape)
             hidden = self.lm.run_layers(self.lm.embed(tokens), range(self.hook_layer + 1), positions, masks)
             last = hidden[torch.arange(len(items)), lengths[items] - 1]
-            self.residual[items] = last.float().cpu()
+            self.residual[items] = last.cpu()
             self.lm.run_layers(hidden, upper, positions, masks, Recorder(self, items))
 
     def log_probs(
@@ -86,7 +87,7 @@ class AnswerPath:
         """log p of each option, -inf where a question has no such option; one group if there is no `delta`.
 
         Gradients flow to the parameters of `delta` and `sae` unless switched off. Only `questions` (by index) are
-        answered if given. For many questions use `log_probs_in_batches`.
+        answered if given. For many questions use `predict`.
         """
         if questions is None:
             questions = torch.arange(len(self.questions))
@@ -102,27 +103,56 @@ class AnswerPath:
         return mean.masked_fill(~has_option, -torch.inf).transpose(0, 1)
 
     @torch.no_grad()
-    def log_probs_in_batches(
-        self, sae: object = None, delta: Steering | None = None, batch: int = 16
+    def predict(
+        self,
+        sae: object = None,
+        delta: Steering | None = None,
+        questions: Int[Tensor, "question"] | None = None,
+        batch: int = 16,
     ) -> Float[Tensor, "group question option"]:
-        """`log_probs` of all questions without gradients, `batch` questions at a time, on the CPU."""
-        chunks = torch.arange(len(self.questions)).split(batch)
-        return torch.cat([self.log_probs(sae, delta, chunk).cpu() for chunk in chunks], dim=1)
+        """`log_probs` without gradients, `batch` questions at a time, on the CPU."""
+        if questions is None:
+            questions = torch.arange(len(self.questions))
+        return torch.cat([self.log_probs(sae, delta, chunk).cpu() for chunk in questions.split(batch)], dim=1)
 
     def option_logits(
         self, items: Int[Tensor, "item"], x_g: Float[Tensor, "item group d"]
     ) -> Float[Tensor, "item group option"]:
         """Logits of the option letters in float32, with x_g in place of x at the last token of each prompt."""
-        prefix = Prefix(self, items, x_g.shape[1])
-        hidden = self.lm.run_layers(
-            x_g.to(self.lm.dtype),
-            range(self.hook_layer + 1, len(self.lm.layers)),
-            prefix.positions,
-            prefix.masks,
-            prefix,
-        )
         letters = self.letters[items][:, None].expand(-1, x_g.shape[1], -1)
-        return self.lm.logits(hidden, letters)
+        return self.lm.logits(self._run_upper(items, x_g), letters)
+
+    def _run_upper(
+        self, items: Int[Tensor, "item"], x_g: Float[Tensor, "item group d"]
+    ) -> Float[Tensor, "item group d"]:
+        prefix = Prefix(self, items, x_g.shape[1])
+        upper = range(self.hook_layer + 1, len(self.lm.layers))
+        return self.lm.run_layers(x_g, upper, prefix.positions, prefix.masks, prefix)
+
+    @torch.no_grad()
+    def option_mass(
+        self, sae: object = None, delta: Steering | None = None, batch: int = 32
+    ) -> Float[Tensor, "group question"]:
+        """Share of the next-token probability that falls on the question's letters, averaged over orders."""
+        masses = []
+        for items in torch.arange(len(self.prompts)).split(batch):
+            x = self.residual[items].to(self.lm.device)
+            logits = self.lm.logits(self._run_upper(items, x[:, None] if delta is None else delta.steer(x, sae)))
+            letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
+            on_letters = logits.softmax(-1).gather(-1, letters).cpu() * self.has_option[items][:, None]
+            masses.append(on_letters.sum(-1))
+        return torch.cat(masses).unflatten(0, (len(self.questions), self.orders)).mean(1).T
+
+    @torch.no_grad()
+    def by_letter(self) -> Float[Tensor, "question place"]:
+        """Unsteered probability of the first, second, ... letter, whatever option stands there; mean over orders."""
+        items = torch.arange(len(self.prompts))
+        logits = [self.option_logits(part, self.residual[part].to(self.lm.device)[:, None]) for part in items.split(32)]
+        by_option = torch.cat(logits)[:, 0].cpu().masked_fill(~self.has_option, NEVER).softmax(-1)
+        by_place = torch.zeros_like(by_option)
+        for item, prompt in enumerate(self.prompts):
+            by_place[item, : len(prompt.order)] = by_option[item, list(prompt.order)]
+        return by_place.unflatten(0, (len(self.questions), self.orders)).mean(1)
 
 
 class Recorder:
@@ -157,7 +187,8 @@ class Prefix:
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *args: object) -> tuple[Tensor, Tensor]:
         old = self.answers.keys_values[layer][:, self.index.to(keys.device)].transpose(2, 3)
-        return torch.cat([old[0], keys], dim=2), torch.cat([old[1], values], dim=2)
+        new = keys.to(old.dtype), values.to(old.dtype)
+        return torch.cat([old[0], new[0]], dim=2), torch.cat([old[1], new[1]], dim=2)
 
 
 def letter_table(prompts: Sequence[Prompt]) -> tuple[Int[Tensor, "item option"], Bool[Tensor, "item option"]]:

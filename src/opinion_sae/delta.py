@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -104,12 +104,19 @@ class GroupDelta(nn.Module):
     @classmethod
     def load(cls, path: str | Path) -> tuple[GroupDelta, dict[str, str]]:
         """Read a file written by `save`: the offsets and what its header says about them."""
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-            if about.pop("format", None) != "opinion-sae-delta":
-                raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
-            groups = json.loads(about.pop("groups"))
-            tensors = {name: file.get_tensor(name) for name in ("shared", "deviation")}
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a file of group offsets: {error}") from error
+        if about.pop("format", None) != "opinion-sae-delta":
+            raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
+        groups = json.loads(about.pop("groups"))
+        expected = (len(groups), len(tensors["shared"]))
+        if tuple(tensors["deviation"].shape) != expected:
+            found = tuple(tensors["deviation"].shape)
+            raise ValueError(f"{path}: the tensor deviation has shape {found}, expected {expected}")
         delta = cls(groups, tensors["shared"].shape[0])
         delta.load_state_dict(tensors)
         return delta, about

@@ -28,10 +28,16 @@ def kl(
 
 
 def mean_kl(
-    shares: Float[Tensor, "group question option"], log_probs: Float[Tensor, "group question option"]
+    shares: Float[Tensor, "group question option"], log_probs: Float[Tensor, "#group question option"]
 ) -> Float[Tensor, ""]:
-    """Mean over the cells (group, question) that have answers; in nats. `log_probs` may have one group for all."""
+    """Mean over the cells (group, question) that have answers; in nats. `log_probs` may have one group for all.
+
+    Raises ValueError if no cell has any.
+    """
     cells = ~shares.isnan().any(-1)
+    if not cells.any():
+        groups, questions = cells.shape
+        raise ValueError(f"none of the {questions} questions was answered by any of the {groups} groups")
     log_probs = log_probs.expand(shares.shape)
     return kl(shares[cells], log_probs[cells]).mean()
 
@@ -41,6 +47,8 @@ def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:
     return delta.abs().sum(-1).mean()
 
 
-def soft_threshold(delta: Float[Tensor, "*any"], amount: float) -> Float[Tensor, "*any"]:
+def soft_threshold(
+    delta: Float[Tensor, "*any"], amount: float | Float[Tensor, "*any"]
+) -> Float[Tensor, "*any"]:
     """The proximal step of amount * |Delta|_1: sign(Delta) max(|Delta| - amount, 0), so zeros are exact."""
     return delta.sign() * (delta.abs() - amount).clamp_min(0.0)

@@ -70,6 +70,7 @@ class TopKEncode(torch.autograd.Function):
         ctx.save_for_backward(x, values, indices)
         ctx.width = len(W_enc)
         ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)  # no zeros for the indices
         return values, indices
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from opinion_sae.answers import AnswerPath
-from opinion_sae.delta import GroupDelta
+from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.losses import l1, mean_kl, reconstruction, soft_threshold
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
 from opinion_sae.topk import SparseDecode, TopKEncode
 
+
+@runtime_checkable
 class Offset(Protocol):
     """What `fit_offset` can train: a shared part and a deviation per group."""
 
@@ -30,9 +32,9 @@ class Offset(Protocol):
     def steer(self, x: Tensor, sae: object) -> Tensor: ...
 
 
-def check_finite(loss: Tensor, what: str, step: int) -> None:
+def check_finite(loss: Tensor, where: str) -> None:
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"{what}: the loss is {loss.item()} at step {step}; try a lower learning rate")
+        raise FloatingPointError(f"{where}: the loss is {loss.item()}; try a lower learning rate")
 
 
 def train_sae(
@@ -40,7 +42,7 @@ def train_sae(
     width: int = 4096,
     k: int = 32,
     *,
-    validation: Float[Tensor, "token d"] | None = None,
+    validation: Float[Tensor, "held_out d"] | None = None,
     steps: int = 2000,
     batch: int = 2048,
     lr: float = 1e-3,
@@ -54,8 +56,8 @@ def train_sae(
     end: the SAE returned reads and writes the residual stream as it is, and its decoder rows have norm 1. The encoder
     product runs in `dtype`; parameters, loss and optimiser state stay in float32.
 
-    History, a row every fiftieth of the run: step, fvu (training batch), validation_fvu, l0 and dead, the share of
-    latents that fired on none of the tokens since the last row.
+    History, a row every fiftieth of the run and at its end: step, fvu (training batch), validation_fvu, l0 and dead,
+    the share of latents that fired on none of the tokens since the last row.
     """
     generator = torch.Generator().manual_seed(seed)
     mean = train.mean(0)
@@ -82,8 +84,8 @@ def train_sae(
         with torch.no_grad():
             W_dec.copy_(normalize(W_dec, dim=1))
         fired[indices[values > 0]] = True
-        if (step + 1) % every == 0:
-            check_finite(loss, "SAE training", step)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            check_finite(loss, f"SAE training, step {step + 1}")
             sae = _unscaled(W_enc, b_enc, W_dec, b_dec, k, mean, scale, metadata)
             held_out = float("nan") if validation is None else unexplained(sae, validation)
             l0, dead = (values > 0).sum(1).float().mean().item(), 1 - fired.float().mean().item()
@@ -129,26 +131,54 @@ def fit_delta(
     *,
     train: Sequence[int] | None = None,
     validation: Sequence[int] | None = None,
-    seed: int = 0,
-    **settings: float,
+    stages: Sequence[str] = ("shared", "deviation"),
+    **settings: float | int,
 ) -> tuple[GroupDelta, pd.DataFrame]:
     """Fit Delta_shared and then the groups' deviations to the survey's answers, with the SAE frozen.
 
     Minimises KL(h_g || p_g) + l1 (|Delta_shared|_1 + mean_g |D_g|_1) / unit over the training questions (all if not
-    given), with `unit` the mean active latent. The shared part is fitted first, alone; then both. Each stage keeps the
-    epoch with the lowest KL on the validation questions and stops after `patience` epochs without a lower one.
-    `settings` go to `fit_offset`. History: a row per stage and epoch.
+    given), with `unit` the mean active latent. `stages`: the shared part is fitted first, alone; then both. Each stage
+    keeps the epoch with the lowest KL on the validation questions and stops after `patience` epochs without a lower
+    one. `settings` go to `fit_offset`. History: a row per stage and epoch.
     """
+    delta = GroupDelta(survey.groups, sae.width).to(answers.lm.device)
+    return delta, _fit_stages(answers, delta, sae, survey, train, validation, stages, settings)
+
+
+def fit_dense(
+    answers: AnswerPath,
+    survey: Survey,
+    *,
+    train: Sequence[int] | None = None,
+    validation: Sequence[int] | None = None,
+    **settings: float | int,
+) -> tuple[DenseOffset, pd.DataFrame]:
+    """The same fit for an offset straight in the residual stream: no SAE, no rectifier, no L1 term."""
+    offset = DenseOffset(survey.groups, answers.lm.width).to(answers.lm.device)
+    settings = {**settings, "l1_weight": 0.0}
+    return offset, _fit_stages(answers, offset, None, survey, train, validation, ("shared", "deviation"), settings)
+
+
+def _fit_stages(
+    answers: AnswerPath,
+    offset: Offset,
+    sae: SparseAutoencoder | None,
+    survey: Survey,
+    train: Sequence[int] | None,
+    validation: Sequence[int] | None,
+    stages: Sequence[str],
+    settings: dict[str, float | int],
+) -> pd.DataFrame:
+    if answers.questions != survey.questions:
+        raise ValueError(f"the answers are to other questions than those of the survey {survey.name}")
     shares = torch.from_numpy(survey.shares).float()
     train = range(len(survey.questions)) if train is None else train
-    delta = GroupDelta(survey.groups, sae.width).to(answers.lm.device)
     histories = []
-    for stage in ("shared", "deviation"):
-        history = fit_offset(
-            answers, delta, sae, shares, train, validation, shared_only=stage == "shared", seed=seed, **settings
-        )
+    for stage in stages:
+        only = stage == "shared"
+        history = fit_offset(answers, offset, sae, shares, train, validation, shared_only=only, **settings)
         histories.append(history.assign(stage=stage))
-    return delta, pd.concat(histories, ignore_index=True)
+    return pd.concat(histories, ignore_index=True)
 
 
 class SharedOnly:
@@ -185,6 +215,9 @@ def fit_offset(
     stated objective: an entry rests at zero just when its gradient is below the weight.
     """
     train, validation = torch.as_tensor(list(train)), None if validation is None else torch.as_tensor(list(validation))
+    train = train[~shares.isnan().any(-1).all(0).cpu()[train]]
+    if not len(train):
+        raise ValueError("none of the training questions was answered by any of the groups")
     unit = latent_unit(answers, sae)
     parts = [offset.shared] if shared_only else [offset.shared, offset.deviation]
     steering = SharedOnly(offset) if shared_only else offset
@@ -196,13 +229,15 @@ def fit_offset(
         total = 0.0
         for chunk in train[torch.randperm(len(train), generator=generator)].split(batch):
             loss = mean_kl(shares[:, chunk], answers.log_probs(sae, steering, chunk))
-            check_finite(loss, "fitting the offset", epoch)
+            check_finite(loss, f"fitting the offset, epoch {epoch + 1}, questions {chunk.tolist()}")
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             proximal_step(optimiser, offset, l1_weight / unit)
             total += loss.item() * len(chunk) / len(train)
-        held_out = total if validation is None else evaluate(answers, steering, sae, shares, validation)
+        held_out = total
+        if validation is not None:
+            held_out = mean_kl(shares[:, validation].cpu(), answers.predict(sae, steering, validation)).item()
         rows.append(
             {
                 "epoch": epoch + 1,
@@ -234,17 +269,3 @@ def proximal_step(optimiser: torch.optim.Adam, offset: Offset, weight: float) ->
             state, share = optimiser.state[part], 1 / len(part) if part is offset.deviation else 1.0
             corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             part.copy_(soft_threshold(part, group["lr"] * weight * share / (corrected.sqrt() + group["eps"])))
-
-
-@torch.no_grad()
-def evaluate(
-    answers: AnswerPath,
-    offset: Offset,
-    sae: SparseAutoencoder | None,
-    shares: Float[Tensor, "group question option"],
-    questions: Tensor,
-    batch: int = 16,
-) -> float:
-    """Mean KL over the cells of these questions, in nats."""
-    log_probs = torch.cat([answers.log_probs(sae, offset, chunk) for chunk in questions.split(batch)], dim=1)
-    return mean_kl(shares[:, questions], log_probs).item()

@@ -1,0 +1,112 @@
+"""Held-out answers: every question is answered by an offset that was fitted without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+
+from opinion_sae.answers import AnswerPath
+from opinion_sae.artifacts import replacing
+from opinion_sae.delta import DenseOffset, GroupDelta
+from opinion_sae.progress import progress
+from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.survey import Survey
+from opinion_sae.train import Offset, fit_dense, fit_delta
+
+Fit = Callable[[np.ndarray, np.ndarray], tuple[Offset, pd.DataFrame]]
+
+
+class CrossFit(NamedTuple):
+    """The outcome of `cross_fit`."""
+
+    log_probs: Float[np.ndarray, "group question option"]  # held out
+    offsets: list[Offset]  # one per fold
+    history: pd.DataFrame  # the fits' histories, with a column `fold`
+
+
+def fold_parts(folds: Int[np.ndarray, "question"], fold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training, validation and test questions of one fold; validation is the next fold, so that it is never test.
+
+    Raises ValueError if there are fewer than three folds, which would leave nothing to train on.
+    """
+    count = int(folds.max()) + 1
+    if count < 3:
+        raise ValueError(f"folds: {count} leave no questions to train on beside test and validation; take 3 or more")
+    test, validation = folds == fold, folds == (fold + 1) % count
+    return np.flatnonzero(~test & ~validation), np.flatnonzero(validation), np.flatnonzero(test)
+
+
+def cross_fit(answers: AnswerPath, sae: object, folds: Int[np.ndarray, "question"], fit: Fit) -> CrossFit:
+    """Fit by `fit(train, validation)` once per fold and answer the fold's test questions with the outcome."""
+    parts, offsets, histories = [], [], []
+    for fold in progress(range(int(folds.max()) + 1), "folds"):
+        train, validation, test = fold_parts(folds, fold)
+        offset, history = fit(train, validation)
+        offsets.append(offset)
+        histories.append(history.assign(fold=fold))
+        parts.append((test, answers.predict(sae, offset, torch.from_numpy(test)).numpy()))
+    groups = parts[0][1].shape[0]
+    log_probs = np.empty((groups, len(folds), parts[0][1].shape[2]), np.float32)
+    for test, answer in parts:
+        log_probs[:, test] = answer
+    return CrossFit(log_probs, offsets, pd.concat(histories, ignore_index=True))
+
+
+
+def fit_methods(
+    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, folds: Int[np.ndarray, "question"], **settings: float
+) -> dict[str, CrossFit]:
+    """Held-out fits of every method by its name in `alignment.csv`; `settings` go to `fit_offset`."""
+
+    def delta(stages: tuple[str, ...]) -> Fit:
+        return lambda train, validation: fit_delta(
+            answers, sae, survey, train=train, validation=validation, stages=stages, **settings
+        )
+
+    def dense(train: np.ndarray, validation: np.ndarray) -> tuple[DenseOffset, pd.DataFrame]:
+        return fit_dense(answers, survey, train=train, validation=validation, **settings)
+
+    return {
+        "unsteered": CrossFit(answers.predict().numpy(), [], pd.DataFrame()),
+        "shared-delta": cross_fit(answers, sae, folds, delta(("shared",))),
+        "delta": cross_fit(answers, sae, folds, delta(("shared", "deviation"))),
+        "dense": cross_fit(answers, None, folds, dense),
+    }
+
+
+def save_fits(folder: Path, fits: dict[str, CrossFit], **about: object) -> None:
+    """Write `answers.safetensors` (held-out log p by method) and `delta-<fold>.safetensors`."""
+    with replacing(folder / "answers.safetensors") as side:
+        save_file({name: torch.from_numpy(fit.log_probs).contiguous() for name, fit in fits.items()}, side)
+    for fold, delta in enumerate(fits["delta"].offsets):
+        delta.save(folder / f"delta-{fold}.safetensors", **{key: str(value) for key, value in about.items()})
+
+
+def load_answers(folder: Path) -> dict[str, Float[np.ndarray, "group question option"]]:
+    """Held-out log p by method, as `save_fits` wrote them."""
+    path = folder / "answers.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no held-out answers there; run chapter 04_delta first")
+    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+
+def load_deltas(folder: Path, count: int) -> list[GroupDelta]:
+    """The first `count` folds' offsets, as `save_fits` wrote them."""
+    paths = [folder / f"delta-{fold}.safetensors" for fold in range(count)]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; run chapter 04_delta first")
+    return [GroupDelta.load(path)[0] for path in paths]
+
+
+def fold_sizes(survey: Survey, folds: Int[np.ndarray, "question"]) -> pd.DataFrame:
+    """Questions per fold and survey."""
+    table = pd.DataFrame({"fold": folds, "survey": [question.survey for question in survey.questions]})
+    return table.groupby(["fold", "survey"]).size().unstack(fill_value=0)

@@ -1,0 +1,91 @@
+"""What an SAE costs the model: variance left unexplained, latents active, and next-token loss when it is spliced in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opinion_sae.activations import activations, content, text_windows
+from opinion_sae.language_model import LanguageModel
+from opinion_sae.losses import reconstruction
+from opinion_sae.progress import progress
+from opinion_sae.sae import SparseAutoencoder, check_fits, load_sae
+from opinion_sae.train import train_sae, unexplained
+
+
+def obtain_sae(
+    source: str,
+    lm: LanguageModel,
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    hook_layer: int,
+    **training: int | float,
+) -> tuple[SparseAutoencoder, pd.DataFrame]:
+    """The SAE of a profile: trained on the texts if `source` is 'train', else loaded and checked against the model.
+
+    `training` goes to `train_sae`. The history of a loaded SAE is empty.
+    """
+    if source != "train":
+        sae = load_sae(source).requires_grad_(False)
+        check_fits(sae, source, lm.name, lm.width, hook_layer)
+        return sae, pd.DataFrame(columns=["step", "fvu", "validation_fvu", "l0", "dead"], dtype=float)
+    metadata = {
+        "model_name": lm.name,
+        "hook_name": f"blocks.{hook_layer}.hook_resid_post",
+        "prepend_bos": lm.tokenizer.bos_token_id is not None,
+    }
+    train, validation = activations(lm, texts, hook_layer), activations(lm, held_out, hook_layer)
+    return train_sae(train, validation=validation, dtype=lm.dtype, metadata=metadata, **training)
+
+
+@torch.no_grad()
+def sae_quality(
+    lm: LanguageModel,
+    sae: SparseAutoencoder,
+    texts: Sequence[str],
+    hook_layer: int,
+    at_answers: Float[Tensor, "item d"],
+) -> dict[str, float]:
+    """Numbers for `sae.json`, on texts that the SAE was not trained on.
+
+    fvu, l0, dead_fraction (latents that fire on none of these tokens); fvu and l0 at the survey prompts' last token;
+    and the model's next-token cross-entropy in nats as it is (ce_model), with the SAE's output in place of the residual
+    stream (ce_spliced) and with zeros there (ce_ablated). ce_recovered = (ablated - spliced) / (ablated - model).
+    Attention sinks stay as they are in all three, since SAEs are not trained on them.
+    """
+    x = activations(lm, texts, hook_layer)
+    active = torch.zeros(sae.width, dtype=torch.long)
+    for part in x.split(4096):
+        active += (sae.encode(part) > 0).sum(0).cpu()
+    edits = {"ce_model": lambda x: x, "ce_spliced": sae, "ce_ablated": torch.zeros_like}
+    losses = {name: spliced_loss(lm, texts, hook_layer, edit) for name, edit in edits.items()}
+    return {
+        "tokens": len(x),
+        "fvu": unexplained(sae, x),
+        "l0": active.sum().item() / len(x),
+        "dead_fraction": (active == 0).float().mean().item(),
+        "fvu_at_answers": reconstruction(at_answers, sae(at_answers)).item(),
+        "l0_at_answers": (sae.encode(at_answers) > 0).sum(-1).float().mean().item(),
+        "latents_at_answers": int((sae.encode(at_answers) > 0).any(0).sum()),
+        **losses,
+        "ce_recovered": (losses["ce_ablated"] - losses["ce_spliced"]) / (losses["ce_ablated"] - losses["ce_model"]),
+    }
+
+
+@torch.no_grad()
+def spliced_loss(lm: LanguageModel, texts: Sequence[str], hook_layer: int, edit: object) -> float:
+    """Mean next-token cross-entropy in nats over the texts, with `edit` applied to the stream at content tokens."""
+    total, count = 0.0, 0
+    for tokens, real in progress(text_windows(lm, texts), "spliced loss"):
+
+        def at_content(x: Tensor, real: Tensor = real) -> Tensor:
+            return torch.where(content(x, real.to(x.device))[..., None], edit(x), x)
+
+        losses = lm.next_token_loss(tokens, hook_layer, at_content).cpu()
+        total += losses[real[:, 1:]].sum().item()
+        count += int(real[:, 1:].sum())
+    return total / count
