@@ -34,7 +34,14 @@ def load_texts(source: str, lm: LanguageModel, survey: Survey, tokens: int, seed
     files = sorted(folder.glob("*.txt"))
     if not files:
         raise FileNotFoundError(f"texts {source!r}: no folder with .txt files; else use 'self' or 'hf:<dataset>'")
-    return [file.read_text(encoding="utf-8") for file in files]
+    return [read_text(file) for file in files]
+
+
+def read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text: {error}") from error
 
 
 def prompt_texts(lm: LanguageModel, survey: Survey) -> list[str]:
@@ -62,6 +69,8 @@ def write_texts(
     A base model, which follows no requests, goes on from the request's own words.
     """
     tokenizer = lm.tokenizer
+    if tokenizer.pad_token is None:  # as in Llama 3, Mistral or Pythia
+        tokenizer.pad_token = tokenizer.eos_token
     requests = writing_tasks(survey, -(-tokens // length), seed)
     rendered = [chat(tokenizer, request) if tokenizer.chat_template else request for request in requests]
     torch.manual_seed(seed)
@@ -104,7 +113,12 @@ def hub_texts(dataset: str, characters: int) -> list[str]:
 
 
 def split_texts(texts: Sequence[str], held_out: float, seed: int) -> tuple[list[str], list[str]]:
-    """Texts to train on and texts to judge the SAE on; `held_out` is the share of the latter."""
+    """Texts to train on and texts to judge the SAE on; `held_out` is the share of the latter, at least one text.
+
+    Raises ValueError if that leaves nothing to train on.
+    """
+    if len(texts) < 2:
+        raise ValueError(f"{len(texts)} text is too few to train an SAE and judge it on others; give at least two")
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = max(1, round(held_out * len(texts)))
     return [texts[i] for i in order[cut:]], [texts[i] for i in order[:cut]]
