@@ -71,6 +71,17 @@ def test_the_model_is_frozen_and_deterministic(family_lm):
     assert family_lm.width == 32 and family_lm.dtype == torch.float32
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_bfloat16_weights_the_stream_stays_in_float32(family, tiny):
+    exact = tiny.lm(family)
+    rough = wrap("rough", tiny.model(family).to(torch.bfloat16), exact.tokenizer, "none")
+    stream, expected = rough.residual(TOKENS, 3), exact.residual(TOKENS, 3)
+    assert stream.dtype == torch.float32 and (stream != stream.bfloat16()).any()
+    assert (stream - expected).norm() < 0.1 * expected.norm()
+    assert rough.logits(stream).dtype == rough.next_token_loss(TOKENS).dtype == torch.float32
+
+
 def test_a_family_without_the_parts_is_refused(tiny):
     small = {"vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1}
     gpt2 = AutoModelForCausalLM.from_config(GPT2Config(n_embd=16, n_layer=3, n_head=2, **small))

@@ -109,3 +109,19 @@ def test_an_offset_rests_at_zero_just_when_its_gradient_is_below_the_weight(weig
         assert torch.equal(pair.shared != 0, moved)
         assert torch.equal(pair.deviation != 0, moved.expand(2, 3))
     assert torch.equal(pair.shared.sign()[moved], -slope.sign()[moved])
+
+
+def test_steps_lead_to_the_soft_threshold_of_the_goal():
+    """The least of |p - goal|^2 / 2 + weight |p|_1 is goal drawn towards zero by the weight."""
+    pair, goal, weight = Pair(), torch.tensor([0.08, -0.3, 1.0]), 0.1
+    optimiser = torch.optim.Adam([pair.shared, pair.deviation], lr=0.01)
+    for _ in range(500):
+        optimiser.zero_grad()
+        loss = (pair.shared - goal).pow(2).sum() / 2 + (pair.deviation - goal).pow(2).sum(1).mean() / 2
+        loss.backward()
+        optimiser.step()
+        proximal_step(optimiser, pair, weight)
+    expected = torch.tensor([0.0, -0.2, 0.9])
+    torch.testing.assert_close(pair.shared.detach(), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(pair.deviation.detach(), expected.expand(2, 3), atol=1e-3, rtol=0)
+    assert pair.shared[0] == 0 and not pair.deviation[:, 0].any()

@@ -139,7 +139,8 @@ class LanguageModel:
         self, hidden: Float[Tensor, "*batch d"], tokens: Int[Tensor, "*batch option"] | None = None
     ) -> Float[Tensor, "*batch option"]:
         """Logits in float32 from the stream after the last layer, of all tokens or of those named per position."""
-        hidden = self.norm(hidden)
+        with self.mixed_precision():
+            hidden = self.norm(hidden)
         head = self.model.get_output_embeddings()
         if tokens is None:
             logits = head(hidden.to(self.dtype)).float()
@@ -199,6 +200,9 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"model {name} ({model.config.model_type}): its layers cannot be called one by one here "
             f"(missing {missing}, attention types {sorted(unknown)}); Llama, Qwen2, Gemma 2 and GPT-NeoX can"
         )
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":
+            module.float()  # GPT-NeoX: on the CPU torch's LayerNorm wants its weights as wide as the stream
     lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
     check_layer_by_layer(lm)
     return lm

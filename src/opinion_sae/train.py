@@ -9,17 +9,19 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from opinion_sae.answers import AnswerPath
+from opinion_sae.answers import AnswerPath, Steering
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.losses import l1, mean_kl, reconstruction, soft_threshold
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
 from opinion_sae.topk import SparseDecode, TopKEncode
+
+Positions = Sequence[int] | Int[np.ndarray, "question"]  # of questions in the survey
 
 
 @runtime_checkable
@@ -121,6 +123,8 @@ def latent_unit(answers: AnswerPath, sae: SparseAutoencoder | None) -> float:
     if sae is None:
         return answers.residual.sub(answers.residual.mean(0)).pow(2).mean().sqrt().item()
     values = sae.encode_sparse(answers.residual.to(sae.W_dec.device)).values
+    if not (values > 0).any():
+        raise ValueError("no latent of the SAE fires at the last token of any prompt; was it trained on this layer?")
     return values[values > 0].mean().item()
 
 
@@ -129,8 +133,8 @@ def fit_delta(
     sae: SparseAutoencoder,
     survey: Survey,
     *,
-    train: Sequence[int] | None = None,
-    validation: Sequence[int] | None = None,
+    train: Positions | None = None,
+    validation: Positions | None = None,
     stages: Sequence[str] = ("shared", "deviation"),
     **settings: float | int,
 ) -> tuple[GroupDelta, pd.DataFrame]:
@@ -149,8 +153,8 @@ def fit_dense(
     answers: AnswerPath,
     survey: Survey,
     *,
-    train: Sequence[int] | None = None,
-    validation: Sequence[int] | None = None,
+    train: Positions | None = None,
+    validation: Positions | None = None,
     **settings: float | int,
 ) -> tuple[DenseOffset, pd.DataFrame]:
     """The same fit for an offset straight in the residual stream: no SAE, no rectifier, no L1 term."""
@@ -164,8 +168,8 @@ def _fit_stages(
     offset: Offset,
     sae: SparseAutoencoder | None,
     survey: Survey,
-    train: Sequence[int] | None,
-    validation: Sequence[int] | None,
+    train: Positions | None,
+    validation: Positions | None,
     stages: Sequence[str],
     settings: dict[str, float | int],
 ) -> pd.DataFrame:
@@ -198,8 +202,8 @@ def fit_offset(
     offset: Offset,
     sae: SparseAutoencoder | None,
     shares: Float[Tensor, "group question option"],
-    train: Sequence[int],
-    validation: Sequence[int] | None = None,
+    train: Positions,
+    validation: Positions | None = None,
     *,
     shared_only: bool = False,
     epochs: int = 30,
@@ -211,59 +215,84 @@ def fit_offset(
 ) -> pd.DataFrame:
     """Train `offset` in place by Adam with a proximal step for the L1 term, so that zeros are exact.
 
-    The proximal step is taken in Adam's own metric (threshold lr * weight / (sqrt(v) + eps) per entry), which keeps the
-    stated objective: an entry rests at zero just when its gradient is below the weight.
+    Keeps the epoch with the lowest KL on the validation questions (on the training questions if none are given); epoch
+    0 is the start, so that no fit ends worse than it began. Stops after `patience` epochs without a lower one since the
+    first. Questions that no group answered are passed over. History: a row per epoch. Raises ValueError if no question
+    is left, FloatingPointError for a loss that is not finite.
     """
-    train, validation = torch.as_tensor(list(train)), None if validation is None else torch.as_tensor(list(validation))
-    train = train[~shares.isnan().any(-1).all(0).cpu()[train]]
+    train = torch.as_tensor(list(train))
+    train = train[~shares.isnan().any(-1).all(0)[train]]
     if not len(train):
         raise ValueError("none of the training questions was answered by any of the groups")
+    judged = train if validation is None else torch.as_tensor(list(validation))
     unit = latent_unit(answers, sae)
     parts = [offset.shared] if shared_only else [offset.shared, offset.deviation]
     steering = SharedOnly(offset) if shared_only else offset
     optimiser = torch.optim.Adam(parts, lr=lr * unit)
     generator = torch.Generator().manual_seed(seed)
-    shares = shares.to(answers.lm.device)
-    best, rows, since = None, [], 0
-    for epoch in progress(range(epochs), "shared" if shared_only else "deviation"):
-        total = 0.0
-        for chunk in train[torch.randperm(len(train), generator=generator)].split(batch):
-            loss = mean_kl(shares[:, chunk], answers.log_probs(sae, steering, chunk))
-            check_finite(loss, f"fitting the offset, epoch {epoch + 1}, questions {chunk.tolist()}")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            proximal_step(optimiser, offset, l1_weight / unit)
-            total += loss.item() * len(chunk) / len(train)
-        held_out = total
-        if validation is not None:
-            held_out = mean_kl(shares[:, validation].cpu(), answers.predict(sae, steering, validation)).item()
-        rows.append(
-            {
-                "epoch": epoch + 1,
-                "train_kl": total,
-                "validation_kl": held_out if validation is not None else np.nan,
-                "l1_shared": l1_weight * l1(offset.shared).item() / unit,
-                "l1_deviation": l1_weight * l1(offset.deviation).item() / unit,
-                "latents_shared": int((offset.shared != 0).sum()),
-                "latents_deviation": (offset.deviation != 0).sum(1).float().mean().item(),
-            }
-        )
-        if best is None or held_out < best[0]:
-            best, since = (held_out, [part.detach().clone() for part in parts]), 0
-        else:
-            since += 1
-        if since >= patience:
+    scores, rows = [], []
+    for epoch in progress(range(epochs + 1), "shared" if shared_only else "deviation"):
+        train_kl = np.nan
+        if epoch:
+            chunks = train[torch.randperm(len(train), generator=generator)].split(batch)
+            train_kl = _pass(answers, offset, steering, sae, shares, chunks, optimiser, l1_weight / unit, epoch)
+        kl = mean_kl(shares[:, judged], answers.predict(sae, steering, judged)).item()
+        rows.append(_row(epoch, train_kl, np.nan if validation is None else kl, offset, l1_weight / unit))
+        if kl < min(scores, default=np.inf):
+            best = [part.detach().clone() for part in parts]
+        scores.append(kl)
+        if epoch and epoch - 1 - np.argmin(scores[1:]) >= patience:  # the first steps often do harm
             break
     with torch.no_grad():
-        for part, value in zip(parts, best[1], strict=True):
+        for part, value in zip(parts, best, strict=True):
             part.copy_(value)
     return pd.DataFrame(rows)
 
 
+def _pass(
+    answers: AnswerPath,
+    offset: Offset,
+    steering: Steering,
+    sae: SparseAutoencoder | None,
+    shares: Float[Tensor, "group question option"],
+    chunks: Sequence[Tensor],
+    optimiser: torch.optim.Adam,
+    weight: float,
+    epoch: int,
+) -> float:
+    """One step per chunk of questions; the mean KL on the way, in nats. `weight` is that of |Delta|_1."""
+    total = 0.0
+    for chunk in chunks:
+        log_probs = answers.log_probs(sae, steering, chunk)
+        loss = mean_kl(shares[:, chunk].to(log_probs.device), log_probs)
+        check_finite(loss, f"fitting the offset, epoch {epoch}, questions {chunk.tolist()}")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        proximal_step(optimiser, offset, weight)
+        total += loss.item() * len(chunk)
+    return total / sum(len(chunk) for chunk in chunks)
+
+
+def _row(epoch: int, train_kl: float, validation_kl: float, offset: Offset, weight: float) -> dict[str, float | int]:
+    return {
+        "epoch": epoch,
+        "train_kl": train_kl,
+        "validation_kl": validation_kl,
+        "l1_shared": weight * l1(offset.shared).item(),
+        "l1_deviation": weight * l1(offset.deviation).item(),
+        "latents_shared": int((offset.shared != 0).sum()),
+        "latents_deviation": (offset.deviation != 0).sum(1).float().mean().item(),
+    }
+
+
 @torch.no_grad()
 def proximal_step(optimiser: torch.optim.Adam, offset: Offset, weight: float) -> None:
-    """Soft-threshold each parameter of the L1 term by Adam's own step size for it."""
+    """Soft-threshold each parameter of the L1 term by Adam's own step size for it: lr * weight / (sqrt(v) + eps).
+
+    Taken in Adam's metric it keeps the stated objective: an entry rests at zero just when its gradient is below the
+    weight.
+    """
     for group in optimiser.param_groups:
         for part in group["params"]:
             state, share = optimiser.state[part], 1 / len(part) if part is offset.deviation else 1.0

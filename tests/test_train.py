@@ -1,0 +1,133 @@
+"""Fitting offsets to a tiny model's answers."""
+
+import numpy as np
+import pytest
+import torch
+
+from opinion_sae.answers import AnswerPath
+from opinion_sae.losses import mean_kl
+from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.train import SharedOnly, fit_delta, fit_dense, latent_unit
+
+WIDTH = 64
+
+
+@pytest.fixture(scope="module")
+def answers(lm, tiny):
+    return AnswerPath(lm, tiny.questions, 1, orders=1)  # a letter, not an option, is easy to push
+
+
+@pytest.fixture(scope="module")
+def sae():
+    generator = torch.Generator().manual_seed(0)
+    W_dec = torch.nn.functional.normalize(torch.randn(WIDTH, 32, generator=generator), dim=1)
+    return SparseAutoencoder(W_dec.T.clone(), torch.zeros(WIDTH), W_dec, torch.zeros(32), k=8)
+
+
+def shares(survey):
+    return torch.from_numpy(survey.shares).float()
+
+
+def test_kl_falls_first_by_the_shared_part_then_by_the_groups(answers, sae, two_groups):
+    before = mean_kl(shares(two_groups), answers.predict()).item()
+    delta, history = fit_delta(answers, sae, two_groups, epochs=60, lr=0.03, patience=60)
+    after = mean_kl(shares(two_groups), answers.predict(sae, delta)).item()
+    assert after < 0.1 * before
+    first, then = (part.train_kl for _, part in history.groupby("stage", sort=False))
+    assert first.iloc[1] == pytest.approx(before, rel=1e-4)  # one batch, judged before its step
+    assert then.iloc[-1] < 0.5 * first.iloc[-1] and first.iloc[-1] < 0.6 * before
+    assert history[history.stage == "shared"].latents_deviation.eq(0).all()
+    assert history.stage.unique().tolist() == ["shared", "deviation"]
+    assert history.validation_kl.isna().all()
+
+
+def test_no_stage_ends_worse_than_it_began(answers, sae, two_groups):
+    """With so large a rate the groups' stage only ever does harm; it must then leave the shared part alone."""
+    delta, _ = fit_delta(answers, sae, two_groups, epochs=4, lr=0.1)
+    shared, _ = fit_delta(answers, sae, two_groups, epochs=4, lr=0.1, stages=["shared"])
+    kl = [mean_kl(shares(two_groups), answers.predict(sae, offset)).item() for offset in (delta, shared)]
+    before = mean_kl(shares(two_groups), answers.predict()).item()
+    assert kl[0] <= kl[1] < before
+
+
+def test_the_shared_stage_alone_leaves_no_deviation(answers, sae, two_groups):
+    delta, history = fit_delta(answers, sae, two_groups, epochs=3, stages=["shared"])
+    assert delta.shared.any() and not delta.deviation.any()
+    one = answers.predict(sae, SharedOnly(delta))
+    assert one.shape[0] == 1
+    torch.testing.assert_close(answers.predict(sae, delta), one.expand(2, -1, -1), atol=1e-5, rtol=1e-5)
+    assert history.epoch.tolist() == [0, 1, 2, 3]
+
+
+def test_a_dense_offset_is_fitted_in_the_same_way(answers, two_groups):
+    before = mean_kl(shares(two_groups), answers.predict()).item()
+    offset, history = fit_dense(answers, two_groups, epochs=40, lr=0.03, patience=40, l1_weight=5.0)  # has no l1 term
+    assert mean_kl(shares(two_groups), answers.predict(None, offset)).item() < 0.1 * before
+    assert set(history.stage) == {"shared", "deviation"} and history.l1_shared.eq(0).all()
+
+
+def test_the_epoch_with_the_lowest_validation_kl_is_kept(answers, sae, two_groups):
+    # with so large a rate the fit swings about, and gets worse on the question left out
+    delta, history = fit_delta(
+        answers, sae, two_groups, train=[0, 1], validation=[2], stages=["shared"], epochs=30, lr=1.0, patience=4
+    )
+    best = history.validation_kl.idxmin()
+    assert 0 < best and len(history) == best + 1 + 4 < 31
+    kept = mean_kl(shares(two_groups)[:, [2]], answers.predict(sae, SharedOnly(delta))[:, [2]])
+    assert kept.item() == pytest.approx(history.validation_kl[best], rel=1e-5)
+    assert history.validation_kl.iloc[-1] > history.validation_kl[best]
+
+
+def test_the_same_seed_gives_the_same_offset(answers, sae, two_groups):
+    one, two, other = (
+        fit_delta(answers, sae, two_groups, epochs=3, batch=1, seed=seed)[0].offsets() for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_the_l1_weight_sets_how_many_latents_move(answers, sae, two_groups):
+    moved = []
+    for weight in (0.0, 0.02, 100.0):
+        delta, history = fit_delta(answers, sae, two_groups, epochs=15, l1_weight=weight)
+        moved.append(int((delta.shared != 0).sum() + (delta.deviation != 0).sum()))
+    assert moved[0] > moved[1] > moved[2] == 0  # exactly
+
+
+def test_a_group_without_answers_keeps_a_deviation_of_zero(answers, sae, tiny, two_groups):
+    nan = np.full((1, 3, 4), np.nan)
+    survey = tiny.survey(np.concatenate([two_groups.shares, nan]), groups=("Female", "Male", "Other"))
+    delta, _ = fit_delta(answers, sae, survey, epochs=3, lr=0.01)
+    assert delta.deviation[:2].any(1).all() and not delta.deviation[2].any()
+
+
+def test_questions_that_nobody_answered_are_passed_over(answers, sae, tiny):
+    nan = np.nan
+    survey = tiny.survey([[[0.5, 0.5, 0, 0], [nan] * 4, [0.2, 0.2, 0.6, 0]]], groups=("Female",))
+    _, history = fit_delta(answers, sae, survey, epochs=2, batch=1)
+    assert history.train_kl[history.epoch > 0].notna().all()
+    with pytest.raises(ValueError, match="none of the training questions was answered by any of the groups"):
+        fit_delta(answers, sae, survey, train=[1], epochs=2)
+    with pytest.raises(ValueError, match="none of the 1 questions was answered"):
+        fit_delta(answers, sae, survey, train=[0], validation=[1], epochs=2)
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_questions(answers, sae, two_groups):
+    with pytest.raises(FloatingPointError, match=r"epoch [123], questions \[.*: the loss is (nan|inf).*lower learning rate"):
+        fit_delta(answers, sae, two_groups, epochs=3, batch=1, lr=1e36)
+
+
+def test_answers_to_other_questions_are_refused(answers, sae, two_groups):
+    with pytest.raises(ValueError, match="other questions than those of the survey made up"):
+        fit_delta(answers, sae, two_groups.select(questions=[0, 1]))
+    with pytest.raises(ValueError, match="other questions"):
+        fit_delta(answers, sae, two_groups.select(questions=[1, 0, 2]))
+
+
+def test_the_unit_is_the_mean_active_latent(answers, sae):
+    z = sae.encode(answers.residual)
+    assert latent_unit(answers, sae) == pytest.approx(z[z > 0].mean().item(), rel=1e-5)
+    x = answers.residual
+    assert latent_unit(answers, None) == pytest.approx((x - x.mean(0)).pow(2).mean().sqrt().item(), rel=1e-5)
+    shut = SparseAutoencoder(sae.W_enc, torch.full((WIDTH,), -1e6), sae.W_dec, sae.b_dec, k=8)
+    with pytest.raises(ValueError, match="no latent of the SAE fires"):
+        latent_unit(answers, shut)
