@@ -13,15 +13,45 @@ from opinion_sae.profile import find_profile, load_profile
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
 CHAPTERS = {
-    "01_surveys": dict(needs=[], tables=[], figures=[], work=[]),
-    "02_unsteered": dict(needs=[], tables=[], figures=[], work=[]),
-    "03_sae": dict(needs=[], tables=[], figures=[], work=[]),
-    "04_delta": dict(needs=["03_sae"], tables=[], figures=[], work=[]),
-    "05_alignment": dict(needs=["02_unsteered", "04_delta"], tables=[], figures=[], work=[]),
-    "06_latents": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
-    "07_rerun": dict(needs=[], tables=[], figures=[], work=[]),
+    "01_surveys": dict(
+        needs=[],
+        tables=["surveys.csv", "dropped_cells.csv"],
+        figures=["group_distance.svg"],
+        work=["hash-data.json"],
+    ),
+    "02_unsteered": dict(
+        needs=[],
+        tables=["unsteered.csv"],
+        figures=["position.svg"],
+        work=["hash-model.json"],
+    ),
+    "03_sae": dict(
+        needs=[],
+        tables=["sae.json", "sae_history.csv"],
+        figures=["sae_training.svg"],
+        work=["texts.json", "sae/cfg.json", "sae/sae_weights.safetensors", "hash-sae.json", "numbers-sae.json"],
+    ),
+    "04_delta": dict(
+        needs=["03_sae"],
+        tables=["delta_history.csv"],
+        figures=["delta_training.svg"],
+        work=["answers.safetensors", "delta-{fold}.safetensors"],
+    ),
+    "05_alignment": dict(
+        needs=["04_delta"],
+        tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
+        figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
+        work=["numbers-alignment.json"],
+    ),
+    "06_latents": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["latents.csv"],
+        figures=["latents.svg"],
+        work=["numbers-latents.json"],
+    ),
+    "07_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
-LIGHT = {"01_surveys", "07_rerun"}  # the others take every core, one after another
+LIGHT = {"01_surveys"}  # the others take every core, one after another
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
@@ -53,7 +83,9 @@ def written_by(name):
     paths = [RUN.chapters / f"{name}.ipynb"]
     paths += [RUN.results / file for file in files["tables"]]
     paths += [RUN.figures / file for file in files["figures"]]
-    paths += [RUN.work / file for file in files["work"]]
+    for file in files["work"]:  # {fold} stands for each of the question folds
+        folds = range(PROFILE.folds) if "{fold}" in file else [None]
+        paths += [RUN.work / file.format(fold=fold) for fold in folds]
     return [str(path) for path in paths]
 
 

@@ -29,8 +29,10 @@ NOTEBOOKS = ROOT / "notebooks"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 KERNEL_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",  # spinning threads are several times slower beside another process
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # we want no widgets in a book
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
