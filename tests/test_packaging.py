@@ -86,6 +86,11 @@ def test_the_library_imports_only_what_it_declares(path):
     assert third_party(path) <= RUNTIME | (BOOK if path.name in BUILD_SIDE else set())
 
 
+def test_the_library_declares_only_what_it_imports():
+    used = set().union(*(third_party(path) for path in (ROOT / "src").rglob("*.py")))
+    assert RUNTIME - used == {"gguf"}  # transformers imports it to read a .gguf file
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)
 def test_the_tests_import_only_what_is_installed_for_them(path):
     assert third_party(path) <= RUNTIME | BOOK | TEST

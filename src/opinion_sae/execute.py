@@ -32,7 +32,7 @@ KERNEL_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # spinning threads are several times slower beside another process
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # we want no widgets in a book
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -40,7 +40,7 @@ KERNEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }
-PACKAGES = ("torch", "transformers", "sae-lens", "numpy", "pandas", "scikit-learn", "matplotlib")
+PACKAGES = ("torch", "transformers", "sae-lens", "numpy", "pandas", "matplotlib")
 
 
 class NotebookError(RuntimeError):
