@@ -23,7 +23,7 @@ def kl(
     A cell without answers (NaN shares) gives NaN.
     """
     answered = shares != 0
-    log_ratio = shares.clamp_min(1e-38).log() - log_probs.masked_fill(~answered, 0.0)
+    log_ratio = shares.clamp_min(1e-30).log() - log_probs.masked_fill(~answered, 0.0)
     return (shares * log_ratio).sum(-1)
 
 
