@@ -53,12 +53,13 @@ def test_texts_without_four_tokens_are_refused(lm):
 
 
 def test_content_leaves_out_padding_and_sinks():
-    residual = torch.ones(2, 4, 9)
+    residual = torch.ones(2, 8, 9)
     residual[0, 0] *= 1.01 * SINK_NORM
     residual[1, 0] *= 0.99 * SINK_NORM
-    residual[1, 3] *= 1000  # padding has no say in the median either
-    real = torch.tensor([[True] * 4, [True, True, True, False]])
-    assert content(residual, real).tolist() == [[False, True, True, True], [True, True, True, False]]
+    real = torch.tensor([[True] * 4 + [False] * 4, [True] * 3 + [False] * 5])
+    residual[~real] *= 1000  # more than half, but padding has no say in the median
+    expected = [[False] + [True] * 3 + [False] * 4, [True] * 3 + [False] * 5]
+    assert content(residual, real).tolist() == expected
 
 
 @torch.no_grad()

@@ -38,8 +38,7 @@ class RectifiedShift(torch.autograd.Function):
         ctx.save_for_backward(delta, values, indices, W_dec)
         silent = delta.relu() @ W_dec
         at_active = delta[:, indices]  # group item active
-        correction = (values + at_active).relu() - values - at_active.relu()
-        correction = correction * (values > 0)
+        correction = (values + at_active).relu() - values - at_active.relu()  # 0 in a place that holds nothing
         return silent + torch.einsum("gia,iad->igd", correction, W_dec[indices])
 
     @staticmethod
