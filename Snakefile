@@ -37,19 +37,19 @@ CHAPTERS = {
         figures=["delta_training.svg"],
         work=["answers.safetensors", "delta-{fold}.safetensors"],
     ),
-    "05_alignment": dict(
+    "06_alignment": dict(
         needs=["04_delta"],
         tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
         figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
         work=["numbers-alignment.json"],
     ),
-    "06_latents": dict(
+    "08_latents": dict(
         needs=["03_sae", "04_delta"],
         tables=["latents.csv"],
         figures=["latents.svg"],
         work=["numbers-latents.json"],
     ),
-    "07_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
+    "10_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 LIGHT = {"01_surveys"}  # the others take every core, one after another
 
