@@ -66,6 +66,12 @@ def test_the_staged_book_is_todays_prose_around_the_runs_own_chapters(run):
     assert [path.name for path in run.figures.iterdir()] == ["kl.svg"]
 
 
+def test_a_chapter_that_the_contents_no_longer_name_is_not_published(run):
+    (run.chapters / "07_old.ipynb").write_text("{}")
+    stage(run)
+    assert [path.name for path in run.chapters.iterdir()] == ["01_try.ipynb"]
+
+
 def test_numbers_become_substitutions(run):
     config = yaml.safe_load(configure(run).read_text())
     assert config["parse"].pop("myst_substitutions") == {"kl": "0.331"}

@@ -126,17 +126,23 @@ def test_the_summary_gathers_what_notebooks_left(place):
     leave(place, "numbers-01.json", {"n_questions": "25"})
     leave(place, "numbers-02.json", {"kl_unsteered": "0.331"})
     leave(place, "hash-survey.json", "ab12")
+    notebook(place)
+    logs = place / "_build" / "mine" / "logs"
+    logs.mkdir()
+    (logs / "01_try.json").write_text('{"seconds": 30.2}')
+    (logs / "07_old.json").write_text('{"seconds": 99.0}')  # of a notebook that is no more
     summarise(mine(place))
     results = place / "mine"
     numbers = json.loads((results / "numbers.json").read_text())
     assert numbers.pop("machine") and numbers == {
         "model": "packaged:smollm2-135m-instruct",
         "hook_layer": "15",
-        "time_total": "0 seconds",
+        "time_total": "30 seconds",
         "n_questions": "25",
         "kl_unsteered": "0.331",
     }
     run = json.loads((results / "run.json").read_text())
+    assert run["notebooks"] == {"01_try": {"seconds": 30.2}}
     assert run["hashes"] == {"survey": "ab12"} and run["profile"]["seed"] == 7
     assert {"python", "torch", "transformers"} <= set(run["versions"])
 

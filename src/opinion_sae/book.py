@@ -60,6 +60,15 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
+    for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
+        path.unlink()  # of a notebook that has another name now
+
+
+def _chapters(run: Run) -> list[Path]:
+    """The chapters that the table of contents names."""
+    contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
+    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 
 def configure(run: Run) -> Path:
@@ -76,10 +85,8 @@ def configure(run: Run) -> Path:
 
 def chapter_faults(run: Run) -> Iterator[str]:
     """Chapters of the table of contents that are missing, not executed, or hold an error."""
-    contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
-    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
-    for name in (name for name in names if name.startswith("chapters/")):
-        path = run.book / f"{name}.ipynb"
+    for path in _chapters(run):
+        name = f"chapters/{path.stem}"
         if not path.exists():
             yield f"{name}: not there; run its notebook first"
             continue

@@ -196,7 +196,8 @@ def summarise(profile: Profile) -> None:
     twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
-    costs = {path.stem: read_json(path) for path in sorted(run.logs.glob("[0-9]*.json"))}
+    logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    costs = {path.stem: read_json(path) for path in logs if path.exists()}
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
