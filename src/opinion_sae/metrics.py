@@ -23,19 +23,19 @@ class Scores(NamedTuple):
 
 
 def kl(
-    h: Float[np.ndarray, "*cell option"], p: Float[np.ndarray, "*cell option"]
-) -> Float[np.ndarray, "*cell"]:
+    h: Float[np.ndarray, "*#cell option"], p: Float[np.ndarray, "*#cell option"]
+) -> Float[np.ndarray, "*#cell"]:
     """KL(h || p) = sum_o h_o log(h_o / p_o) in nats. An option with h_o = 0 adds nothing; inf if p_o = 0 < h_o."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = h * (np.log(h) - np.log(p))
-    return np.where(h == 0, 0.0, terms).sum(-1)
+    return np.asarray(np.where(h == 0, 0.0, terms).sum(-1))
 
 
 def total_variation(
-    h: Float[np.ndarray, "*cell option"], p: Float[np.ndarray, "*cell option"]
-) -> Float[np.ndarray, "*cell"]:
+    h: Float[np.ndarray, "*#cell option"], p: Float[np.ndarray, "*#cell option"]
+) -> Float[np.ndarray, "*#cell"]:
     """TV = 1/2 sum_o |h_o - p_o|."""
-    return np.abs(h - p).sum(-1) / 2
+    return np.asarray(np.abs(h - p).sum(-1) / 2)
 
 
 def option_positions(questions: Sequence[Question], width: int) -> Float[np.ndarray, "question option"]:
@@ -70,7 +70,8 @@ def alignment(
 
 def score(survey: Survey, log_probs: Float[np.ndarray, "group question option"]) -> Scores:
     """All measures of a model's answers; `log_probs` may have one group that stands for all."""
-    h, p = survey.shares, np.broadcast_to(np.exp(log_probs), survey.shares.shape)
+    # in float64, where exp(-200) is not yet 0
+    h, p = survey.shares, np.broadcast_to(np.exp(log_probs.astype(float)), survey.shares.shape)
     positions = option_positions(survey.questions, h.shape[-1])
     return Scores(kl(h, p), total_variation(h, p), alignment(h, p, positions))
 
@@ -100,11 +101,11 @@ def bootstrap_mean(
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile interval of the mean when whole clusters of questions are drawn with replacement. NaN values are left
-    out; with fewer than two clusters there is no interval (NaN, NaN)."""
+    out; with fewer than two clusters, or no replicates, there is no interval (NaN, NaN)."""
     keep = ~np.isnan(values)
     _, cluster = np.unique(clusters[keep], return_inverse=True)
     count = np.bincount(cluster)
-    if len(count) < 2:
+    if len(count) < 2 or not replicates:
         return float("nan"), float("nan")
     total = np.bincount(cluster, weights=values[keep])
     draws = np.random.default_rng(seed).multinomial(len(count), np.full(len(count), 1 / len(count)), size=replicates)
@@ -165,6 +166,15 @@ def alignment_table(
     return pd.DataFrame(rows)
 
 
+def paired_kl(scores: dict[str, Scores], method: str, reference: str) -> Float[np.ndarray, "group question"]:
+    """KL of `method` minus that of `reference`, cell by cell. ValueError where both are infinite: inf - inf is NaN,
+    which would pass for a cell without answers."""
+    ours, theirs = scores[method].kl, scores[reference].kl
+    if (np.isinf(ours) & np.isinf(theirs)).any():
+        raise ValueError(f"KL of {method!r} minus {reference!r}: both are infinite for some cell")
+    return ours - theirs
+
+
 def comparison_table(
     survey: Survey,
     scores: dict[str, Scores],
@@ -176,13 +186,14 @@ def comparison_table(
     """Paired differences in KL, `method` minus `reference`, per group: mean, 95 % interval over the same questions."""
     rows = []
     for method, reference in pairs:
-        differences = by_group(survey, scores[method].kl - scores[reference].kl)
+        differences = by_group(survey, paired_kl(scores, method, reference))
         for group, values in differences.items():
             low, high = bootstrap_mean(values, clusters, replicates, seed)
             count = int((~np.isnan(values)).sum())
             rows.append((method, reference, group, mean(values), low, high, count))
     columns = ["method", "reference", "group", "kl_difference", "low", "high", "n_questions"]
     return pd.DataFrame(rows, columns=columns)
+
 
 def floor_table(survey: Survey, floor: Scores) -> pd.DataFrame:
     """The noise floor's means, a row per group, 'all' first."""
@@ -195,6 +206,6 @@ def floor_table(survey: Survey, floor: Scores) -> pd.DataFrame:
 
 def transfer_matrix(survey: Survey, log_probs: Float[np.ndarray, "group question option"]) -> pd.DataFrame:
     """KL of the column group's answers under the row group's offset, minus that under its own; mean over questions."""
-    cells = kl(survey.shares[None], np.exp(log_probs)[:, None])  # offset, group, question
+    cells = kl(survey.shares[None], np.exp(log_probs.astype(float))[:, None])  # offset, group, question
     means = np.array([[mean(values) for values in row] for row in cells])
     return pd.DataFrame(means - np.diag(means), index=survey.groups, columns=survey.groups)
