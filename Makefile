@@ -20,6 +20,7 @@ help:
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.5 GB)."
 
 book: $(READY)
+	$(PY) -m opinion_sae.execute check $(PROFILE)
 	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE)
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence

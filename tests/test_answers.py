@@ -85,6 +85,20 @@ def test_probabilities_sum_to_one_and_padding_options_get_none(answers):
     assert found.isinf().tolist() == 2 * [[[False, False, True, True], 4 * [False], [False] * 3 + [True]]]
 
 
+@torch.no_grad()
+def test_a_model_spread_by_accelerate_answers_the_same(tiny):
+    """With accelerate's hooks on every module, as device_map sets them; one device stands for several."""
+    from accelerate import dispatch_model
+
+    exact, spread = tiny.lm("gemma2"), tiny.lm("gemma2")
+    names = ["model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"]
+    places = {name: "cpu" for name in [*names, *(f"model.layers.{i}" for i in range(5))]}
+    dispatch_model(spread.model, places, main_device="cpu", force_hooks=True)
+    assert hasattr(spread.layers[2], "_hf_hook")
+    both = [AnswerPath(lm, tiny.questions, HOOK, orders=2).log_probs(delta=Push(pushes(2))) for lm in (exact, spread)]
+    assert torch.equal(*both)
+
+
 def test_gradients_equal_those_of_the_full_forward(tiny):
     lm = tiny.lm("gemma2")
     answers = AnswerPath(lm, tiny.questions[:1], HOOK, orders=1)

@@ -104,6 +104,13 @@ def test_a_family_that_does_more_between_its_layers_is_refused(config, settings,
         wrap("mine", model, tiny.tokenizer(), "none")
 
 
+def test_a_model_that_does_not_fit_the_gpus_is_refused(tiny):
+    model = tiny.model("gemma2")
+    model.model.layers[3].to("meta")  # where accelerate leaves what it takes in and out of the GPU
+    with pytest.raises(ValueError, match="model mine: it does not fit in the memory.*CUDA_VISIBLE_DEVICES="):
+        wrap("mine", model, tiny.tokenizer(), "none")
+
+
 def test_dtypes_are_named_or_measured():
     assert resolve_dtype("float32") is torch.float32 and resolve_dtype("bfloat16") is torch.bfloat16
     assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)

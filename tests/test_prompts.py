@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from opinion_sae.answers import AnswerPath
 from opinion_sae.prompts import LETTERS, build_prompts, describe, option_orders, question_text
@@ -64,6 +65,38 @@ def test_a_chat_model_gets_its_template_and_no_second_bos(tiny):
     assert text.endswith("</s>\n<s>assistant\n")
 
 
+def test_bos_is_set_by_hand_where_the_tokenizer_leaves_it_out_and_eos_never(tiny):
+    plain = tiny.tokenizer()
+    (expected,) = build_prompts(plain, tiny.questions[:1], 1)
+    silent = tiny.tokenizer(chat=True)  # adds nothing by itself, as Pythia's does not
+    silent.chat_template = None
+    assert silent("a")["input_ids"] == plain("a")["input_ids"][1:]
+    assert build_prompts(silent, tiny.questions[:1], 1) == [expected]
+    ends = tiny.tokenizer()
+    ends.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert ends("a")["input_ids"][-1] == 1
+    assert build_prompts(ends, tiny.questions[:1], 1) == [expected]
+    silent.bos_token = None  # as Qwen's
+    (without,) = build_prompts(silent, tiny.questions[:1], 1)
+    assert without.tokens == expected.tokens[1:] and without.letters == expected.letters
+
+
+def test_a_template_that_writes_bos_itself_has_it_once(tiny):
+    """As gemma-2-2b-it's: the template starts with BOS, and the tokenizer would add another."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for turn in messages %}{{ '<start_of_turn>user\\n' + turn['content'] + '<end_of_turn>\\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+    )
+    (prompt,) = build_prompts(tokenizer, tiny.questions[:1], 1)
+    text = tokenizer.decode(prompt.tokens)
+    assert text.startswith("<s><start_of_turn>user\nIs it so?\nA. Yes") and text.endswith("<start_of_turn>model\n")
+    assert prompt.tokens.count(tokenizer.bos_token_id) == 1
+    assert [tokenizer.decode([token]) for token in prompt.letters] == ["A", "B"]
+
+
 def test_orders_swap_the_letters_that_score_the_options(tiny):
     given_order, reverse = build_prompts(tiny.tokenizer(), tiny.questions[1:2], 2)
     assert given_order.letters == reverse.letters[::-1]
@@ -103,3 +136,4 @@ def test_people_are_described_in_words():
     assert describe("age", "65+") == "an adult aged 65+"
     assert describe("party", "Republican") == "a Republican voter"
     assert describe("region", "South") == "an adult whose region is South"
+    assert describe("party x age", "Democrat & 65+") == "a Democrat voter who is also an adult aged 65+"

@@ -128,7 +128,6 @@ def spoil(folder, config=(), **tensors):
         ({"architecture": "gated"}, {}, "'gated' is not one of standard, topk, jumprelu"),
         ({"architecture": "jumprelu"}, {}, r"tensors \['threshold'\] are missing"),
         ({"normalize_activations": "layer_norm"}, {}, "normalize_activations is 'layer_norm'; only 'none'"),
-        ({"rescale_acts_by_decoder_norm": True}, {}, "fold it with SAELens' fold_W_dec_norm"),
         ({"k": 4}, {}, "k is 4, expected a whole number from 1 to its width, 3"),
         ({"k": None}, {}, "k is None, expected a whole number"),
         ({"hook_name": "blocks.3.hook_resid_post"}, {}, "SAELens before version 6"),

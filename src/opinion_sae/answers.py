@@ -67,7 +67,8 @@ class AnswerPath:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         # two tensors a layer, filled in place: the only large things this object holds
         self.keys_values = {
-            index: torch.empty(2, *heads, head_dim, dtype=self.lm.dtype, device=self.lm.device) for index in upper
+            index: torch.empty(2, *heads, head_dim, dtype=self.lm.dtype, device=self.lm.layer_device(index))
+            for index in upper
         }
         for items in progress(length_batches(lengths, tokens_per_batch), "prompts"):
             rows = [torch.tensor(self.prompts[i].tokens) for i in items]

@@ -22,6 +22,7 @@ from typing import Any
 
 from opinion_sae.artifacts import read_json, replacing, write_json
 from opinion_sae.paths import ROOT, Run, open_run
+from opinion_sae.preflight import check_run
 from opinion_sae.profile import Profile, load_profile, parameters
 from opinion_sae.progress import VARIABLE
 
@@ -246,14 +247,17 @@ def main(arguments: list[str]) -> None:
                 profile = load_profile(name)
                 for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
                     chosen(profile, notebook)
+                note = check_run(profile)
                 print(f"profile {name}: {profile.model}, {profile.survey} -> {profile.output}")
+                if note:
+                    print(f"note: {note}")
             case ["notebook", name, notebook]:
                 run_notebook(load_profile(name), NOTEBOOKS / f"{Path(notebook).stem}.ipynb")
             case ["summary", name]:
                 summarise(load_profile(name))
             case _:
                 sys.exit(__doc__)
-    except (FileNotFoundError, ValueError, NotebookError) as error:
+    except (OSError, ValueError, NotebookError) as error:
         sys.exit(f"error: {error}")
 
 

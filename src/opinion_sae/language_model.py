@@ -46,6 +46,10 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
 
+    def layer_device(self, index: int) -> torch.device:
+        """Where a layer lies; accelerate may spread them over several GPUs."""
+        return next(self.layers[index].parameters()).device
+
     def check_layer(self, hook_layer: int) -> None:
         """Raise ValueError unless a layer of this index exists with at least one layer above it."""
         if not 0 <= hook_layer < len(self.layers) - 1:
@@ -79,7 +83,7 @@ class LanguageModel:
 
         `masks` are those of `attention_masks`; `cache` is anything with the `update` of transformers' caches.
         """
-        rotary = self.rotary(hidden, positions)
+        rotary = self.rotary(hidden, positions.to(hidden.device))
         with self.mixed_precision():
             for index in which:
                 hidden = self.layers[index](
@@ -148,7 +152,7 @@ class LanguageModel:
             rows = head.weight[tokens.to(head.weight.device)].float()
             logits = torch.einsum("...d,...od->...o", hidden.float().to(rows.device), rows)
             if head.bias is not None:
-                logits = logits + head.bias[tokens].float()
+                logits = logits + head.bias[tokens.to(rows.device)].float()
         softcap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
@@ -199,6 +203,11 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         raise ValueError(
             f"model {name} ({model.config.model_type}): its layers cannot be called one by one here "
             f"(missing {missing}, attention types {sorted(unknown)}); Llama, Qwen2, Gemma 2 and GPT-NeoX can"
+        )
+    if any(weight.device.type == "meta" for weight in model.parameters()):
+        raise ValueError(
+            f"model {name}: it does not fit in the memory of this machine's GPUs; take a smaller one, or hide the GPUs "
+            "to run it on the CPU (CUDA_VISIBLE_DEVICES= make book ...)"
         )
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":

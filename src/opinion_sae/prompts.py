@@ -39,6 +39,9 @@ class Prompt:
 
 def describe(attribute: str, group: str) -> str:
     """A member of the group in words, for personas: ('age', '65+') -> 'an adult aged 65+'."""
+    if " x " in attribute:  # an intersection, such as party x sex: Democrat & Female
+        parts = zip(attribute.split(" x "), group.split(" & "), strict=True)
+        return " who is also ".join(describe(*part) for part in parts)
     template = DESCRIPTIONS.get(attribute, f"an adult whose {attribute} is {{}}")
     return template.format(group)
 
@@ -83,7 +86,7 @@ def build_prompts(
             )
         for order in option_orders(len(question.options), orders):
             text, space = render(tokenizer, question_text(question, order), persona)
-            tokens = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+            tokens = prompt_tokens(tokenizer, text)
             at_position = [letter_token(tokenizer, text, tokens, space + LETTERS[i]) for i in range(len(order))]
             letters = tuple(at_position[order.index(o)] for o in range(len(order)))
             prompts.append(Prompt(index, order, tuple(tokens), letters))
@@ -105,9 +108,21 @@ def chat(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
+def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a rendered prompt. Plain text starts with BOS if the tokenizer has one, a template brings its own.
+
+    Added by hand, since some tokenizers that have a BOS leave it out (Pythia) and some would put an EOS at the end.
+    """
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if tokenizer.chat_template or bos is None or tokens[:1] == [bos]:
+        return tokens
+    return [bos, *tokens]
+
+
 def letter_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int], letter: str) -> int:
     """The token by which the prompt goes on with `letter`; ValueError if that is not exactly one token."""
-    longer = tokenizer(text + letter, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    longer = prompt_tokens(tokenizer, text + letter)
     if len(longer) != len(tokens) + 1 or longer[:-1] != list(tokens):
         raise ValueError(
             f"the tokenizer does not write the letter {letter!r} after the prompt as one token of its own, so options "

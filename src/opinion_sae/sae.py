@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -33,7 +34,7 @@ class SparseAutoencoder(nn.Module):
     Rajamanoharan et al. 2024). JumpReLU and standard SAEs may leave `b_dec` out of the encoder (`subtract_b_dec`).
 
     x: (batch, d) residual stream; z: (batch, m) latents; W_enc: (d, m); W_dec: (m, d). `metadata` is SAELens' own:
-    model_name, hook_name and so on.
+    model_name, hook_name and so on. Whatever device the SAE is on, results are on that of the input.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class SparseAutoencoder(nn.Module):
     def pre_activations(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch m"]:
         if x.shape[-1] != self.d_in:
             raise ValueError(f"this SAE reads activations of width {self.d_in}, got {x.shape[-1]}")
+        x = x.to(self.W_enc.device)
         centred = x - self.b_dec if self.subtract_b_dec else x
         return centred @ self.W_enc + self.b_enc
 
@@ -77,21 +79,23 @@ class SparseAutoencoder(nn.Module):
         pre = self.pre_activations(x)
         if self.k is not None:
             top = pre.topk(self.k, dim=-1)
-            return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-        if self.threshold is not None:
-            return pre.relu() * (pre > self.threshold)
-        return pre.relu()
+            z = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+        elif self.threshold is not None:
+            z = pre.relu() * (pre > self.threshold)
+        else:
+            z = pre.relu()
+        return z.to(x.device)
 
     def encode_sparse(self, x: Float[Tensor, "batch d"]) -> SparseCode:
         """The same latents as (values, indices): k of them for top-k, else as many as the fullest row has."""
         if self.k is not None:
             top = self.pre_activations(x).topk(self.k, dim=-1)
-            return SparseCode(top.values.relu(), top.indices)
+            return SparseCode(top.values.relu().to(x.device), top.indices.to(x.device))
         z = self.encode(x)
         return SparseCode(*z.topk(max(1, int((z > 0).sum(-1).max())), dim=-1))
 
     def decode(self, z: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
-        return z @ self.W_dec + self.b_dec
+        return (z.to(self.W_dec.device) @ self.W_dec + self.b_dec).to(z.device)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return self.decode(self.encode(x))
@@ -129,39 +133,77 @@ class SparseAutoencoder(nn.Module):
 def load_sae(source: str | Path) -> SparseAutoencoder:
     """Load a SAELens folder, a folder with Gemma Scope's `params.npz`, or `<SAELens release>/<id>`.
 
-    Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
+    It goes to the GPU if there is one. Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
     cannot take an offset on its latents as they are, and for tensors whose shapes do not fit each other.
     """
-    folder = Path(source).expanduser()
-    if (folder / "cfg.json").is_file():
+    folder = sae_folder(source)
+    if folder is None:
+        sae = from_release(str(source))
+    elif (folder / "cfg.json").is_file():
         config = read_json(folder / "cfg.json")
         try:
             weights = load_file(folder / "sae_weights.safetensors")
         except SafetensorError as error:
             raise ValueError(f"SAE {source}: sae_weights.safetensors cannot be read: {error}") from error
-        return from_saelens(config, weights, str(source))
-    if (folder / "params.npz").is_file():
-        return from_gemma_scope(folder / "params.npz")
+        sae = from_saelens(config, weights, str(source))
+    else:
+        sae = from_gemma_scope(folder / "params.npz")
+    return sae.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sae_folder(source: str | Path) -> Path | None:
+    """The folder that `source` names, with one of the known files in it; None for a SAE of a SAELens release."""
+    folder = Path(source).expanduser()
+    if (folder / "cfg.json").is_file() or (folder / "params.npz").is_file():
+        return folder
     if folder.is_dir() or str(source).startswith((".", "/", "~")) or "/" not in str(source):
         raise FileNotFoundError(
             f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope) there; "
             "a hub SAE is named <SAELens release>/<id>"
         )
-    return from_release(*str(source).split("/", 1))
+    return None
 
 
-def from_release(release: str, sae_id: str) -> SparseAutoencoder:
+def release_and_id(source: str) -> tuple[str, str]:
+    """'gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical' -> release and id, by SAELens' directory.
+
+    A hub repository of SAELens folders, <owner>/<name>/<id>, is not in the directory. Raises ValueError for an
+    unknown release or id, with what there is.
+    """
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory  # slow, as below
+
+    release, sae_id = source.split("/", 1)
+    known = get_pretrained_saes_directory()
+    if release in known:
+        ids = list(known[release].saes_map)
+        if sae_id not in ids:
+            near = get_close_matches(sae_id, ids, n=3) or ids[:3]
+            raise ValueError(f"SAE {source}: release {release} has no {sae_id!r}; it has {len(ids)}, such as {near}")
+        return release, sae_id
+    if source.count("/") < 2:
+        near = get_close_matches(release, known, n=3)
+        raise ValueError(f"SAE {source}: SAELens knows no release {release!r}; it has {len(known)}, such as {near}")
+    owner, name, sae_id = source.split("/", 2)
+    return f"{owner}/{name}", sae_id
+
+
+def not_fetched(source: str, error: OSError) -> OSError:
+    return OSError(
+        f"SAE {source} could not be fetched from the Hugging Face hub; without a network, point `sae` at "
+        f"a folder with cfg.json and sae_weights.safetensors, or with params.npz. The hub said: {error}"
+    )
+
+
+def from_release(source: str) -> SparseAutoencoder:
     """An SAE of SAELens' directory of pretrained ones, fetched from the hub by SAELens."""
     from sae_lens import SAE  # takes ten seconds to import, so only where it is needed
 
+    release, sae_id = release_and_id(source)
     try:
         sae = SAE.from_pretrained(release, sae_id)
     except OSError as error:
-        raise OSError(
-            f"SAE {release}/{sae_id} could not be fetched from the Hugging Face hub; without a network, point `sae` at "
-            f"a folder with cfg.json and sae_weights.safetensors, or with params.npz. The hub said: {error}"
-        ) from error
-    return from_saelens(sae.cfg.to_dict(), sae.state_dict(), f"{release}/{sae_id}")
+        raise not_fetched(source, error) from error
+    return from_saelens(sae.cfg.to_dict(), sae.state_dict(), source)
 
 
 def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseAutoencoder:
@@ -177,13 +219,14 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
     for key, plain in [("normalize_activations", "none"), ("reshape_activations", "none")]:
         if config.get(key, plain) != plain:
             raise ValueError(f"SAE {name}: {key} is {config[key]!r}; only {plain!r} is read (fold it into the weights)")
-    if config.get("rescale_acts_by_decoder_norm") and architecture == "topk":
-        raise ValueError(f"SAE {name}: rescale_acts_by_decoder_norm is set; fold it with SAELens' fold_W_dec_norm")
     wanted = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
     tensors = check_tensors(name, weights, wanted, config.get("d_in"), config.get("d_sae"))
     k = config.get("k") if architecture == "topk" else None
     if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(tensors[1])):
         raise ValueError(f"SAE {name}: k is {k!r}, expected a whole number from 1 to its width, {len(tensors[1])}")
+    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
+        norm = tensors[2].norm(dim=1)  # its latents are z |W_dec|, for the same decode(z)
+        tensors = [tensors[0] * norm, tensors[1] * norm, tensors[2] / norm[:, None], tensors[3]]
     return SparseAutoencoder(
         *tensors[:4],
         k=k,
@@ -224,16 +267,48 @@ def check_tensors(
     return [weights[key].float() for key in wanted]
 
 
-def check_fits(sae: SparseAutoencoder, source: str, model: str, width: int, hook_layer: int) -> None:
-    """Raise ValueError unless the SAE reads this model's residual stream at this layer; names both sides."""
-    if sae.d_in != width:
+class SaeFacts(NamedTuple):
+    """What an SAE says of itself without its weights."""
+
+    d_in: int | None
+    metadata: dict
+
+
+def sae_facts(source: str) -> SaeFacts:
+    """Width of the input and metadata of the SAE that `load_sae` would load; raises what `load_sae` raises."""
+    folder = sae_folder(source)
+    if folder is None:
+        from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface  # slow, as above
+
+        try:
+            config = load_sae_config_from_huggingface(*release_and_id(source))
+        except OSError as error:
+            raise not_fetched(source, error) from error
+        return SaeFacts(config.get("d_in"), config.get("metadata") or config)
+    if (folder / "cfg.json").is_file():
+        config = read_json(folder / "cfg.json")
+        return SaeFacts(config.get("d_in"), config.get("metadata") or {})
+    return SaeFacts(from_gemma_scope(folder / "params.npz").d_in, {})
+
+
+def check_fits(sae: SparseAutoencoder | SaeFacts, source: str, model: str, width: int, hook_layer: int) -> str:
+    """Raise ValueError unless the SAE reads this model's residual stream at this layer; names both sides.
+
+    Returns a note, empty if there is nothing to say: an SAE of a base model may be used on the model's chat version
+    (there is no Gemma Scope for gemma-2-2b-it), but whoever reads the results should know.
+    """
+    if sae.d_in is not None and sae.d_in != width:
         raise ValueError(f"SAE {source} reads activations of width {sae.d_in}, but {model} is {width} wide")
     hook = sae.metadata.get("hook_name")
     expected = f"blocks.{hook_layer}.hook_resid_post"
-    if hook is not None and hook != expected:
+    if hook not in (None, expected, f"blocks.{hook_layer + 1}.hook_resid_pre"):  # two names of one place
         raise ValueError(f"SAE {source} was trained at {hook}, but hook_layer {hook_layer} means {expected}")
     trained_on = sae.metadata.get("model_name")
-    if Path(model).expanduser().exists():  # a local copy may have any name
-        return
-    if trained_on is not None and Path(trained_on).name.lower() != Path(model).name.lower():
-        raise ValueError(f"SAE {source} was trained on {trained_on}, but the model is {model}")
+    if trained_on is None or Path(model).expanduser().exists():  # a local copy may have any name
+        return ""
+    theirs, ours = Path(trained_on).name.lower(), Path(model).name.lower()
+    if theirs == ours:
+        return ""
+    if theirs.startswith(f"{ours}-") or ours.startswith(f"{theirs}-"):
+        return f"SAE {source} was trained on {trained_on} and is used on {model}: the same family, not the same weights."
+    raise ValueError(f"SAE {source} was trained on {trained_on}, but the model is {model}")

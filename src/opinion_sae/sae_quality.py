@@ -31,7 +31,9 @@ def obtain_sae(
     """
     if source != "train":
         sae = load_sae(source).requires_grad_(False)
-        check_fits(sae, source, lm.name, lm.width, hook_layer)
+        note = check_fits(sae, source, lm.name, lm.width, hook_layer)
+        if note:
+            print(note)  # the chapter shows it
         return sae, pd.DataFrame(columns=["step", "fvu", "validation_fvu", "l0", "dead"], dtype=float)
     metadata = {
         "model_name": lm.name,

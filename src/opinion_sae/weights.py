@@ -11,7 +11,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from opinion_sae.artifacts import replacing
 from opinion_sae.paths import cache_dir
@@ -40,18 +47,37 @@ def load_weights(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
     Raises ValueError for an unknown packaged name or a wrong hash, FileNotFoundError for an absent path, OSError
     for a hub id that cannot be had (with what to do about it).
     """
+    folder = local_folder(source)
+    if folder is None:
+        return from_hub(source, dtype)
+    return *from_folder(folder, dtype), folder_hash(folder)
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder on this machine that `source` stands for, fetched or converted if need be; None for a hub id."""
     if source.startswith("packaged:"):
-        folder = packaged_folder(source.removeprefix("packaged:"))
-        return *from_folder(folder, dtype), folder_hash(folder)
+        return packaged_folder(source.removeprefix("packaged:"))
     path = Path(source).expanduser()
     if source.endswith(".gguf"):
-        folder = converted_gguf(path)
-        return *from_folder(folder, dtype), folder_hash(folder)
+        return converted_gguf(path)
     if path.is_dir():
-        return *from_folder(path, dtype), folder_hash(path)
+        return path
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise FileNotFoundError(f"model {source!r}: no such folder; a hub id has the form <owner>/<name>")
-    return from_hub(source, dtype)
+    return None
+
+
+def load_config(source: str) -> PretrainedConfig:
+    """The configuration of a model alone: its sizes, before any weights are read. Raises what `load_weights` raises."""
+    folder = local_folder(source)
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"model folder {folder}: no config.json; expected a Hugging Face model folder")
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise not_fetched(source, error) from error
 
 
 def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -92,13 +118,18 @@ def from_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrained
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except OSError as error:
-        raise OSError(
-            f"model {name!r} could not be fetched from the Hugging Face hub. If it is gated, accept its licence at "
-            f"huggingface.co/{name} and run `hf auth login`; without a network, point `model` at a "
-            f"local copy (a folder with config.json and *.safetensors). The hub said: {error}"
-        ) from error
+        raise not_fetched(name, error) from error
     check_complete(f"model {name!r}", loading)
     return model, tokenizer, f"hub:{name}@{model.config._commit_hash}"
+
+
+def not_fetched(name: str, error: OSError) -> OSError:
+    """What to do about a model that the hub did not give."""
+    return OSError(
+        f"model {name!r} could not be fetched from the Hugging Face hub. If it is gated, accept its licence at "
+        f"huggingface.co/{name} and run `hf auth login`; without a network, point `model` at a "
+        f"local copy (a folder with config.json and *.safetensors). The hub said: {error}"
+    )
 
 
 def device_map() -> str | None:
