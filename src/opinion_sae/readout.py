@@ -1,0 +1,155 @@
+"""References that leave the model's inside alone and change how its answer is read: calibration, and the unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from opinion_sae.answers import NEVER, AnswerPath
+from opinion_sae.baselines import validation_kl
+from opinion_sae.losses import mean_kl
+from opinion_sae.progress import progress
+from opinion_sae.splits import Split, assemble
+from opinion_sae.survey import Survey
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # weights of the penalty to choose from
+# maps parameters (group, p) and questions to logits in every order of the options
+ReadOut = Callable[[Tensor, Tensor], Float[Tensor, "group question order option"]]
+
+
+@torch.no_grad()
+def unsteered_logits(answers: AnswerPath, batch: int = 32) -> Float[Tensor, "question order option"]:
+    """The option letters' logits in each order of the options; not meaningful where there is no such option."""
+    logits = [
+        answers.option_logits(items, answers.residual[items].to(answers.lm.device)[:, None])[:, 0].cpu()
+        for items in torch.arange(len(answers.prompts)).split(batch)
+    ]
+    return torch.cat(logits).unflatten(0, (len(answers.questions), answers.orders))
+
+
+@torch.no_grad()
+def last_hidden(answers: AnswerPath, batch: int = 32) -> Float[Tensor, "question order d"]:
+    """What the unembedding reads: the last token's stream after the final norm, unsteered."""
+    kept: list[Tensor] = []
+    handle = answers.lm.norm.register_forward_hook(lambda module, args, output: kept.append(output[:, 0].float().cpu()))
+    try:
+        unsteered_logits(answers, batch)
+    finally:
+        handle.remove()
+    return torch.cat(kept).unflatten(0, (len(answers.questions), answers.orders))
+
+
+def letter_places(answers: AnswerPath) -> Int[Tensor, "question order option"]:
+    """At which letter an option stands (0 is A); 0 where there is no such option."""
+    places = torch.zeros_like(answers.letters)
+    for item, prompt in enumerate(answers.prompts):
+        places[item, list(prompt.order)] = torch.arange(len(prompt.order))
+    return places.unflatten(0, (len(answers.questions), answers.orders))
+
+
+def calibrated(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
+) -> Float[np.ndarray, "group question option"]:
+    """Temperature and biases fitted to the answers, for each group (or one for all, `shared`).
+
+    logit_o = exp(-s) l_o + a_letter(o) + b_{N, o}: one temperature, a bias per letter and one per place of the option
+    in the question as it was asked, for each number of options N. It holds both `uniform` and the position prior as
+    limits. Fitted like `unembedding`.
+    """
+    logits, places = unsteered_logits(answers), letter_places(answers)
+    width, options = logits.shape[-1], torch.tensor([len(question.options) for question in answers.questions])
+    at_option = (options[:, None] * width + torch.arange(width))[:, None].expand_as(places)
+
+    def read(parameters: Tensor, questions: Tensor) -> Tensor:
+        temperature, letter, option = parameters.split([1, width, parameters.shape[1] - 1 - width], dim=1)
+        scaled = logits[questions] * torch.exp(-temperature)[:, :, None, None]
+        return scaled + letter[:, places[questions]] + option[:, at_option[questions]]
+
+    return _fit_all(answers, survey, splits, read, 1 + width + (width + 1) * width, shared)
+
+
+def unembedding(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
+) -> Float[np.ndarray, "group question option"]:
+    """Only the option letters' rows of the unembedding move: logit_o = (W + V_g)_letter(o) . h, h the final stream.
+
+    V_g = V_shared + V'_g has one row per letter, in units of 1 / RMS |h - mean h|. Minimises the mean KL plus
+    ridge (|V_shared|^2 + mean_g |V'_g|^2) over the training questions, as the other methods do; the ridge is the one
+    with the lowest validation KL. With a soft cap the change is made above it.
+    """
+    logits, hidden, places = unsteered_logits(answers), last_hidden(answers), letter_places(answers)
+    hidden = hidden / hidden.sub(hidden.mean((0, 1))).pow(2).sum(-1).mean().sqrt()
+    letters = logits.shape[-1]
+
+    def read(parameters: Tensor, questions: Tensor) -> Tensor:
+        rows = parameters.unflatten(1, (letters, -1))
+        by_letter = torch.einsum("qkd,gld->gqkl", hidden[questions], rows)
+        return logits[questions] + by_letter.gather(-1, places[questions].expand(len(rows), -1, -1, -1))
+
+    return _fit_all(answers, survey, splits, read, letters * hidden.shape[-1], shared)
+
+
+def _fit_all(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], read: ReadOut, size: int, shared: bool
+) -> Float[np.ndarray, "group question option"]:
+    """Held-out answers of a read-out, with the ridge chosen on each split's validation questions."""
+    if answers.questions != survey.questions:
+        raise ValueError(f"the answers are to other questions than those of the survey {survey.name}")
+    has_option = answers.has_option.unflatten(0, (len(survey.questions), answers.orders))[:, 0]
+    shares, parts = torch.from_numpy(survey.shares).float(), []
+    for split in progress(splits, "read-out"):
+        seen, costs, found = torch.from_numpy(split.train), [], []
+        for ridge in RIDGES:
+            parameters = fit_ridge(read, shares[:, seen], seen, has_option, size, ridge, shared)
+            with torch.no_grad():
+                judged = log_mean(read(parameters, torch.from_numpy(split.validation)), has_option[split.validation])
+                tested = log_mean(read(parameters, torch.from_numpy(split.test)), has_option[split.test])
+            costs.append(validation_kl(survey, judged.numpy(), split.validation))
+            found.append(tested.numpy())
+        parts.append(found[int(np.argmin(costs))])
+    return assemble(parts, splits, len(survey.questions))
+
+
+def fit_ridge(
+    read: ReadOut,
+    shares: Float[Tensor, "group train option"],
+    train: Int[Tensor, "train"],
+    has_option: Bool[Tensor, "question option"],
+    size: int,
+    ridge: float,
+    shared_only: bool = False,
+    steps: int = 60,
+) -> Float[Tensor, "some_groups p"]:
+    """Minimise mean KL + ridge (|shared|^2 + mean_g |deviation_g|^2) from zero by L-BFGS; one row if shared only."""
+    answered = ~shares.isnan().any(-1).all(0)
+    train, shares = train[answered], shares[:, answered]
+    shared = torch.zeros(1, size, requires_grad=True)
+    deviation = torch.zeros(len(shares), size, requires_grad=True)
+    parts = [shared] if shared_only else [shared, deviation]
+    optimiser = torch.optim.LBFGS(parts, max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        log_probs = log_mean(read(sum(parts), train), has_option[train])
+        total = mean_kl(shares, log_probs) + ridge * sum(part.pow(2).sum(1).mean() for part in parts)
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    parameters = sum(parts).detach()
+    if not parameters.isfinite().all():
+        raise FloatingPointError(f"the read-out's fit with ridge {ridge} ended in numbers that are not finite")
+    return parameters
+
+
+def log_mean(
+    logits: Float[Tensor, "group question order option"], has_option: Bool[Tensor, "question option"]
+) -> Float[Tensor, "group question option"]:
+    """log of the mean over orders of the softmax, -inf where there is no such option; as `AnswerPath.log_probs`."""
+    by_order = logits.masked_fill(~has_option[:, None], NEVER).log_softmax(-1)
+    mean = by_order.logsumexp(2) - np.log(logits.shape[2])
+    return mean.masked_fill(~has_option, -torch.inf)

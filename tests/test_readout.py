@@ -1,0 +1,89 @@
+"""Calibration and the unembedding: what their fits can reach, and the logits they start from."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from opinion_sae.answers import AnswerPath
+from opinion_sae.readout import calibrated, fit_ridge, last_hidden, letter_places, log_mean, unembedding, unsteered_logits
+from opinion_sae.splits import Split
+
+SAME = [Split("all", *(np.arange(3),) * 3)]  # fitted on what it is judged on: can it fit at all?
+
+
+@pytest.fixture(scope="module")
+def answers(lm, tiny):
+    return AnswerPath(lm, tiny.questions, 1, orders=2)
+
+
+def test_logits_give_back_the_unsteered_answers(answers):
+    has_option = answers.has_option.unflatten(0, (3, 2))[:, 0]
+    torch.testing.assert_close(log_mean(unsteered_logits(answers)[None], has_option), answers.predict())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt-neox"])
+def test_the_hidden_state_times_the_unembedding_gives_the_logits(family, tiny):
+    answers = AnswerPath(tiny.lm(family), tiny.questions, 1, orders=2)
+    head, letters = answers.lm.model.get_output_embeddings(), answers.letters.unflatten(0, (3, 2))
+    with torch.no_grad():
+        logits = torch.einsum("qkd,qkod->qko", last_hidden(answers), head.weight[letters])
+        cap = getattr(answers.lm.model.config, "final_logit_softcapping", None)
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    torch.testing.assert_close(logits, unsteered_logits(answers), atol=1e-5, rtol=1e-4)
+    assert not answers.lm.norm._forward_hooks
+
+
+def test_places_of_the_letters(answers):
+    first, reversed_order = letter_places(answers)[1]
+    assert first.tolist() == [0, 1, 2, 3] and reversed_order.tolist() == [3, 2, 1, 0]
+    assert letter_places(answers)[0, :, :2].tolist() == [[0, 1], [1, 0]]
+
+
+def test_no_ridge_is_lighter_than_what_it_starts_from(answers, two_groups):
+    """With a ridge that forbids any change the answers stay as they are."""
+    shares, has_option = torch.from_numpy(two_groups.shares).float(), answers.has_option[::2]
+    logits = unsteered_logits(answers)
+
+    def read(parameters, questions):
+        return logits[questions] + parameters[:, None, None, :]
+
+    stuck = fit_ridge(read, shares, torch.arange(3), has_option, 4, 1e9)
+    assert stuck.shape == (2, 4) and stuck.abs().max() < 1e-6
+    free = fit_ridge(read, shares, torch.arange(3), has_option, 4, 1e-4)
+    assert (free[0] - free[1]).abs().max() > 0.1
+    one = fit_ridge(read, shares, torch.arange(3), has_option, 4, 1e-4, shared_only=True)
+    assert one.shape == (1, 4)
+
+
+def test_a_bias_by_hand(answers, tiny):
+    """One question, an offset per option, no ridge to speak of: the fit gives back the shares."""
+    survey = tiny.survey([[[0.9, 0.1, 0, 0]]], tiny.questions[:1], ("x",))
+    flat = torch.zeros(1, 1, 4)
+    has_option = answers.has_option[:1]
+
+    def read(parameters, questions):
+        return flat[questions] + parameters[:, None, None, :]
+
+    shares = torch.from_numpy(survey.shares).float()
+    bias = fit_ridge(read, shares, torch.arange(1), has_option, 4, 1e-7, shared_only=True)
+    assert (bias[0, 0] - bias[0, 1]).item() == pytest.approx(np.log(9), rel=1e-3)
+    assert bias[0, 2:].abs().max() == 0
+
+
+@pytest.mark.parametrize("method", [calibrated, unembedding])
+def test_both_can_fit_each_group_and_one_answer_for_all_cannot(method, lm, two_groups):
+    answers = AnswerPath(lm, two_groups.questions, 1, orders=1)
+    own, one = (method(answers, two_groups, SAME, shared=shared) for shared in (False, True))
+    assert own.shape == (2, 3, 4) and one.shape == (1, 3, 4)
+    h = np.nan_to_num(two_groups.shares)
+    np.testing.assert_allclose(np.exp(own[:, :2]), h[:, :2], atol=0.05)
+    assert np.abs(np.exp(one[:, 0]) - h[:, 0]).max() > 0.2
+    np.testing.assert_allclose(np.exp(one).sum(-1), 1, rtol=1e-5)
+
+
+def test_answers_to_other_questions_are_refused(answers, two_groups):
+    other = dataclasses.replace(two_groups, questions=two_groups.questions[::-1])
+    with pytest.raises(ValueError, match="other questions than those of the survey made up"):
+        calibrated(answers, other, SAME)
