@@ -1,0 +1,98 @@
+"""The claims page: what this run supports, written from the claims table, so that a rerun can change a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from opinion_sae.statistics import Claim
+
+MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
+
+CLAIMS = (
+    Claim("On new questions, Δ brings the model closer to the groups than the unsteered model is.", "delta", "unsteered"),
+    Claim("Δ does better than the same share for every option.", "delta", "uniform"),
+    Claim("Δ does better than the group's mean answer by option position.", "delta", "position-prior"),
+    Claim("Δ does better than temperature and biases fitted to each group.", "delta", "calibrated"),
+    Claim("The group's own part adds to what one shared offset gives.", "delta", "shared-delta"),
+    Claim("That gain is the group's: it is larger than with shuffled group labels.", "delta", "shuffled-groups"),
+    Claim("A group is served better by its own Δ than by another's of the same attribute.", "delta", "other-delta"),
+    Claim("It matters which latents Δ is on: Δ does better than the same values on random ones.", "delta", "random-latents"),
+    Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation"),
+    Claim("It matters which way the group's own part points.", "delta", "sign-flip-deviation"),
+    Claim("The SAE's own decoder does better than its rows permuted.", "delta", "permuted-decoder"),
+    Claim(f"Δ is no worse than a dense vector, by a margin of {MARGIN} nats.", "delta", "dense", MARGIN),
+    Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
+    Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),
+    Claim("Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best"),
+    Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered"),
+    Claim("There the group's own part still adds to the shared offset.", "delta-by-topic", "shared-delta-by-topic"),
+    Claim("Δ helps on a survey that it was not fitted to.", "delta-by-survey", "unsteered"),
+    Claim("Its attribute's other groups say something about a group left out.", "left-out-sibling", "left-out-shared"),
+)
+
+
+def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
+    """MyST text: a table of verdicts, one claim a row, and what differs between groups; then claims not tested.
+
+    `table` is that of `claims_table`. Effects are differences in KL, method minus reference; below zero is better.
+    """
+    tested, lines = table[table["group"] == "all"].set_index("claim"), []
+    lines += ["| Claim | Verdict | KL, method minus reference (nats), 95% interval | Questions | Seeds | p (Holm) | Drawn in |"]
+    lines += ["| :-- | :-- | :-- | --: | --: | --: | :-- |"]
+    for claim in claims:
+        if claim.sentence in tested.index:
+            lines.append(_row(claim, tested.loc[claim.sentence]))
+    parts = ["\n".join(lines), _counts(tested)]
+    groups = [_groups(claim, table) for claim in claims]
+    parts += ["### Group by group", "\n".join(line for line in groups if line)] if any(groups) else []
+    missing = [claim for claim in claims if claim.sentence not in tested.index]
+    if missing:
+        parts += ["### Not tested in this run", "\n".join(f"- {c.sentence} (`{c.method}` against `{c.reference}`)" for c in missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(claim: Claim, row: pd.Series) -> str:
+    cells = [
+        claim.sentence,
+        f"**{row['verdict']}**",
+        interval(row),
+        str(row["n_questions"]),
+        str(row["n_seeds"]),
+        _p(row["p_holm"]),
+        f"{{doc}}`{claim.figure}`, `{claim.command}`",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def interval(row: pd.Series) -> str:
+    """'-0.012 (-0.020 to -0.004)'; without an interval, why."""
+    if pd.isna(row["low"]):
+        return "too few questions for an interval"
+    return f"{row['effect']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def _p(p: float) -> str:
+    return "none" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _counts(tested: pd.DataFrame) -> str:
+    of = tested["verdict"].value_counts()
+    return (
+        f"Of {len(tested)} claims tested, {of.get('supported', 0)} are supported, {of.get('mixed', 0)} mixed and "
+        f"{of.get('not supported', 0)} not supported."
+    )
+
+
+def _groups(claim: Claim, table: pd.DataFrame) -> str:
+    """Where the groups differ: which of them support the claim, and in which it is the other way round."""
+    rows = table[(table["claim"] == claim.sentence) & (table["group"] != "all")]
+    sure = rows["p_holm"] < 0.05
+    better = rows["group"][rows["verdict"] == "supported"].tolist()
+    worse = rows["group"][sure & (rows["low"] > rows["margin"])].tolist()
+    if not len(rows) or not better and not worse:
+        return ""
+    said = [f"supported for {len(better)} of {len(rows)} groups ({', '.join(better)})"] if better else []
+    said += [f"the other way round for {', '.join(worse)}"] if worse else []
+    return f"- {claim.sentence[:-1]}: {'; '.join(said)}."

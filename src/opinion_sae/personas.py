@@ -1,0 +1,127 @@
+"""Persona prompts: the model is told whose answer to give. One full run of all prompts per group and style."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from opinion_sae.answers import AnswerPath
+from opinion_sae.artifacts import replacing
+from opinion_sae.language_model import LanguageModel
+from opinion_sae.progress import progress
+from opinion_sae.prompts import LETTERS, describe
+from opinion_sae.survey import Survey
+
+STYLES = ("qa", "bio", "portray")
+# What a group is asked about itself, and how a sentence about itself goes on. {} is the group's name.
+SELF = {
+    "sex": ("What is your sex?", "My sex is {}."),
+    "age": ("How old are you?", "My age is {}."),
+    "race": ("What is your race or ethnic group?", "My race or ethnic group is {}."),
+    "education": ("How far did you go in education?", "My education: {}."),
+    "income": ("What is the yearly income of your household?", "The yearly income of my household: {}."),
+    "party": ("Which political party do you feel close to?", "My political party: {}."),
+    "ideology": ("Where do you stand in politics?", "In politics I am {}."),
+}
+
+
+def persona(style: str, survey: Survey, group: int) -> str:
+    """Text that goes before a question, in one of three styles of Santurkar et al. 2023, in our own words.
+
+    'qa': a multiple-choice question about the attribute with its answer given; 'bio': a sentence that the respondent
+    says of itself; 'portray': an instruction to answer as such a person would.
+    """
+    attribute, name = survey.attributes[group], survey.groups[group]
+    ask, say = SELF.get(attribute, (f"What is your {attribute}?", f"My {attribute}: {{}}."))
+    if style == "qa":
+        others = [g for g, a in zip(survey.groups, survey.attributes, strict=True) if a == attribute]
+        if len(others) > len(LETTERS):
+            raise ValueError(f"attribute {attribute!r} has {len(others)} groups; a question about it takes {len(LETTERS)}")
+        lines = [f"{letter}. {other}" for letter, other in zip(LETTERS, others, strict=False)]
+        return "\n".join([f"Question: {ask}", *lines, f"Answer: {LETTERS[others.index(name)]}"])
+    if style == "bio":
+        return f"Somebody who takes part in a survey writes: \"{say.format(name)}\" Give this person's answer."
+    if style == "portray":
+        return f"Put yourself in the place of {describe(attribute, name)} in the United States. Answer as this person would."
+    raise ValueError(f"persona style {style!r} is not one of {', '.join(STYLES)}")
+
+
+def persona_answers(
+    lm: LanguageModel,
+    survey: Survey,
+    hook_layer: int,
+    orders: int,
+    style: str,
+    folder: Path,
+    questions: Sequence[int] | None = None,
+    batch: int = 64,
+) -> tuple[Float[np.ndarray, "group asked option"], Float[np.ndarray, "group asked d"]]:
+    """log p under each group's persona, and the stream after `hook_layer` at the last token, averaged over orders.
+
+    A group's part is written to `<folder>/<style>-<group number>.safetensors` as soon as it is done and read from there
+    if it is to the same prompts of the same model, so that a run that was stopped goes on where it was. `batch`
+    questions at a time, or the kept keys and values would fill the memory. All questions if `questions` is None.
+    """
+    asked = list(range(len(survey.questions))) if questions is None else list(questions)
+    log_probs, residuals = [], []
+    for group in progress(range(len(survey.groups)), f"persona {style}"):
+        text, path = persona(style, survey, group), folder / f"{style}-{group}.safetensors"
+        key = prompt_key(lm, survey, asked, hook_layer, orders, text)
+        tensors = read_part(path, key)
+        if tensors is None:
+            tensors = ask_group(lm, survey, asked, hook_layer, orders, text, batch)
+            with replacing(path) as side:
+                save_file(tensors, side, metadata={"key": key})
+        log_probs.append(tensors["log_probs"])
+        residuals.append(tensors["residual"])
+    return np.stack(log_probs), np.stack(residuals)
+
+
+def ask_group(
+    lm: LanguageModel, survey: Survey, asked: Sequence[int], hook_layer: int, orders: int, text: str, batch: int
+) -> dict[str, Float[np.ndarray, "asked _"]]:
+    """Answers and mean residuals of one persona, `batch` questions at a time."""
+    width = survey.counts.shape[-1]
+    log_probs, residuals = np.full((len(asked), width), -np.inf, np.float32), []
+    for start in range(0, len(asked), batch):
+        part = [survey.questions[q] for q in asked[start : start + batch]]
+        answers = AnswerPath(lm, part, hook_layer, orders, text)
+        found = answers.predict().numpy()[0]
+        log_probs[start : start + len(part), : found.shape[1]] = found
+        residuals.append(answers.residual.unflatten(0, (len(part), orders)).mean(1).numpy())
+    return {"log_probs": log_probs, "residual": np.concatenate(residuals)}
+
+
+def prompt_key(
+    lm: LanguageModel, survey: Survey, asked: Sequence[int], hook_layer: int, orders: int, text: str
+) -> str:
+    """Hash of all that a group's answers depend on."""
+    questions = [(survey.questions[q].text, survey.questions[q].options) for q in asked]
+    about = [lm.name, lm.sha256, str(lm.dtype), hook_layer, orders, text, survey.counts.shape[-1], questions]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The tensors of a part that was written for `key`; None if there is none. ValueError for a broken file."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); delete it and run again") from error
+
+
+def spread_questions(survey: Survey, count: int) -> Int[np.ndarray, "asked"]:
+    """`count` questions spread evenly over the survey, for directions that need no more."""
+    return np.unique(np.linspace(0, len(survey.questions) - 1, min(count, len(survey.questions))).astype(int))

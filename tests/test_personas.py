@@ -1,0 +1,72 @@
+"""Persona texts by hand; a run that was stopped goes on where it was."""
+
+import numpy as np
+import pytest
+
+from opinion_sae import personas
+from opinion_sae.answers import AnswerPath
+from opinion_sae.personas import STYLES, persona, persona_answers, spread_questions
+
+
+def test_texts(two_groups):
+    assert persona("qa", two_groups, 1) == "Question: What is your sex?\nA. Female\nB. Male\nAnswer: B"
+    assert "My sex is Male." in persona("bio", two_groups, 1)
+    assert "a Female adult" in persona("portray", two_groups, 0)
+    assert len({persona(style, two_groups, g) for style in STYLES for g in (0, 1)}) == 6
+    with pytest.raises(ValueError, match="'poem' is not one of qa, bio, portray"):
+        persona("poem", two_groups, 0)
+
+
+def test_an_attribute_without_words_of_its_own(tiny):
+    survey = tiny.survey(np.full((2, 3, 4), 0.25), groups=("North", "South"), attributes=["region"] * 2)
+    assert persona("qa", survey, 0) == "Question: What is your region?\nA. North\nB. South\nAnswer: A"
+    assert "an adult whose region is South" in persona("portray", survey, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_answers_are_those_of_the_prompts_with_the_persona(lm, two_groups, tmp_path, batch):
+    found, residuals = persona_answers(lm, two_groups, 1, 2, "bio", tmp_path, batch=batch)
+    for group in range(2):
+        answers = AnswerPath(lm, two_groups.questions, 1, 2, persona("bio", two_groups, group))
+        np.testing.assert_allclose(found[group], answers.predict()[0], atol=1e-5)
+        np.testing.assert_allclose(residuals[group], answers.residual.unflatten(0, (3, 2)).mean(1), atol=1e-4)
+    assert np.abs(np.exp(found[0]) - np.exp(found[1])).max() > 1e-4
+
+
+def test_some_questions_only(lm, two_groups, tmp_path):
+    some, residuals = persona_answers(lm, two_groups, 1, 2, "qa", tmp_path, questions=[0, 2])
+    assert some.shape == (2, 2, 4) and residuals.shape == (2, 2, 32)
+    full, _ = persona_answers(lm, two_groups, 1, 2, "qa", tmp_path)
+    np.testing.assert_allclose(some, full[:, [0, 2]], atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_other_prompts_are_asked_anew(lm, two_groups, tmp_path, monkeypatch):
+    asked, ask = [], personas.ask_group
+
+    def counted(*args):
+        asked.append(args[5])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(*args)
+
+    monkeypatch.setattr(personas, "ask_group", counted)
+    with pytest.raises(KeyboardInterrupt):
+        persona_answers(lm, two_groups, 1, 2, "portray", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["portray-0.safetensors"]
+    first, _ = persona_answers(lm, two_groups, 1, 2, "portray", tmp_path)
+    assert len(asked) == 3 and asked[2] == asked[1]  # the first group was not asked again
+    again, _ = persona_answers(lm, two_groups, 1, 2, "portray", tmp_path)
+    assert len(asked) == 3
+    np.testing.assert_array_equal(first, again)
+    persona_answers(lm, two_groups, 1, 1, "portray", tmp_path)  # one order of the options
+    assert len(asked) == 5
+
+
+def test_a_broken_file_is_named(lm, two_groups, tmp_path):
+    (tmp_path / "qa-0.safetensors").write_bytes(b"not one")
+    with pytest.raises(ValueError, match="qa-0.safetensors: not a safetensors file.*delete it"):
+        persona_answers(lm, two_groups, 1, 2, "qa", tmp_path)
+
+
+def test_spread_questions(two_groups):
+    assert spread_questions(two_groups, 2).tolist() == [0, 2] and spread_questions(two_groups, 9).tolist() == [0, 1, 2]
