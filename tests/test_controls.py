@@ -13,6 +13,7 @@ from opinion_sae.controls import (
     diff_means,
     flip,
     from_offsets,
+    from_shared,
     move_latents,
     others_kl,
     permuted_decoder,
@@ -103,6 +104,16 @@ def test_the_shuffled_fit_starts_from_the_shared_part_and_sees_other_answers(ans
     assert found.log_probs.shape == (5, 9, 3) and len(found.offsets) == 3
     again = shuffled_groups(answers, sae, survey, SPLITS, starts, **SETTINGS)
     np.testing.assert_array_equal(found.log_probs, again.log_probs)
+
+
+def test_the_second_stage_from_the_shared_part_is_the_fit_of_both(answers, sae, survey):
+    split = Split("all", np.arange(6), np.arange(6), np.arange(6, 9))  # so that the best epoch is not the start
+    parts = {"train": split.train.tolist(), "validation": split.validation.tolist()}
+    start, _ = fit_frozen(answers, sae, survey, **parts, stages=("shared",), **SETTINGS)
+    both, _ = fit_frozen(answers, sae, survey, **parts, **SETTINGS)
+    found = from_shared(answers, sae, survey, [split], [start], **SETTINGS).offsets[0]
+    assert both.deviation.any()
+    assert torch.equal(found.shared, both.shared) and torch.equal(found.deviation, both.deviation)
 
 
 def test_the_shared_part_is_the_same_under_any_labels(answers, sae, survey):

@@ -18,7 +18,7 @@ CLAIMS = (
     Claim("The group's own part adds to what one shared offset gives.", "delta", "shared-delta"),
     Claim("That gain is the group's: it is larger than with shuffled group labels.", "delta", "shuffled-groups"),
     Claim("A group is served better by its own Δ than by another's of the same attribute.", "delta", "other-delta"),
-    Claim("It matters which latents Δ is on: Δ does better than the same values on random ones.", "delta", "random-latents"),
+    Claim("It matters which latents Δ is on.", "delta", "random-latents"),
     Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation"),
     Claim("It matters which way the group's own part points.", "delta", "sign-flip-deviation"),
     Claim("The SAE's own decoder does better than its rows permuted.", "delta", "permuted-decoder"),
@@ -38,9 +38,9 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
 
     `table` is that of `claims_table`. Effects are differences in KL, method minus reference; below zero is better.
     """
-    tested, lines = table[table["group"] == "all"].set_index("claim"), []
-    lines += ["| Claim | Verdict | KL, method minus reference (nats), 95% interval | Questions | Seeds | p (Holm) | Drawn in |"]
-    lines += ["| :-- | :-- | :-- | --: | --: | --: | :-- |"]
+    tested = table[table["group"] == "all"].set_index("claim")
+    columns = ["Claim", "Verdict", "KL, method minus reference (nats), 95% interval", "Questions", "Seeds", "p (Holm)", "From"]
+    lines = ["| " + " | ".join(columns) + " |", "| :-- | :-- | :-- | --: | --: | --: | :-- |"]
     for claim in claims:
         if claim.sentence in tested.index:
             lines.append(_row(claim, tested.loc[claim.sentence]))
@@ -49,7 +49,8 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
     parts += ["### Group by group", "\n".join(line for line in groups if line)] if any(groups) else []
     missing = [claim for claim in claims if claim.sentence not in tested.index]
     if missing:
-        parts += ["### Not tested in this run", "\n".join(f"- {c.sentence} (`{c.method}` against `{c.reference}`)" for c in missing)]
+        lines = [f"- {claim.sentence} (`{claim.method}` against `{claim.reference}`)" for claim in missing]
+        parts += ["### Not tested in this run", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -46,6 +46,30 @@ def shuffled_labels(survey: Survey, seed: int) -> Survey:
     )
 
 
+def from_shared(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    shared: Sequence[GroupDelta],
+    seed: int = 0,
+    **settings: float | int,
+) -> CrossFit:
+    """The second stage of 'delta' alone: shared part and deviations together, from the offsets of 'shared-delta' (one
+    per split). The same as fitting both stages, without fitting the first again. `settings` go to `fit_offset`."""
+    shares = torch.from_numpy(survey.shares).float()
+    offsets, histories, parts = [], [], []
+    for split, start in zip(progress(splits, "splits"), shared, strict=True):
+        offset = GroupDelta(survey.groups, sae.width, start.keep_error).to(answers.lm.device)
+        offset.shared.data.copy_(start.shared.detach())
+        train, validation = split.train.tolist(), split.validation.tolist()
+        history = fit_offset(answers, offset, sae, shares, train, validation, seed=seed, **settings)
+        offsets.append(offset)
+        histories.append(history.assign(split=split.name))
+        parts.append(answers.predict(sae, offset, torch.from_numpy(split.test)).numpy())
+    return CrossFit(assemble(parts, splits, len(survey.questions)), offsets, pd.concat(histories, ignore_index=True))
+
+
 def shuffled_groups(
     answers: AnswerPath,
     sae: SparseAutoencoder,
@@ -57,21 +81,9 @@ def shuffled_groups(
 ) -> CrossFit:
     """Delta fitted to `shuffled_labels`: what the deviations gain when there is nothing about the group to learn.
 
-    The mean answer to a question is the same under any labels, and so is Delta_shared: each fit starts from `shared`,
-    the offsets of 'shared-delta' (one per split), and fits shared part and deviations as 'delta' does in its second
-    stage. `settings` go to `fit_offset`.
+    The mean answer to a question is the same under any labels, and so is Delta_shared: the fit starts from it.
     """
-    shares = torch.from_numpy(shuffled_labels(survey, seed).shares).float()
-    offsets, histories, parts = [], [], []
-    for split, start in zip(splits, shared, strict=True):
-        offset = GroupDelta(survey.groups, sae.width, start.keep_error).to(answers.lm.device)
-        offset.shared.data.copy_(start.shared.detach())
-        train, validation = split.train.tolist(), split.validation.tolist()
-        history = fit_offset(answers, offset, sae, shares, train, validation, seed=seed, **settings)
-        offsets.append(offset)
-        histories.append(history.assign(split=split.name))
-        parts.append(answers.predict(sae, offset, torch.from_numpy(split.test)).numpy())
-    return CrossFit(assemble(parts, splits, len(survey.questions)), offsets, pd.concat(histories, ignore_index=True))
+    return from_shared(answers, sae, shuffled_labels(survey, seed), splits, shared, seed, **settings)
 
 
 def apply_offsets(
