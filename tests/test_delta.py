@@ -114,8 +114,8 @@ def test_a_dense_offset_moves_every_group_by_its_own_vector():
     assert offset.steer(torch.zeros(1, 2)).tolist() == [[[1, 0], [1, 3]]]
 
 
-def test_only_the_offsets_get_gradients():
-    sae, delta = hand_made_sae(), GroupDelta(("a",), 2)
+def test_a_frozen_sae_gets_no_gradients():
+    sae, delta = hand_made_sae().requires_grad_(False), GroupDelta(("a",), 2)
     delta.steer(torch.ones(3, 2), sae).sum().backward()
     assert delta.shared.grad is not None and delta.deviation.grad is not None
     assert all(weight.grad is None for weight in sae.parameters())

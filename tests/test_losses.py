@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from opinion_sae.losses import kl, l1, mean_kl, reconstruction, soft_threshold
-from opinion_sae.train import proximal_step
+from opinion_sae.fit import proximal_step
 
 NAN = math.nan
 

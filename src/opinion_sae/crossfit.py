@@ -18,7 +18,7 @@ from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
-from opinion_sae.train import Offset, fit_dense, fit_delta
+from opinion_sae.fit import Offset, fit_dense, fit_frozen
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[Offset, pd.DataFrame]]
 
@@ -61,12 +61,12 @@ def cross_fit(answers: AnswerPath, sae: object, folds: Int[np.ndarray, "question
 
 
 def fit_methods(
-    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, folds: Int[np.ndarray, "question"], **settings: float
+    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, folds: Int[np.ndarray, "question"], **settings: float | int
 ) -> dict[str, CrossFit]:
     """Held-out fits of every method by its name in `alignment.csv`; `settings` go to `fit_offset`."""
 
     def delta(stages: tuple[str, ...]) -> Fit:
-        return lambda train, validation: fit_delta(
+        return lambda train, validation: fit_frozen(
             answers, sae, survey, train=train, validation=validation, stages=stages, **settings
         )
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opinion_sae.artifacts import replacing
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.sae import SparseAutoencoder, SparseCode
 
 
 class RectifiedShift(torch.autograd.Function):
@@ -42,28 +42,41 @@ class RectifiedShift(torch.autograd.Function):
         return silent + torch.einsum("gia,iad->igd", correction, W_dec[indices])
 
     @staticmethod
-    def backward(ctx: object, grad: Float[Tensor, "item group d"]) -> tuple[Tensor, None, None, None]:
+    def backward(
+        ctx: object, grad: Float[Tensor, "item group d"]
+    ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
         delta, values, indices, W_dec = ctx.saved_tensors
         at_active = delta[:, indices]
-        active = torch.einsum("igd,iad->gia", grad, W_dec[indices]) * (values > 0)
+        rows = W_dec[indices]
+        active = torch.einsum("igd,iad->gia", grad, rows) * (values > 0)
+        opened = values + at_active > 0
+        grad_values = grad_decoder = None
+        if ctx.needs_input_grad[1]:  # z counts in z_g only where the rectifier is open, and always in decode(z)
+            grad_values = (active * (opened.float() - 1)).sum(0)
+        if ctx.needs_input_grad[3]:
+            correction = (values + at_active).relu() - values - at_active.relu()
+            at_rows = torch.einsum("gia,igd->iad", correction * (values > 0), grad)
+            grad_decoder = delta.relu().T @ grad.sum(0)
+            grad_decoder.index_add_(0, indices.flatten(), at_rows.flatten(0, 1))
         per_latent = indices.flatten().expand(len(delta), -1)
-        total = grad.sum(0) @ W_dec.T
-        silent = total.scatter_add(1, per_latent, -active.flatten(1))
+        silent = (grad.sum(0) @ W_dec.T).scatter_add(1, per_latent, -active.flatten(1))
         silent = torch.where(delta > 0, silent, silent.clamp_max(0.0))
-        active = torch.where(values + at_active > 0, active, active.clamp_max(0.0))
-        return silent.scatter_add(1, per_latent, active.flatten(1)), None, None, None
+        active = torch.where(opened, active, active.clamp_max(0.0))
+        return silent.scatter_add(1, per_latent, active.flatten(1)), grad_values, None, grad_decoder
 
 
 class GroupDelta(nn.Module):
     """Delta_g = Delta_shared + D_g, added to the latents of an SAE and rectified: z_g = max(z + Delta_g, 0).
 
-    shared: (m,), deviation: (group, m), both in the units of the latents. The SAE's error e = x - decode(z) is kept,
-    so x_g = x + decode(z_g) - decode(z), and Delta = 0 leaves the model exactly as it was.
+    shared: (m,), deviation: (group, m), both in the units of the latents. With `keep_error` the SAE's error
+    e = x - decode(z) is kept, so x_g = x + decode(z_g) - decode(z), and Delta = 0 leaves the model exactly as it was.
+    Without it x_g = decode(z_g), and the SAE alone has to carry the answer.
     """
 
-    def __init__(self, groups: Sequence[str], width: int):
+    def __init__(self, groups: Sequence[str], width: int, keep_error: bool = True):
         super().__init__()
         self.groups = tuple(groups)
+        self.keep_error = keep_error
         self.shared = nn.Parameter(torch.zeros(width))
         self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
 
@@ -72,19 +85,23 @@ class GroupDelta(nn.Module):
         return self.shared + self.deviation
 
     def steer(self, x: Float[Tensor, "item d"], sae: SparseAutoencoder) -> Float[Tensor, "item group d"]:
-        """x_g of every group. Gradients flow to the offsets; the SAE is taken as given."""
+        """x_g of every group. Gradients flow to the offsets, and to the SAE unless it is frozen."""
         if sae.width != self.shared.shape[0]:
             raise ValueError(f"the offset is for {self.shared.shape[0]} latents, the SAE has {sae.width}")
-        with torch.no_grad():
-            code = sae.encode_sparse(x)
-        return x[:, None] + RectifiedShift.apply(self.offsets(), *code, sae.W_dec.detach())
+        code = sae.encode_sparse(x)
+        base = x if self.keep_error else sae.decode_sparse(code)
+        return base[:, None] + self.shift(code, sae.W_dec)
+
+    def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
+        """decode(z_g) - decode(z)."""
+        return RectifiedShift.apply(self.offsets(), code.values, code.indices, W_dec)
 
     def for_groups(self, groups: Sequence[str]) -> GroupDelta:
         """The offsets of some of the groups, in the order given."""
         missing = sorted(set(groups) - set(self.groups))
         if missing:
             raise KeyError(f"no offset for {missing}; there are {list(self.groups)}")
-        part = GroupDelta(groups, self.shared.shape[0])
+        part = type(self)(groups, self.shared.shape[0], self.keep_error)
         part.load_state_dict(
             {
                 "shared": self.shared.detach().clone(),
@@ -96,7 +113,13 @@ class GroupDelta(nn.Module):
     def save(self, path: str | Path, **about: str) -> None:
         """Write a safetensors file; `about` (model, hook_layer, sae hash ...) goes to its JSON header."""
         tensors = {"shared": self.shared.detach().cpu(), "deviation": self.deviation.detach().cpu().contiguous()}
-        header = {"format": "opinion-sae-delta", "groups": json.dumps(self.groups), **about}
+        header = {
+            "format": "opinion-sae-delta",
+            "kind": type(self).__name__,
+            "keep_error": json.dumps(self.keep_error),
+            "groups": json.dumps(self.groups),
+            **about,
+        }
         with replacing(Path(path)) as side:
             save_file(tensors, side, metadata=header)
 
@@ -116,9 +139,28 @@ class GroupDelta(nn.Module):
         if tuple(tensors["deviation"].shape) != expected:
             found = tuple(tensors["deviation"].shape)
             raise ValueError(f"{path}: the tensor deviation has shape {found}, expected {expected}")
-        delta = cls(groups, tensors["shared"].shape[0])
+        kind = KINDS[about.pop("kind", "GroupDelta")]
+        delta = kind(groups, tensors["shared"].shape[0], json.loads(about.pop("keep_error", "true")))
         delta.load_state_dict(tensors)
         return delta, about
+
+
+class MultiplicativeDelta(GroupDelta):
+    """z_g = z max(1 + Delta_g, 0): rescales the latents that fire, and leaves silent ones silent."""
+
+    def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
+        gain = (1 + self.offsets()[:, code.indices]).relu() - 1
+        return torch.einsum("gia,ia,iad->igd", gain, code.values, W_dec[code.indices])
+
+
+class AdditiveDelta(GroupDelta):
+    """z_g = z + Delta_g without a rectifier: the dense vector Delta_g W_dec, written in latents."""
+
+    def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
+        return (self.offsets() @ W_dec).expand(len(code.values), -1, -1)
+
+
+KINDS = {kind.__name__: kind for kind in (GroupDelta, MultiplicativeDelta, AdditiveDelta)}
 
 
 class DenseOffset(nn.Module):

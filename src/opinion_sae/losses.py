@@ -42,6 +42,37 @@ def mean_kl(
     return kl(shares[cells], log_probs[cells]).mean()
 
 
+def tilted(losses: Float[Tensor, "n"], t: float) -> Float[Tensor, ""]:
+    """Tilted mean (1/t) log mean exp(t loss) of Li et al. 2021: the mean at t = 0, the largest loss as t grows.
+
+    Computed as m + (1/t) log1p(mean expm1(t (loss - m))) with m the largest loss (the smallest for t < 0), which
+    neither overflows for t up to 1e9 nor loses its digits as t goes to 0.
+    """
+    if t == 0:
+        return losses.mean()
+    extreme = losses.detach().max() if t > 0 else losses.detach().min()
+    return extreme + torch.log1p(torch.expm1(t * (losses - extreme)).mean()) / t
+
+
+def tilted_kl(
+    shares: Float[Tensor, "group question option"],
+    log_probs: Float[Tensor, "some_groups question option"],
+    t: float = 0.0,
+    over: str = "groups",
+) -> Float[Tensor, ""]:
+    """KL in nats, averaged over the cells of each group (or question) and tilted over groups (or questions)."""
+    if over not in ("groups", "questions"):
+        raise ValueError(f"tilt over {over!r}: it is over 'groups' or 'questions'")
+    if t == 0:
+        return mean_kl(shares, log_probs)
+    cells = kl(shares, log_probs.expand(shares.shape))
+    answered = ~cells.isnan()
+    axis = 1 if over == "groups" else 0
+    count = answered.sum(axis)
+    means = torch.where(answered, cells, 0.0).sum(axis)[count > 0] / count[count > 0]
+    return tilted(means, t)
+
+
 def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:
     """|Delta|_1 summed over latents, averaged over groups if there are any; in the latents' units."""
     return delta.abs().sum(-1).mean()

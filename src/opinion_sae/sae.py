@@ -97,6 +97,10 @@ class SparseAutoencoder(nn.Module):
     def decode(self, z: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
         return (z.to(self.W_dec.device) @ self.W_dec + self.b_dec).to(z.device)
 
+    def decode_sparse(self, code: SparseCode) -> Float[Tensor, "batch d"]:
+        """The same as `decode`, from (values, indices)."""
+        return torch.einsum("ba,bad->bd", code.values, self.W_dec[code.indices]) + self.b_dec
+
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return self.decode(self.encode(x))
 

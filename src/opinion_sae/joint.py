@@ -1,0 +1,245 @@
+"""Train an SAE and the group offsets together, on all terms of the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from opinion_sae.answers import AnswerPath
+from opinion_sae.crossfit import CrossFit, cross_fit, fold_parts
+from opinion_sae.delta import GroupDelta
+from opinion_sae.fit import Positions, fit_frozen, latent_unit, proximal_step, refit_strongest, step_unit
+from opinion_sae.losses import l1, mean_kl, reconstruction
+from opinion_sae.progress import progress
+from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.survey import Survey
+from opinion_sae.train import check_finite, unexplained, untrained_sae
+
+TERMS = ("reconstruction", "sparsity", "kl")
+
+
+def fit_delta(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    mode: str = "frozen",
+    latents: int | None = None,
+    tokens: Float[Tensor, "token d"] | None = None,
+    **settings: object,
+) -> tuple[GroupDelta, pd.DataFrame]:
+    """Fit Delta in either mode; `settings` go to `fit_frozen` or `fit_joint`.
+
+    'frozen' leaves the SAE as it is. 'joint' trains it in place, on the activations `tokens`, together with Delta.
+    `latents` then cuts every group's Delta to its so many strongest latents and fits those once more.
+    """
+    if mode == "frozen":
+        delta, history = fit_frozen(answers, sae, survey, **settings)
+    elif mode == "joint":
+        if tokens is None:
+            raise ValueError("joint mode trains the SAE too: give the activations to reconstruct as `tokens`")
+        delta, history = fit_joint(answers, sae, survey, tokens, **settings)
+    else:
+        raise ValueError(f"mode {mode!r} is not 'frozen' or 'joint'")
+    if latents is None:
+        return delta, history
+    known = {key: settings[key] for key in ("train", "validation", "epochs", "batch", "lr", "patience", "seed") if key in settings}
+    delta, refit = refit_strongest(answers, sae, survey, delta, latents, **known)
+    return delta, pd.concat([history, refit.assign(stage=f"{latents} latents")], ignore_index=True)
+
+
+def fit_joint(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    tokens: Float[Tensor, "token d"],
+    *,
+    train: Positions | None = None,
+    validation: Positions | None = None,
+    held_out: Float[Tensor, "token d"] | None = None,
+    keep_error: bool = True,
+    kl_weight: float = 1.0,
+    sparsity_weight: float = 0.01,
+    token_batch: int = 1024,
+    token_steps: int = 1,
+    sae_lr: float = 3e-4,
+    epochs: int = 15,
+    batch: int = 16,
+    lr: float = 0.3,
+    shared_lr: float = 1.0,
+    l1_weight: float = 0.0,
+    patience: int = 5,
+    seed: int = 0,
+) -> tuple[GroupDelta, pd.DataFrame]:
+    """Minimise L_reconstruction + lambda L_sparsity + beta KL(h_g || p_g) + gamma |Delta|_1 over SAE and Delta.
+
+    Each step takes one batch of questions for the KL and `token_steps` batches of activations for the first two terms
+    (more of them for an SAE that starts from scratch). L_reconstruction is the fraction of variance unexplained,
+    L_sparsity the mean |z|_1 of a token in units of its value at the start, so both begin near or below 1; lambda is
+    `sparsity_weight` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`. Without `keep_error` the
+    model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
+
+    Delta_shared is fitted first with the SAE frozen, as in `fit_frozen`. The epoch with the lowest sum of validation KL
+    (weighted) and unexplained variance of `held_out` is kept, the start included. History: a row per epoch.
+    """
+    train = np.arange(len(survey.questions)) if train is None else np.asarray(train)
+    judged = torch.as_tensor(np.array(train if validation is None else validation))
+    held_out = tokens[:4096] if held_out is None else held_out
+    sae.requires_grad_(False)
+    start = {"epochs": epochs, "batch": batch, "lr": lr, "l1_weight": l1_weight, "patience": patience, "seed": seed}
+    start |= {"train": train, "validation": validation, "shared_lr": shared_lr}
+    delta, history = fit_frozen(answers, sae, survey, stages=("shared",), **start)
+    delta.keep_error = keep_error
+    sae.requires_grad_(True)
+    unit, shares = latent_unit(answers, sae), torch.from_numpy(survey.shares).float()
+    optimiser = torch.optim.Adam(
+        [{"params": [delta.shared, delta.deviation], "lr": lr * step_unit(answers, sae)}, {"params": list(sae.parameters()), "lr": sae_lr}]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    size = sae.encode_sparse(held_out).values.detach().sum(1).mean()
+    rows, best = [], None
+    for epoch in progress(range(epochs + 1), "joint"):
+        sums = dict.fromkeys(TERMS, np.nan)
+        if epoch:
+            chunks = torch.as_tensor(train)[torch.randperm(len(train), generator=generator)].split(batch)
+            steps = []
+            for chunk in chunks:
+                drawn = [torch.randint(len(tokens), (token_batch,), generator=generator) for _ in range(token_steps)]
+                terms = joint_terms(answers, sae, delta, shares, chunk, [tokens[index] for index in drawn], size)
+                loss = terms["reconstruction"] + sparsity_weight * terms["sparsity"] + kl_weight * terms["kl"]
+                check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                proximal_step(optimiser, delta, l1_weight / unit)
+                with torch.no_grad():
+                    sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
+                steps.append([terms[name].item() for name in TERMS])
+            sums = dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
+        kl = mean_kl(shares[:, judged], answers.predict(sae, delta, judged)).item()
+        fvu = unexplained(sae, held_out)
+        rows.append(_row(epoch, sums, kl, fvu, delta, l1_weight / unit))
+        if best is None or kl_weight * kl + fvu < best[0]:
+            best, since = (kl_weight * kl + fvu, _state(delta), _state(sae)), 0
+        else:
+            since += 1
+        if since >= patience:
+            break
+    delta.load_state_dict(best[1])
+    sae.load_state_dict(best[2])
+    sae.requires_grad_(False)
+    return delta, pd.concat([history, pd.DataFrame(rows).assign(stage="joint")], ignore_index=True)
+
+
+def joint_terms(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    delta: GroupDelta,
+    shares: Float[Tensor, "group question option"],
+    questions: Tensor,
+    batches: Sequence[Float[Tensor, "batch d"]],
+    size: Float[Tensor, ""],
+) -> dict[str, Float[Tensor, ""]]:
+    """The terms of the loss that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
+    codes = [sae.encode_sparse(x) for x in batches]
+    fvu = [reconstruction(x, sae.decode_sparse(code)) for x, code in zip(batches, codes, strict=True)]
+    active = [code.values.sum(1).mean() / size for code in codes]
+    return {
+        "reconstruction": torch.stack(fvu).mean(),
+        "sparsity": torch.stack(active).mean(),
+        "kl": mean_kl(shares[:, questions], answers.log_probs(sae, delta, questions)),
+    }
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def _row(
+    epoch: int, sums: dict[str, float], kl: float, fvu: float, delta: GroupDelta, weight: float
+) -> dict[str, float | int]:
+    return {
+        "epoch": epoch,
+        "train_kl": sums["kl"],
+        "validation_kl": kl,
+        "reconstruction": sums["reconstruction"],
+        "validation_reconstruction": fvu,
+        "sparsity": sums["sparsity"],
+        "l1_shared": weight * l1(delta.shared).item(),
+        "l1_deviation": weight * l1(delta.deviation).item(),
+        "latents_shared": int((delta.shared != 0).sum()),
+        "latents_deviation": (delta.deviation != 0).sum(1).float().mean().item(),
+    }
+
+
+class JointOffset(nn.Module):
+    """A Delta together with the SAE that was trained for it."""
+
+    def __init__(self, delta: GroupDelta, sae: SparseAutoencoder):
+        super().__init__()
+        self.delta, self.sae = delta, sae
+        self.groups = delta.groups
+
+    def steer(self, x: Float[Tensor, "item d"], sae: object = None) -> Float[Tensor, "item group d"]:
+        return self.delta.steer(x, self.sae)
+
+
+def cross_fit_joint(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    tokens: Float[Tensor, "token d"],
+    **settings: object,
+) -> CrossFit:
+    """Held-out answers of joint training: every fold fine-tunes its own copy of the SAE."""
+
+    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[JointOffset, pd.DataFrame]:
+        own = copy.deepcopy(sae)
+        delta, history = fit_joint(answers, own, survey, tokens, train=train, validation=validation, **settings)
+        return JointOffset(delta, own), history
+
+    return cross_fit(answers, None, folds, fit)
+
+
+class Variant(NamedTuple):
+    """One way of joint training, fitted on the training questions of fold 0."""
+
+    offset: JointOffset
+    history: pd.DataFrame
+    test_kl: float  # nats, on fold 0's test questions
+
+
+def joint_variants(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    tokens: Float[Tensor, "token d"],
+    scratch_steps: int,
+    **settings: object,
+) -> dict[str, Variant]:
+    """Fold 0 fitted with the SAE's error dropped, and from an untrained SAE of the same size (`scratch_steps` token
+    batches to each batch of questions), error kept and dropped."""
+    train, validation, test = fold_parts(folds, 0)
+    shares = torch.from_numpy(survey.shares).float()[:, test]
+    variants = {}
+    for name, from_scratch, keep in [
+        ("trained SAE, e dropped", False, False),
+        ("from scratch, e kept", True, True),
+        ("from scratch, e dropped", True, False),
+    ]:
+        own = untrained_sae(tokens, sae.width, sae.k, 0, sae.metadata) if from_scratch else copy.deepcopy(sae)
+        extra = {"token_steps": scratch_steps, "sae_lr": 2e-3} if from_scratch else {}
+        chosen = {**settings, **extra, "keep_error": keep}
+        delta, history = fit_joint(answers, own, survey, tokens, train=train, validation=validation, **chosen)
+        log_probs = answers.predict(own, delta, torch.from_numpy(test))
+        variants[name] = Variant(JointOffset(delta, own), history, mean_kl(shares, log_probs).item())
+    return variants
