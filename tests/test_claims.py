@@ -6,7 +6,8 @@ import pytest
 from opinion_sae.claims import CLAIMS, claims_page
 from opinion_sae.statistics import VERDICTS, Claim, claims_table
 
-ONE, TWO, LATER = Claim("Ours is better.", "ours", "theirs"), Claim("Ours is best.", "ours", "best"), Claim("So.", "ours", "lora")
+ONE, TWO = Claim("Ours is better.", "ours", "theirs"), Claim("Ours is best.", "ours", "best")
+LATER = Claim("So.", "ours", "lora")
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def test_every_method_is_there_with_its_seeds(tables):
     moved = {"random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"}
     by_split = {name + suffix for name in FITTED for suffix in ("-by-topic", "-by-survey")}
     twice = FITTED | by_split | moved | {"dense", "shuffled-groups", "permuted-decoder"}
-    once = {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best", "diff-means"}
+    once = {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
+    once |= {"diff-means", "few-shot"}
     assert set(tables) == twice | once
     assert {len(tables[name]) for name in twice} == {2} and {len(tables[name]) for name in once} == {1}
     for found in tables.values():
@@ -92,7 +93,8 @@ def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
 def test_references_and_a_claims_page_from_all_of_it(answers, survey, folder, tables):
     tables = dict(tables)
     found = evaluate.references(answers, survey, by_question(FOLDS))
-    assert set(found) == {"uniform", "everyone", "position-prior", "calibrated-shared", "calibrated", "unembedding"}
+    fitted = {"calibrated-shared", "calibrated", "unembedding", "probe"}
+    assert set(found) == {"uniform", "everyone", "position-prior"} | fitted
     tables |= {name: [table] for name, table in found.items()} | {"unsteered": [answers.predict().numpy()]}
     cells = {name: [score(survey, table).kl for table in seeds] for name, seeds in tables.items()}
     cells["other-delta"] = [others_kl(survey, table, same_attribute=True) for table in tables["delta"]]
@@ -101,7 +103,6 @@ def test_references_and_a_claims_page_from_all_of_it(answers, survey, folder, ta
     assert "Not tested" not in claims_page(CLAIMS, table)
 
 
-def test_the_default_books_direction_needs_few_prompts(answers, survey, tmp_path):
-    found = evaluate.persona_directions(answers, survey, by_question(FOLDS), tmp_path, count=6)
+def test_the_default_books_direction_needs_few_prompts(answers, survey):
+    found = evaluate.persona_directions(answers, survey, by_question(FOLDS), count=6)
     assert found.log_probs.shape == (4, 12, 2) and len(found.offsets) == 3
-    assert len(list(tmp_path.iterdir())) == 4

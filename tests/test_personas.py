@@ -5,7 +5,16 @@ import pytest
 
 from opinion_sae import personas
 from opinion_sae.answers import AnswerPath
-from opinion_sae.personas import STYLES, persona, persona_answers, spread_questions
+from opinion_sae.personas import (
+    STYLES,
+    examples,
+    few_shot,
+    persona,
+    persona_answers,
+    persona_residuals,
+    spread_questions,
+)
+from opinion_sae.splits import Split
 
 
 def test_texts(two_groups):
@@ -70,3 +79,26 @@ def test_a_broken_file_is_named(lm, two_groups, tmp_path):
 
 def test_spread_questions(two_groups):
     assert spread_questions(two_groups, 2).tolist() == [0, 2] and spread_questions(two_groups, 9).tolist() == [0, 1, 2]
+
+
+def test_residuals_alone_are_those_of_the_prompts(lm, two_groups):
+    found = persona_residuals(lm, two_groups, 1, "portray", np.array([0, 2]))
+    for group in range(2):
+        answers = AnswerPath(lm, two_groups.questions, 1, 1, persona("portray", two_groups, group))
+        np.testing.assert_allclose(found[group], answers.residual[[0, 2]], atol=1e-4)
+
+
+def test_examples_say_what_most_of_the_group_chose(two_groups):
+    text = examples(two_groups, 1, [0, 1])
+    assert "Is it so?\nA. Yes\nB. No\nAnswer: B\n" in text and "D. Always\nAnswer: A\n" in text
+    assert "Answer: A\n\nHow often" in examples(two_groups, 0, [0, 1])
+
+
+def test_few_shot_shows_training_questions_that_the_group_answered(lm, two_groups, tmp_path):
+    split = Split("s", np.array([0, 2]), np.array([1]), np.array([1]))
+    found = few_shot(lm, two_groups, [split], 1, 1, tmp_path)
+    assert found.shape == (2, 3, 4) and np.isnan(found[:, [0, 2]]).all()
+    for group, shown in ((0, [0, 2]), (1, [0])):  # the second group did not answer question 2
+        text = examples(two_groups, group, shown)
+        expected = AnswerPath(lm, two_groups.questions[1:2], 1, 1, text).predict()[0, 0]
+        np.testing.assert_allclose(found[group, 1], expected, atol=1e-5)

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from opinion_sae.answers import AnswerPath
-from opinion_sae.readout import calibrated, fit_ridge, last_hidden, letter_places, log_mean, unembedding, unsteered_logits
+from opinion_sae.readout import (
+    calibrated,
+    fit_ridge,
+    last_hidden,
+    letter_places,
+    log_mean,
+    probe,
+    unembedding,
+    unsteered_logits,
+)
 from opinion_sae.splits import Split
 
 SAME = [Split("all", *(np.arange(3),) * 3)]  # fitted on what it is judged on: can it fit at all?
@@ -72,8 +81,8 @@ def test_a_bias_by_hand(answers, tiny):
     assert bias[0, 2:].abs().max() == 0
 
 
-@pytest.mark.parametrize("method", [calibrated, unembedding])
-def test_both_can_fit_each_group_and_one_answer_for_all_cannot(method, lm, two_groups):
+@pytest.mark.parametrize("method", [calibrated, unembedding, probe])
+def test_all_can_fit_each_group_and_one_answer_for_all_cannot(method, lm, two_groups):
     answers = AnswerPath(lm, two_groups.questions, 1, orders=1)
     own, one = (method(answers, two_groups, SAME, shared=shared) for shared in (False, True))
     assert own.shape == (2, 3, 4) and one.shape == (1, 3, 4)

@@ -1,6 +1,8 @@
 """Splits part questions as they say, and no test question enters any fit."""
 
 import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,8 @@ from opinion_sae.baselines import choose, position_prior
 from opinion_sae.crossfit import cross_fit
 from opinion_sae.delta import GroupDelta
 from opinion_sae.fit import fit_frozen, fit_dense
-from opinion_sae.readout import calibrated, unembedding
+from opinion_sae.personas import few_shot
+from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import Split, by_question, by_survey, by_topic, group_rounds, held_out, leave_groups_out
 from opinion_sae.survey import question_clusters
@@ -87,7 +90,7 @@ def test_topics_and_surveys_are_left_out_whole(survey):
 def test_splits_that_cannot_be_made_are_refused(survey):
     with pytest.raises(ValueError, match="folds is 4, but the survey made up has 3 topics: a, b, c"):
         by_topic(survey, 4, 0)
-    with pytest.raises(ValueError, match="made up is one survey"):
+    with pytest.raises(ValueError, match="made up is one survey; to fit"):
         by_survey(survey.select(questions=range(7)), 3, 0)
     with pytest.raises(ValueError, match="split 'to one': . questions for training, 0 for validation"):
         by_survey(survey, 10**9, 0)
@@ -147,10 +150,16 @@ def answer_with(method, answers, sae, survey, splits):
     if method == "choose":
         candidates = {str(s): np.log(np.random.default_rng(s).dirichlet(np.ones(3), (5, 12))) for s in range(9)}
         return choose(survey, candidates, splits)[0]
-    return {"calibrated": calibrated, "unembedding": unembedding}[method](answers, survey, splits)
+    if method == "few-shot":
+        with TemporaryDirectory() as folder:
+            return few_shot(answers.lm, survey, splits, 1, 1, Path(folder))
+    return {"calibrated": calibrated, "unembedding": unembedding, "probe": probe}[method](answers, survey, splits)
 
 
-@pytest.mark.parametrize("method", ["delta", "dense", "position-prior", "choose", "calibrated", "unembedding"])
+METHODS = ["delta", "dense", "position-prior", "choose", "calibrated", "unembedding", "probe", "few-shot"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_other_answers_to_the_test_questions_change_nothing(answers, sae, survey, method):
     """Whatever reads the survey on its own: turn round the test questions' answers and fit again."""
     split = by_question(FOLDS)[1]

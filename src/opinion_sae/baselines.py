@@ -71,7 +71,8 @@ def choose(
     """
     names, parts = [], []
     for split in splits:
-        costs = {name: validation_kl(survey, c[:, split.validation], split.validation) for name, c in candidates.items()}
+        seen = split.validation
+        costs = {name: validation_kl(survey, table[:, seen], seen) for name, table in candidates.items()}
         names.append(min(costs, key=costs.__getitem__))
         parts.append(candidates[names[-1]][:, split.test])
     return assemble(parts, splits, len(survey.questions)), names

@@ -11,7 +11,7 @@ from opinion_sae.statistics import Claim
 MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
 
 CLAIMS = (
-    Claim("On new questions, Δ brings the model closer to the groups than the unsteered model is.", "delta", "unsteered"),
+    Claim("On new questions, Δ is closer to the groups than the unsteered model is.", "delta", "unsteered"),
     Claim("Δ does better than the same share for every option.", "delta", "uniform"),
     Claim("Δ does better than the group's mean answer by option position.", "delta", "position-prior"),
     Claim("Δ does better than temperature and biases fitted to each group.", "delta", "calibrated"),
@@ -26,6 +26,7 @@ CLAIMS = (
     Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
     Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),
     Claim("Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best"),
+    Claim("Δ does better than examples of the group's answers in the prompt.", "delta", "few-shot"),
     Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered"),
     Claim("There the group's own part still adds to the shared offset.", "delta-by-topic", "shared-delta-by-topic"),
     Claim("Δ helps on a survey that it was not fitted to.", "delta-by-survey", "unsteered"),
@@ -39,7 +40,8 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
     `table` is that of `claims_table`. Effects are differences in KL, method minus reference; below zero is better.
     """
     tested = table[table["group"] == "all"].set_index("claim")
-    columns = ["Claim", "Verdict", "KL, method minus reference (nats), 95% interval", "Questions", "Seeds", "p (Holm)", "From"]
+    effect = "KL, method minus reference (nats), 95% interval"
+    columns = ["Claim", "Verdict", effect, "Questions", "Seeds", "p (Holm)", "From"]
     lines = ["| " + " | ".join(columns) + " |", "| :-- | :-- | :-- | --: | --: | --: | :-- |"]
     for claim in claims:
         if claim.sentence in tested.index:

@@ -87,7 +87,10 @@ def shuffled_groups(
 
 
 def apply_offsets(
-    answers: AnswerPath, sae: SparseAutoencoder | None, splits: Sequence[Split], offsets: Sequence[GroupDelta | DenseOffset]
+    answers: AnswerPath,
+    sae: SparseAutoencoder | None,
+    splits: Sequence[Split],
+    offsets: Sequence[GroupDelta | DenseOffset],
 ) -> Float[np.ndarray, "group question option"]:
     """Answers to each split's test questions under the offset that goes with it; nothing is fitted."""
     parts = [
@@ -214,5 +217,5 @@ def diff_means(
         offsets.append(candidates[best])
         strengths.append(STRENGTHS[best])
         parts.append(answers.predict(None, candidates[best], torch.from_numpy(split.test)).numpy())
-    log_probs = assemble(parts, splits, len(survey.questions))
-    return CrossFit(log_probs, offsets, pd.DataFrame({"split": [s.name for s in splits], "strength": strengths})), strengths
+    history = pd.DataFrame({"split": [split.name for split in splits], "strength": strengths})
+    return CrossFit(assemble(parts, splits, len(survey.questions)), offsets, history), strengths

@@ -19,8 +19,8 @@ from opinion_sae.controls import diff_means, from_offsets, from_shared, permuted
 from opinion_sae.crossfit import CrossFit
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.fit import fit_dense, fit_frozen
-from opinion_sae.personas import STYLES, persona_answers, read_part, spread_questions
-from opinion_sae.readout import calibrated, unembedding
+from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_residuals, read_part, spread_questions
+from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import Split, by_question, by_survey, by_topic, held_out, leave_groups_out
 from opinion_sae.survey import Survey, survey_hash
@@ -37,6 +37,7 @@ def references(answers: AnswerPath, survey: Survey, splits: Sequence[Split]) -> 
         "calibrated-shared": calibrated(answers, survey, splits, shared=True),
         "calibrated": calibrated(answers, survey, splits),
         "unembedding": unembedding(answers, survey, splits),
+        "probe": probe(answers, survey, splits),
     }
 
 
@@ -64,12 +65,10 @@ def controls(
     }
 
 
-def persona_directions(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, count: int = 16
-) -> CrossFit:
+def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 16) -> CrossFit:
     """'diff-means' from the 'portray' prompts of `count` questions for each group, each in one order of its options."""
     asked = spread_questions(survey, count)
-    _, residuals = persona_answers(answers.lm, survey, answers.hook_layer, 1, "portray", folder, asked.tolist())
+    residuals = persona_residuals(answers.lm, survey, answers.hook_layer, "portray", asked)
     return diff_means(answers, survey, splits, residuals, asked)[0]
 
 
@@ -90,7 +89,12 @@ def two_stages(
 
 
 def one_seed(
-    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], seed: int, **settings: float | int
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    seed: int,
+    **settings: float | int,
 ) -> Tables:
     """Every method that is fitted on kept answers, and its controls, under one seed."""
 
@@ -164,14 +168,20 @@ def _other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split
 
 
 def prompts(answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path) -> Tables:
-    """Persona prompts of the three styles, the one chosen on validation, and the direction from 'portray'."""
+    """Persona prompts of the three styles, the one chosen on validation, the direction from 'portray', and few-shot."""
+    lm, layer, orders = answers.lm, answers.hook_layer, answers.orders
     styles, residuals = {}, {}
     for style in STYLES:
-        found = persona_answers(answers.lm, survey, answers.hook_layer, answers.orders, style, folder)
+        found = persona_answers(lm, survey, layer, orders, style, folder)
         styles[f"prompt-{style}"], residuals[style] = found
     asked = np.arange(len(survey.questions))
     direction, _ = diff_means(answers, survey, splits, residuals["portray"], asked)
-    return {**styles, "prompt-best": choose(survey, styles, splits)[0], "diff-means": direction.log_probs}
+    return {
+        **styles,
+        "prompt-best": choose(survey, styles, splits)[0],
+        "diff-means": direction.log_probs,
+        "few-shot": few_shot(lm, survey, splits, layer, orders, folder),
+    }
 
 
 def remembered(path: Path, about: Sequence[object], make: Callable[[], Tables]) -> Tables:
@@ -181,5 +191,6 @@ def remembered(path: Path, about: Sequence[object], make: Callable[[], Tables]) 
     if tables is None:
         tables = make()
         with replacing(path) as side:
-            save_file({name: np.ascontiguousarray(table) for name, table in tables.items()}, side, metadata={"key": key})
+            whole = {name: np.ascontiguousarray(table) for name, table in tables.items()}
+            save_file(whole, side, metadata={"key": key})
     return tables

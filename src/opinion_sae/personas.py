@@ -17,7 +17,8 @@ from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import replacing
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
-from opinion_sae.prompts import LETTERS, describe
+from opinion_sae.prompts import LETTERS, build_prompts, describe, question_text
+from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
 STYLES = ("qa", "bio", "portray")
@@ -44,13 +45,14 @@ def persona(style: str, survey: Survey, group: int) -> str:
     if style == "qa":
         others = [g for g, a in zip(survey.groups, survey.attributes, strict=True) if a == attribute]
         if len(others) > len(LETTERS):
-            raise ValueError(f"attribute {attribute!r} has {len(others)} groups; a question about it takes {len(LETTERS)}")
+            raise ValueError(f"attribute {attribute!r}: {len(others)} groups; a question takes {len(LETTERS)} options")
         lines = [f"{letter}. {other}" for letter, other in zip(LETTERS, others, strict=False)]
         return "\n".join([f"Question: {ask}", *lines, f"Answer: {LETTERS[others.index(name)]}"])
     if style == "bio":
         return f"Somebody who takes part in a survey writes: \"{say.format(name)}\" Give this person's answer."
     if style == "portray":
-        return f"Put yourself in the place of {describe(attribute, name)} in the United States. Answer as this person would."
+        person = describe(attribute, name)
+        return f"Put yourself in the place of {person} in the United States. Answer as this person would."
     raise ValueError(f"persona style {style!r} is not one of {', '.join(STYLES)}")
 
 
@@ -74,15 +76,83 @@ def persona_answers(
     log_probs, residuals = [], []
     for group in progress(range(len(survey.groups)), f"persona {style}"):
         text, path = persona(style, survey, group), folder / f"{style}-{group}.safetensors"
-        key = prompt_key(lm, survey, asked, hook_layer, orders, text)
-        tensors = read_part(path, key)
-        if tensors is None:
-            tensors = ask_group(lm, survey, asked, hook_layer, orders, text, batch)
-            with replacing(path) as side:
-                save_file(tensors, side, metadata={"key": key})
+        tensors = ask_once(path, lm, survey, asked, hook_layer, orders, text, batch)
         log_probs.append(tensors["log_probs"])
         residuals.append(tensors["residual"])
     return np.stack(log_probs), np.stack(residuals)
+
+
+def examples(survey: Survey, group: int, questions: Sequence[int]) -> str:
+    """Questions with the option that most of the group chose, as text before another question."""
+    parts = ["Here is how one person answered some other questions."]
+    for question in questions:
+        options = survey.questions[question].options
+        chosen = int(survey.counts[group, question].argmax())
+        parts.append(question_text(survey.questions[question], range(len(options))) + f"\nAnswer: {LETTERS[chosen]}")
+    return "\n\n".join([*parts, "Now the same person is asked:"])
+
+
+def few_shot(
+    lm: LanguageModel,
+    survey: Survey,
+    splits: Sequence[Split],
+    hook_layer: int,
+    orders: int,
+    folder: Path,
+    shots: int = 4,
+) -> Float[np.ndarray, "group question option"]:
+    """log p of each split's test questions after `shots` of its training questions with the group's answers.
+
+    The examples are spread evenly over the training questions that the group answered. Nothing says which group it is.
+    Resumable like `persona_answers`, a file per split and group.
+    """
+    parts = []
+    for number, split in enumerate(progress(splits, "few-shot")):
+        asked, rows = split.test.tolist(), []
+        for group in range(len(survey.groups)):
+            answered = split.train[survey.respondents[group, split.train] > 0]
+            chosen = answered[np.unique(np.linspace(0, len(answered) - 1, min(shots, len(answered))).astype(int))]
+            path = folder / f"few-shot-{number}-{group}.safetensors"
+            text = examples(survey, group, chosen.tolist())
+            rows.append(ask_once(path, lm, survey, asked, hook_layer, orders, text)["log_probs"])
+        parts.append(np.stack(rows))
+    return assemble(parts, splits, len(survey.questions))
+
+
+def ask_once(
+    path: Path,
+    lm: LanguageModel,
+    survey: Survey,
+    asked: Sequence[int],
+    hook_layer: int,
+    orders: int,
+    text: str,
+    batch: int = 64,
+) -> dict[str, Float[np.ndarray, "asked _"]]:
+    """`ask_group`, or what it left in `path` for the same prompts to the same model."""
+    key = prompt_key(lm, survey, asked, hook_layer, orders, text)
+    tensors = read_part(path, key)
+    if tensors is None:
+        tensors = ask_group(lm, survey, asked, hook_layer, orders, text, batch)
+        with replacing(path) as side:
+            save_file(tensors, side, metadata={"key": key})
+    return tensors
+
+
+@torch.no_grad()
+def persona_residuals(
+    lm: LanguageModel, survey: Survey, hook_layer: int, style: str, asked: Int[np.ndarray, "asked"]
+) -> Float[np.ndarray, "group asked d"]:
+    """The stream after `hook_layer` at the last token of `asked` questions, options as given; the layers above do not
+    run, and nothing is kept."""
+    questions, found = [survey.questions[q] for q in asked], []
+    for group in progress(range(len(survey.groups)), f"persona {style}"):
+        prompts = build_prompts(lm.tokenizer, questions, 1, persona(style, survey, group))
+        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts])
+        rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt.tokens) for prompt in prompts], batch_first=True)
+        hidden = lm.residual(rows, hook_layer)
+        found.append(hidden[torch.arange(len(rows)), lengths - 1].float().cpu().numpy())
+    return np.stack(found)
 
 
 def ask_group(

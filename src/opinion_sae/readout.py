@@ -1,4 +1,4 @@
-"""References that leave the model's inside alone and change how its answer is read: calibration, and the unembedding."""
+"""References that change only how the model is read: calibration, the unembedding, a probe on the residual stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opinion_sae.progress import progress
 from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # weights of the penalty to choose from
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # weights of the penalty to choose from
 # maps parameters (group, p) and questions to logits in every order of the options
 ReadOut = Callable[[Tensor, Tensor], Float[Tensor, "group question order option"]]
 
@@ -91,6 +91,29 @@ def unembedding(
         return logits[questions] + by_letter.gather(-1, places[questions].expand(len(rows), -1, -1, -1))
 
     return _fit_all(answers, survey, splits, read, letters * hidden.shape[-1], shared)
+
+
+def probe(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
+) -> Float[np.ndarray, "group question option"]:
+    """What a linear map could read at the hook layer, without the model's answer: logit_o = w_{g,o} . x + b_{g,N,o}.
+
+    x is the residual stream at the last token, mean over orders, centred and in units of 1 / RMS |x - mean x|; o the
+    place of the option as it was asked, N the number of options. Fitted like `unembedding`.
+    """
+    x = answers.residual.unflatten(0, (len(answers.questions), answers.orders)).mean(1)
+    x = x - x.mean(0)
+    x = x / x.pow(2).sum(-1).mean().sqrt()
+    width, d = answers.letters.shape[1], x.shape[1]
+    options = torch.tensor([len(question.options) for question in answers.questions])
+    at_option = options[:, None] * width + torch.arange(width)
+
+    def read(parameters: Tensor, questions: Tensor) -> Tensor:
+        rows, bias = parameters.split([width * d, (width + 1) * width], dim=1)
+        logits = torch.einsum("qd,god->gqo", x[questions], rows.unflatten(1, (width, d)))
+        return (logits + bias[:, at_option[questions]])[:, :, None]
+
+    return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width, shared)
 
 
 def _fit_all(

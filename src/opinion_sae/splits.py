@@ -60,7 +60,7 @@ def by_survey(survey: Survey, folds: int, seed: int) -> list[Split]:
     source = np.array([question.survey for question in survey.questions])
     names = list(dict.fromkeys(source.tolist()))
     if len(names) < 2:
-        raise ValueError(f"the survey {survey.name} is one survey; to fit on one and test on another, join two in a list")
+        raise ValueError(f"{survey.name} is one survey; to fit on one and test on another, join two in a list")
     clusters, splits = question_clusters(survey), []
     for name in names:
         chosen = np.random.default_rng(seed).random(clusters.max() + 1) < 1 / folds  # clusters stay together
@@ -130,7 +130,8 @@ def leave_groups_out(
     `group_rounds` and split. A group left out is answered with Delta_shared alone ('left-out-shared') and with
     Delta_shared plus the mean D of its attribute's other groups ('left-out-sibling'). NaN for a group without siblings.
     """
-    tables = {name: np.full(survey.shares.shape, np.nan, np.float32) for name in ("left-out-shared", "left-out-sibling")}
+    names = ("left-out-shared", "left-out-sibling")
+    tables = {name: np.full(survey.shares.shape, np.nan, np.float32) for name in names}
     for out in progress(group_rounds(survey), "groups left out"):
         kept = [g for g in range(len(survey.groups)) if g not in out]
         others = survey.select(groups=kept)

@@ -132,7 +132,8 @@ def _paired(
 ) -> Float[np.ndarray, "seed group question"]:
     ours, theirs = np.stack(cells[claim.method]), np.stack(cells[claim.reference])
     if 1 not in (len(ours), len(theirs)) and len(ours) != len(theirs):
-        raise ValueError(f"{claim.method} has {len(ours)} seeds and {claim.reference} {len(theirs)}: they cannot be paired")
+        seeds = f"{claim.method} has {len(ours)} seeds and {claim.reference} {len(theirs)}"
+        raise ValueError(f"{seeds}: give as many for both, or one for either")
     if np.isinf(ours).any() or np.isinf(theirs).any():
         raise ValueError(f"claim {claim.sentence!r}: a KL is infinite, so there is no mean difference")
     return ours - theirs
