@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opinion_sae.claims import CLAIMS, claims_page
+from opinion_sae.claims import CLAIMS, claims_page, reviewers_page
 from opinion_sae.statistics import VERDICTS, Claim, claims_table
 
 ONE, TWO = Claim("Ours is better.", "ours", "theirs"), Claim("Ours is best.", "ours", "best")
@@ -54,3 +54,19 @@ def test_the_books_claims_are_told_apart():
     sentences = [claim.sentence for claim in CLAIMS]
     assert len(set(sentences)) == len(sentences) and all(s.endswith(".") and "|" not in s for s in sentences)
     assert {"supported", "not supported", "mixed"} == set(VERDICTS)
+
+
+def test_the_reviewers_are_answered_from_the_table(tiny):
+    people = tiny.survey(np.full((2, 30, 2), 0.5), [tiny.question(f"q{i}") for i in range(30)], ("x", "y"))
+    shared = np.random.default_rng(0).uniform(0.1, 0.2, (2, 30))
+    noise = np.random.default_rng(1).normal(0, 0.001, (2, 30))
+    cells = {"shared-delta": [shared], "delta": [shared + np.array([[-0.05], [0.0]]) + noise]}
+    table = claims_table(people, cells, CLAIMS, np.arange(30), 300)
+    text = reviewers_page(table)
+    assert "scored on 30 questions and 2 groups" in text and "1 of 1 hold in this run" in text
+    assert "closer for 1 of 2 groups (x), corrected" in text
+    cells["delta"] = [shared + 0.05 + noise]
+    text = reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))
+    assert "0 of 1 hold" in text and "closer for 0 of 2 groups, corrected" in text
+    cells = {"delta": [shared], "uniform": [shared + 1 + noise]}
+    assert "This run has none" in reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))

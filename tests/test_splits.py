@@ -18,7 +18,7 @@ from opinion_sae.personas import few_shot
 from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import Split, by_question, by_survey, by_topic, group_rounds, held_out, leave_groups_out
-from opinion_sae.survey import question_clusters
+from opinion_sae.survey import load_survey, question_clusters, question_folds
 
 WORDS = "taxes schools rivers police bread music trains winter horses banks islands towers"
 TOPICS = "abcabcabcabc"
@@ -85,6 +85,18 @@ def test_topics_and_surveys_are_left_out_whole(survey):
     assert (one.name, two.name) == ("to one", "to two")
     assert one.test.tolist() == list(range(7)) and two.test.tolist() == list(range(7, 12))
     assert 11 not in np.r_[one.train, one.validation]  # it repeats question 0
+
+
+def test_the_shipped_surveys_can_be_split_every_way():
+    people = load_survey(["gss-2018", "nonvoters-2020"])
+    cluster = question_clusters(people)
+    for splits in (by_question(question_folds(people, 5, 0)), by_topic(people, 5, 0), by_survey(people, 5, 0)):
+        assert sorted(np.concatenate([split.test for split in splits]).tolist()) == list(range(len(people.questions)))
+        for split in splits:
+            assert not set(cluster[split.test]) & set(cluster[np.r_[split.train, split.validation]])
+            assert len(split.train) >= 15 and len(split.validation) >= 3
+    rounds = group_rounds(people)
+    assert sorted(sum(rounds, [])) == list(range(len(people.groups)))
 
 
 def test_splits_that_cannot_be_made_are_refused(survey):

@@ -99,3 +99,36 @@ def _groups(claim: Claim, table: pd.DataFrame) -> str:
     said = [f"supported for {len(better)} of {len(rows)} groups ({', '.join(better)})"] if better else []
     said += [f"the other way round for {', '.join(worse)}"] if worse else []
     return f"- {claim.sentence[:-1]}: {'; '.join(said)}."
+
+
+def reviewers_page(table: pd.DataFrame) -> str:
+    """MyST text: what reviewers of the original paper asked, answered from the claims table."""
+    tested = table[table["group"] == "all"].set_index("claim")
+    groups = table.loc[table["group"] != "all", "group"].nunique()
+    supported = (tested["verdict"] == "supported").sum()
+    answers = {
+        "What was actually done?": (
+            f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by an "
+            f"offset fitted without it. Of the claims above, {supported} of {len(tested)} hold in this run. "
+            "{doc}`reproduce` gives the commands."
+        ),
+        "Why such heavy notation?": "{doc}`method` has the whole method on one page.",
+        "Where are the results on diverse viewpoints?": _on_groups(table),
+        "How does it relate to Anthropic's feature-steering study?": (
+            "That study turned single features of a large model up and down by hand and watched the answers; here an "
+            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`related` says more."
+        ),
+    }
+    return "\n\n".join(f"**{question}**\n{answer}" for question, answer in answers.items()) + "\n"
+
+
+def _on_groups(table: pd.DataFrame) -> str:
+    rows = table[(table["method"] == "delta") & (table["reference"] == "shared-delta") & (table["group"] != "all")]
+    if not len(rows):
+        return "This run has none: no group's own offset was compared with the shared one."
+    better = rows["group"][rows["verdict"] == "supported"].tolist()
+    found = f"for {len(better)} of {len(rows)} groups" + (f" ({', '.join(better)})" if better else "")
+    return (
+        "Group by group in {doc}`chapters/06_alignment`. Beyond one offset shared by all, the group's own part brings the "
+        f"answers closer {found}, corrected for the number of groups."
+    )
