@@ -29,25 +29,50 @@ CHAPTERS = {
         needs=[],
         tables=["sae.json", "sae_history.csv"],
         figures=["sae_training.svg"],
-        work=["texts.json", "sae/cfg.json", "sae/sae_weights.safetensors", "hash-sae.json", "numbers-sae.json"],
+        work=[
+            "texts.json",
+            "activations.safetensors",
+            "sae/cfg.json",
+            "sae/sae_weights.safetensors",
+            "hash-sae.json",
+            "numbers-sae.json",
+        ],
     ),
     "04_delta": dict(
         needs=["03_sae"],
         tables=["delta_history.csv"],
         figures=["delta_training.svg"],
-        work=["answers.safetensors", "delta-{fold}.safetensors"],
+        work=["answers.safetensors", "delta-{fold}.safetensors", "dense.safetensors"],
+    ),
+    "05_joint": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["joint_history.csv", "joint.csv"],
+        figures=["joint_training.svg"],
+        work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
     "06_alignment": dict(
-        needs=["04_delta"],
+        needs=["04_delta", "05_joint"],
         tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
         figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
         work=["numbers-alignment.json"],
+    ),
+    "07_budget": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["path.csv", "tilt.csv", "composition.csv"],
+        figures=["latent_path.svg", "latent_path_by_group.svg", "tilt.svg"],
+        work=[],
     ),
     "08_latents": dict(
         needs=["03_sae", "04_delta"],
         tables=["latents.csv"],
         figures=["latents.svg"],
         work=["numbers-latents.json"],
+    ),
+    "09_steering": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["open_answers.csv", "dose.csv", "dose_choice.csv"],
+        figures=["dose.svg"],
+        work=[],
     ),
     "10_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
@@ -134,7 +159,8 @@ for chapter, files in CHAPTERS.items():
             code=CODE,
         message:
             "{params.notebook}"
-        threads: 1 if chapter in LIGHT else workflow.cores
+        # a run of few questions is mostly start-up, so its chapters may run beside one another
+        threads: 1 if chapter in LIGHT or PROFILE.max_questions else workflow.cores
         shell:
             "{sys.executable:q} -m opinion_sae.execute notebook {params.profile:q} {params.notebook}"
 

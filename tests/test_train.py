@@ -113,7 +113,7 @@ def test_questions_that_nobody_answered_are_passed_over(answers, sae, tiny):
 
 def test_a_loss_that_is_not_finite_names_epoch_and_questions(answers, sae, two_groups):
     with pytest.raises(FloatingPointError, match=r"epoch [123], questions \[.*: the loss is (nan|inf).*lower learning rate"):
-        fit_frozen(answers, sae, two_groups, epochs=3, batch=1, shared_lr=1e36)
+        fit_frozen(answers, sae, two_groups, epochs=3, batch=1, shared_lr=float("inf"))
 
 
 def test_answers_to_other_questions_are_refused(answers, sae, two_groups):

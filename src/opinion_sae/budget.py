@@ -15,7 +15,7 @@ from torch import nn
 from opinion_sae.answers import AnswerPath
 from opinion_sae.crossfit import CrossFit, cross_fit
 from opinion_sae.delta import DenseOffset, GroupDelta
-from opinion_sae.fit import fit_offset, refit_strongest, strongest_latents
+from opinion_sae.fit import fit_frozen, fit_offset, refit_strongest, strongest_latents
 from opinion_sae.metrics import Scores, bootstrap_mean, by_group, mean, score
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
@@ -175,6 +175,21 @@ class Composed(nn.Module):
 
     def steer(self, x: Float[Tensor, "item d"], sae: SparseAutoencoder) -> Float[Tensor, "item group d"]:
         return self.delta.steer(x, sae)
+
+
+def fit_crossed(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    crossed: Survey,
+    folds: Int[np.ndarray, "question"],
+    **settings: float | int,
+) -> list[GroupDelta]:
+    """Offsets fitted directly to the intersections' answers, one per fold."""
+
+    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
+        return fit_frozen(answers, sae, crossed, train=train, validation=validation, **settings)
+
+    return cross_fit(answers, sae, folds, fit).offsets
 
 
 def compose(

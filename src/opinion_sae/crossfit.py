@@ -59,7 +59,6 @@ def cross_fit(answers: AnswerPath, sae: object, folds: Int[np.ndarray, "question
     return CrossFit(log_probs, offsets, pd.concat(histories, ignore_index=True))
 
 
-
 def fit_methods(
     answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, folds: Int[np.ndarray, "question"], **settings: float | int
 ) -> dict[str, CrossFit]:
@@ -82,19 +81,57 @@ def fit_methods(
 
 
 def save_fits(folder: Path, fits: dict[str, CrossFit], **about: object) -> None:
-    """Write `answers.safetensors` (held-out log p by method) and `delta-<fold>.safetensors`."""
-    with replacing(folder / "answers.safetensors") as side:
-        save_file({name: torch.from_numpy(fit.log_probs).contiguous() for name, fit in fits.items()}, side)
+    """Write `answers.safetensors` (held-out log p by method), `delta-<fold>.safetensors` and `dense.safetensors`."""
+    save_answers(folder / "answers.safetensors", {name: fit.log_probs for name, fit in fits.items()})
     for fold, delta in enumerate(fits["delta"].offsets):
         delta.save(folder / f"delta-{fold}.safetensors", **{key: str(value) for key, value in about.items()})
+    vectors = {str(n): (dense.shared + dense.deviation).detach() for n, dense in enumerate(fits["dense"].offsets)}
+    with replacing(folder / "dense.safetensors") as side:
+        save_file(vectors, side)
 
 
-def load_answers(folder: Path) -> dict[str, Float[np.ndarray, "group question option"]]:
-    """Held-out log p by method, as `save_fits` wrote them."""
-    path = folder / "answers.safetensors"
+def save_answers(path: Path, tables: dict[str, Float[np.ndarray, "_ question option"]]) -> None:
+    """Write held-out log p by method."""
+    with replacing(path) as side:
+        save_file({name: torch.from_numpy(table).contiguous() for name, table in tables.items()}, side)
+
+
+def load_answers(
+    folder: Path, name: str = "answers.safetensors"
+) -> dict[str, Float[np.ndarray, "_ question option"]]:
+    """Held-out log p by method, as `save_answers` wrote them."""
+    path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no held-out answers there; run chapter 04_delta first")
+        raise FileNotFoundError(f"{path}: no held-out answers there; run the chapters that this one needs first")
     return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+
+def load_dense(folder: Path, count: int) -> list[DenseOffset]:
+    """The dense vectors of the first `count` folds, as `save_fits` wrote them: all in the groups' own part."""
+    groups, vectors = load_deltas(folder, 1)[0].groups, load_file(folder / "dense.safetensors")
+    found = []
+    for fold in range(count):
+        offset = DenseOffset(groups, vectors[str(fold)].shape[1])
+        offset.deviation.data.copy_(vectors[str(fold)])
+        found.append(offset)
+    return found
+
+
+def save_activations(
+    folder: Path, tokens: Float[torch.Tensor, "token d"], held_out: Float[torch.Tensor, "held_out d"]
+) -> None:
+    """Write the activations that the SAE was trained and judged on."""
+    with replacing(folder / "activations.safetensors") as side:
+        save_file({"tokens": tokens, "held_out": held_out}, side)
+
+
+def load_activations(folder: Path) -> tuple[Float[torch.Tensor, "token d"], Float[torch.Tensor, "held_out d"]]:
+    """What `save_activations` wrote."""
+    path = folder / "activations.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no activations there; run chapter 03_sae first")
+    tensors = load_file(path)
+    return tensors["tokens"], tensors["held_out"]
 
 
 def load_deltas(folder: Path, count: int) -> list[GroupDelta]:

@@ -18,8 +18,10 @@ from opinion_sae.crossfit import CrossFit, cross_fit, fold_parts
 from opinion_sae.delta import GroupDelta
 from opinion_sae.fit import Positions, fit_frozen, latent_unit, proximal_step, refit_strongest, step_unit
 from opinion_sae.losses import l1, mean_kl, reconstruction
+from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.sae_quality import sae_quality
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite, unexplained, untrained_sae
 
@@ -243,3 +245,38 @@ def joint_variants(
         log_probs = answers.predict(own, delta, torch.from_numpy(test))
         variants[name] = Variant(JointOffset(delta, own), history, mean_kl(shares, log_probs).item())
     return variants
+
+
+def joint_table(
+    lm: LanguageModel,
+    answers: AnswerPath,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    texts: Sequence[str],
+    sae: SparseAutoencoder,
+    frozen: dict[str, Float[np.ndarray, "_ question option"]],
+    joint: CrossFit,
+    variants: dict[str, Variant],
+) -> pd.DataFrame:
+    """Fold 0's test KL and the quality of the SAE on held-out text, for the frozen fit and every way of joint training.
+
+    `frozen` holds the held-out log p of 'unsteered' and 'delta' from chapter 04.
+    """
+    _, _, test = fold_parts(folds, 0)
+    shares = torch.from_numpy(survey.shares).float()[:, test]
+
+    def test_kl(log_probs: Float[np.ndarray, "_ question option"]) -> float:
+        return mean_kl(shares, torch.from_numpy(log_probs[:, test])).item()
+
+    rows = {
+        "unsteered": (test_kl(frozen["unsteered"]), None),
+        "Δ only, SAE as it was": (test_kl(frozen["delta"]), sae),
+        "trained SAE, e kept": (test_kl(joint.log_probs), joint.offsets[0].sae),
+        **{name: (variant.test_kl, variant.offset.sae) for name, variant in variants.items()},
+    }
+    table = []
+    for name, (kl, own) in rows.items():
+        quality = {} if own is None else sae_quality(lm, own, texts, answers.hook_layer, answers.residual)
+        kept = {key: quality.get(key, np.nan) for key in ("fvu", "fvu_at_answers", "dead_fraction", "ce_recovered")}
+        table.append({"training": name, "test_kl": kl, "n_questions": len(test), **kept})
+    return pd.DataFrame(table).set_index("training")

@@ -14,7 +14,7 @@ REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in ever
 PUBLISHED = ("default", "opinionqa")  # the only ones that write to committed files
 RESERVED = ("html", "model", "benchmarks")  # names that other things in _build/ have
 
-MAY_BE_ZERO = {"hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
+MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
 CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
 
 
@@ -43,9 +43,20 @@ class Profile:
     folds: int  # question folds of the cross-validation
     epochs: int  # at most, over the training questions
     batch_questions: int
-    delta_lr: float
+    delta_lr: float  # share of the residual's spread that one step may move
+    shared_lr: float  # the same for the shared part, which is fitted first
     l1: float  # weight of |D|_1
     patience: int  # epochs without a better validation KL before stopping
+    kl_weight: float  # beta of joint training
+    sparsity: float  # lambda of joint training
+    joint_lr: float  # of the SAE in joint training
+    scratch_steps: int  # token batches per question batch for an SAE trained from scratch
+    budgets: list[int]  # latents per group on the path from many to few
+    tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
+    refit_epochs: int  # for each budget and tilt, from the fitted offset
+    crossed: list[str]  # intersections of attributes, such as party x sex
+    strengths: list[float]  # doses of the offset; 0 and 1 among them
+    open_question: str  # answered in words
     bootstrap: int  # replicates
     top_latents: int  # latents interpreted per group
 

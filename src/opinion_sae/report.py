@@ -11,8 +11,16 @@ from jaxtyping import Float
 from opinion_sae.metrics import bootstrap_mean, by_group, mean, total_variation
 from opinion_sae.survey import Survey
 
-NAMES = {"unsteered": "the unsteered model", "shared-delta": "Δ_shared alone", "delta": "Δ", "dense": "the dense vector"}
-KEYS = {"unsteered": "unsteered", "uniform": "uniform", "shared-delta": "shared", "delta": "delta", "everyone": "everyone"}
+NAMES = {"unsteered": "the unsteered model", "shared-delta": "Δ_shared alone", "delta": "Δ", "delta-joint": "Δ with the SAE trained for it", "dense": "the dense vector"}
+KEYS = {
+    "unsteered": "unsteered",
+    "uniform": "uniform",
+    "shared-delta": "shared",
+    "delta": "delta",
+    "delta-joint": "joint",
+    "dense": "dense",
+    "everyone": "everyone",
+}
 
 
 def verdict(row: Mapping[str, object]) -> str:
@@ -50,6 +58,7 @@ def alignment_numbers(survey: Survey, table: pd.DataFrame, comparisons: pd.DataF
     numbers["verdict_shared"] = verdict(overall.loc[("shared-delta", "unsteered")])
     numbers["verdict_delta"] = verdict(overall.loc[("delta", "shared-delta")])
     numbers["verdict_dense"] = verdict(overall.loc[("delta", "dense")])
+    numbers["verdict_joint"] = verdict(overall.loc[("delta-joint", "delta")])
     return numbers
 
 

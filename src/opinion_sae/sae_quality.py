@@ -20,12 +20,12 @@ from opinion_sae.train import train_sae, unexplained
 def obtain_sae(
     source: str,
     lm: LanguageModel,
-    texts: Sequence[str],
-    held_out: Sequence[str],
+    tokens: Float[Tensor, "token d"],
+    held_out: Float[Tensor, "held_out d"],
     hook_layer: int,
     **training: int | float,
 ) -> tuple[SparseAutoencoder, pd.DataFrame]:
-    """The SAE of a profile: trained on the texts if `source` is 'train', else loaded and checked against the model.
+    """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and checked against the model.
 
     `training` goes to `train_sae`. The history of a loaded SAE is empty.
     """
@@ -40,8 +40,7 @@ def obtain_sae(
         "hook_name": f"blocks.{hook_layer}.hook_resid_post",
         "prepend_bos": lm.tokenizer.bos_token_id is not None,
     }
-    train, validation = activations(lm, texts, hook_layer), activations(lm, held_out, hook_layer)
-    return train_sae(train, validation=validation, dtype=lm.dtype, metadata=metadata, **training)
+    return train_sae(tokens, validation=held_out, dtype=lm.dtype, metadata=metadata, **training)
 
 
 @torch.no_grad()
