@@ -90,11 +90,11 @@ class GroupDelta(nn.Module):
             raise ValueError(f"the offset is for {self.shared.shape[0]} latents, the SAE has {sae.width}")
         code = sae.encode_sparse(x)
         base = x if self.keep_error else sae.decode_sparse(code)
-        return base[:, None] + self.shift(code, sae.W_dec)
+        return base[:, None] + self.shift(code, sae.W_dec.to(x.device))
 
     def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
         """decode(z_g) - decode(z)."""
-        return RectifiedShift.apply(self.offsets(), code.values, code.indices, W_dec)
+        return RectifiedShift.apply(self.offsets().to(W_dec.device), code.values, code.indices, W_dec)
 
     def for_groups(self, groups: Sequence[str]) -> GroupDelta:
         """The offsets of some of the groups, in the order given."""
@@ -149,7 +149,7 @@ class MultiplicativeDelta(GroupDelta):
     """z_g = z max(1 + Delta_g, 0): rescales the latents that fire, and leaves silent ones silent."""
 
     def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
-        gain = (1 + self.offsets()[:, code.indices]).relu() - 1
+        gain = (1 + self.offsets().to(W_dec.device)[:, code.indices]).relu() - 1
         return torch.einsum("gia,ia,iad->igd", gain, code.values, W_dec[code.indices])
 
 
@@ -157,7 +157,7 @@ class AdditiveDelta(GroupDelta):
     """z_g = z + Delta_g without a rectifier: the dense vector Delta_g W_dec, written in latents."""
 
     def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
-        return (self.offsets() @ W_dec).expand(len(code.values), -1, -1)
+        return (self.offsets().to(W_dec.device) @ W_dec).expand(len(code.values), -1, -1)
 
 
 KINDS = {kind.__name__: kind for kind in (GroupDelta, MultiplicativeDelta, AdditiveDelta)}
@@ -173,4 +173,4 @@ class DenseOffset(nn.Module):
         self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
 
     def steer(self, x: Float[Tensor, "item d"], sae: object = None) -> Float[Tensor, "item group d"]:
-        return x[:, None] + self.shared + self.deviation
+        return x[:, None] + (self.shared + self.deviation).to(x.device)

@@ -21,7 +21,7 @@ from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
 
-Positions = Sequence[int] | Int[np.ndarray, "question"]  # of questions in the survey
+Positions = Sequence[int] | Int[np.ndarray, "_"]  # of questions in the survey
 
 
 @runtime_checkable

@@ -113,7 +113,7 @@ def token_effects(
     probe = torch.ones(1, lm.width, dtype=lm.dtype, device=lm.device)
     gain = norm.weight if isinstance(norm, nn.LayerNorm) else norm(probe)[0]  # an RMS norm of ones is its gain
     head = lm.model.get_output_embeddings().weight
-    effects = (sae.W_dec[latents].to(head.device) * gain.float()) @ head.float().T
+    effects = (sae.W_dec[latents].to(head.device) * gain.to(head.device).float()) @ head.float().T
     return [
         ([lm.tokenizer.decode([i]) for i in row.topk(count).indices.tolist()],
          [lm.tokenizer.decode([i]) for i in (-row).topk(count).indices.tolist()])

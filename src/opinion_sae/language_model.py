@@ -173,10 +173,10 @@ class LanguageModel:
             hidden = edit(hidden)
         hidden = self.run_layers(hidden, range(split, len(self.layers)), positions, masks)
         # row by row: the logits of a whole batch over the vocabulary would be the largest tensor by far
-        losses = [
-            nn.functional.cross_entropy(self.logits(row[:-1]), ids[1:].to(row.device), reduction="none")
-            for row, ids in zip(hidden, tokens, strict=True)
-        ]
+        losses = []
+        for row, ids in zip(hidden, tokens, strict=True):
+            logits = self.logits(row[:-1])
+            losses.append(nn.functional.cross_entropy(logits, ids[1:].to(logits.device), reduction="none"))
         return torch.stack(losses)
 
 

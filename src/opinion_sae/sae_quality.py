@@ -50,7 +50,7 @@ def sae_quality(
     texts: Sequence[str],
     hook_layer: int,
     at_answers: Float[Tensor, "item d"],
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Numbers for `sae.json`, on texts that the SAE was not trained on.
 
     fvu, l0, dead_fraction (latents that fire on none of these tokens); fvu and l0 at the survey prompts' last token;
