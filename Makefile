@@ -8,7 +8,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book test bench clean
+.PHONY: help book test bench full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -16,6 +16,7 @@ help:
 	@echo "                          the book is _build/<name>/html/index.html"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
 	@echo "make bench                times against other packages: benchmarks/results.json"
+	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.5 GB)."
 
@@ -32,6 +33,9 @@ test: $(READY)
 
 bench: $(READY)
 	$(PY) -m benchmarks
+
+full-size: $(READY)
+	$(PY) -m benchmarks.full_size
 
 clean:
 	rm -rf _build .snakemake .pytest_cache .hypothesis
