@@ -141,6 +141,7 @@ def test_the_sweet_spot_by_hand():
     assert sweet_spot(made_curve(**{**free, "option_mass": [0.9, 0.9, 0.84, 0.8]}), mass_loss=0.07) == 1
     assert sweet_spot(made_curve(**{**free, "perplexity": [10, 10, 12, 12]}), perplexity_rise=0.3) == 2
     assert sweet_spot(made_curve(**{**free, "kl": [0.1, 0.4, 0.5, 0.6]})) == -1
+    assert sweet_spot(made_curve(**{**free, "kl": [0.4] * 4})) == 0
 
 
 def made_cells(kl_by_fold):
@@ -178,7 +179,7 @@ def test_the_figure_shows_every_strength_and_the_sample_sizes():
     for axes in figure.axes:
         points = axes.containers[0].lines[0]
         assert points.get_xdata().tolist() == [-1, 0, 1, 2] and points.get_marker() in "os^"
-        assert axes.get_legend().get_texts()[0].get_text() == "chosen: 1"
+        assert axes.get_legend().get_texts()[0].get_text() == "sweet spot: 1"
     assert len(dose_figure(made_curve(**columns)).axes) == 3
 
 
@@ -187,6 +188,9 @@ def test_doses_that_cannot_be_judged_are_refused(answers, sae, deltas, survey):
         dose_cells(answers, sae, deltas, survey, FOLDS, "train")
     with pytest.raises(ValueError, match=r"offsets of fold 0 are for \('Male',\), the survey has \('Female', 'Male'\)"):
         dose_cells(answers, sae, [delta.for_groups(["Male"]) for delta in deltas], survey, FOLDS)
-    cells = made_cells([{1.0: 0.5}, {1.0: 0.5}])
+    unsteered, fitted = (made_cells([{strength: 0.5}] * 2) for strength in (0.0, 1.0))
+    losses = pd.DataFrame({"strength": [1.0], "window": [0], "loss": [2.0]})
+    with pytest.raises(ValueError, match=r"strength 1 is not among the doses, \[0.0\]"):
+        held_out_choice(unsteered, unsteered, losses, np.arange(4), 10, 0)
     with pytest.raises(ValueError, match="strength 0 is not among the doses"):
-        dose_curve(cells, pd.DataFrame({"strength": [1.0], "window": [0], "loss": [2.0]}), np.arange(4), 10, 0)
+        dose_curve(fitted, losses, np.arange(4), 10, 0)

@@ -169,13 +169,13 @@ def sweet_spot(
     """The strength with the lowest KL among those that cost little elsewhere.
 
     Little: perplexity at most (1 + perplexity_rise) times that at strength 0, and at most mass_loss less of the
-    probability on option letters than there. Strength 0 always qualifies. To report the choice, make the curve of
-    validation questions.
+    probability on option letters than there. Strength 0 always qualifies; of equal strengths the one nearest to it is
+    taken. To report the choice, make the curve of validation questions.
     """
     unsteered = curve.loc[curve["strength"] == 0].iloc[0]
     cheap = curve["perplexity"] <= (1 + perplexity_rise) * unsteered["perplexity"]
     valid = curve["option_mass"] >= unsteered["option_mass"] - mass_loss
-    allowed = curve[cheap & valid]
+    allowed = curve[cheap & valid].sort_values("strength", key=abs)
     return float(allowed.loc[allowed["kl"].idxmin(), "strength"])
 
 
@@ -191,8 +191,10 @@ def held_out_choice(
 
     `validation` and `test` are `dose_cells` of the two parts, with strength 1, as fitted, among the doses. Columns:
     fold ('all' last), strength, n_questions, kl and option_mass at that strength, kl_at_1, and kl - kl_at_1 as
-    difference, low, high: the paired mean over questions with its 95 % interval.
+    difference, low, high: the paired mean over questions with its 95 % interval. Raises ValueError without strength 1.
     """
+    if 1 not in set(test["strength"]):
+        raise ValueError(f"strength 1 is not among the doses, {sorted(set(test['strength']))}")
     rows, pooled = [], []
     for fold, part in validation.groupby("fold"):
         strength = sweet_spot(dose_curve(part, losses, clusters, replicates, seed))
@@ -234,7 +236,7 @@ def dose_figure(curve: pd.DataFrame, spot: float | None = None) -> Figure:
             axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
             if spot is not None:
                 at = curve.loc[curve["strength"] == spot, name]
-                axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"chosen: {spot:g}")
+                axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"sweet spot: {spot:g}")
                 axes.legend()
             axes.set_title(size, loc="left", fontsize=9)
             axes.set_ylabel(label)
