@@ -21,6 +21,7 @@ from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
 
+ADAM_EPS = 1e-8  # torch's default
 Positions = Sequence[int] | Int[np.ndarray, "_"]  # of questions in the survey
 
 
@@ -275,23 +276,23 @@ def proximal_step(optimiser: torch.optim.Adam, offset: Offset, weight: float, gr
     """Soft-threshold each parameter of the L1 term by Adam's own step size for it: lr * weight / (sqrt(v) + eps).
 
     Taken in Adam's metric it keeps the stated objective: an entry rests at zero just when its gradient is below the
-    weight. With `group_lasso` a latent's entries of all groups shrink together, by the size of the largest such step.
+    weight. With `group_lasso` a latent's entries of all groups shrink together, in the mean metric of all of them.
     """
-    parts, steps = [], []
+    parts, scales, lr = [], [], 0.0
     for group in optimiser.param_groups:
         for part in group["params"]:
             if part is not offset.shared and part is not offset.deviation:
                 continue  # the SAE's own parameters, in joint training
-            state, share = optimiser.state[part], 1 / len(part) if part is offset.deviation else 1.0
-            corrected = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
+            state, lr = optimiser.state[part], group["lr"]
             parts.append(part)
-            steps.append(group["lr"] * weight * share / (corrected.sqrt() + group["eps"]))
+            scales.append(state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"])))
     if group_lasso:
         rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-        step = torch.cat([step.reshape(-1, step.shape[-1]) for step in steps]).max(0).values
-        shrink = (1 - step / rows.norm(dim=0).clamp_min(1e-30)).clamp_min(0.0)
+        scale = torch.cat([scale.reshape(-1, scale.shape[-1]) for scale in scales]).mean(0)
+        shrink = 1 - lr * weight / (scale.sqrt() + ADAM_EPS) / rows.norm(dim=0).clamp_min(1e-30)
         for part in parts:
-            part.mul_(shrink)
+            part.mul_(shrink.clamp_min(0.0))
         return
-    for part, step in zip(parts, steps, strict=True):
-        part.copy_(soft_threshold(part, step))
+    for part, scale in zip(parts, scales, strict=True):
+        share = 1 / len(part) if part is offset.deviation else 1.0  # the term averages over groups
+        part.copy_(soft_threshold(part, lr * weight * share / (scale.sqrt() + ADAM_EPS)))

@@ -65,12 +65,11 @@ def tilted_kl(
         raise ValueError(f"tilt over {over!r}: it is over 'groups' or 'questions'")
     if t == 0:
         return mean_kl(shares, log_probs)
-    cells = kl(shares, log_probs.expand(shares.shape))
-    answered = ~cells.isnan()
+    answered = ~shares.isnan().any(-1)
+    cells = kl(shares.nan_to_num(), log_probs.expand(shares.shape))  # 0 for a cell without answers, and no gradient
     axis = 1 if over == "groups" else 0
     count = answered.sum(axis)
-    means = torch.where(answered, cells, 0.0).sum(axis)[count > 0] / count[count > 0]
-    return tilted(means, t)
+    return tilted(cells.sum(axis)[count > 0] / count[count > 0], t)
 
 
 def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:
