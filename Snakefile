@@ -64,9 +64,9 @@ CHAPTERS = {
     ),
     "08_latents": dict(
         needs=["03_sae", "04_delta"],
-        tables=["latents.csv"],
+        tables=["latents.csv", "fixed_part.csv"],
         figures=["latents.svg"],
-        work=["numbers-latents.json"],
+        work=["numbers-latents.json", "numbers-fixed.json"],
     ),
     "09_steering": dict(
         needs=["03_sae", "04_delta"],

@@ -179,6 +179,30 @@ def latents_touched(deltas: Sequence[GroupDelta]) -> pd.DataFrame:
     )
 
 
+@torch.no_grad()
+def fixed_part(answers: AnswerPath, sae: SparseAutoencoder, deltas: Sequence[GroupDelta]) -> pd.DataFrame:
+    """Per fold, means over groups: how much of the offset is the same for every prompt, and its size beside x.
+
+    constant share: |mean shift|^2 / mean |shift|^2 over the survey prompts, with shift = x_g - x; silent latents: share
+    of the latents of Delta that fire on no prompt; norm: mean |shift|; spread: mean |x - mean x|; both in the units of
+    the residual stream.
+    """
+    x = answers.residual
+    fires = torch.zeros(sae.width, dtype=torch.bool)
+    code = sae.encode_sparse(x)
+    fires[code.indices[code.values > 0]] = True
+    rows = []
+    for fold, delta in enumerate(deltas):
+        shift = torch.cat([delta.steer(part, sae) - part[:, None] for part in x.split(32)])
+        size = shift.pow(2).sum(-1).mean(0)
+        touched = delta.offsets() != 0
+        silent = (touched & ~fires).sum(1) / touched.sum(1).clamp_min(1)
+        constant = shift.mean(0).pow(2).sum(-1) / size.clamp_min(1e-12)
+        spread = (x - x.mean(0)).norm(dim=1).mean().item()
+        rows.append((fold, constant.mean().item(), silent.mean().item(), shift.norm(dim=-1).mean().item(), spread))
+    return pd.DataFrame(rows, columns=["fold", "constant share", "silent latents", "norm", "spread"]).set_index("fold")
+
+
 class Description(NamedTuple):
     """What is known of one latent."""
 

@@ -148,3 +148,12 @@ def latent_numbers(counts: pd.DataFrame, width: int) -> dict[str, str]:
         "n_latents_delta": f"{touched['shared']:.0f} of {width} in the shared part and, for the average group, "
         f"{touched['group']:.0f} in its own part"
     }
+
+
+def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:
+    """Formatted means over folds of `interpret.fixed_part` for the prose."""
+    means = fixed.mean()
+    return {
+        "constant_share": f"{100 * means['constant share']:.1f}%",
+        "silent_share": f"{100 * means['silent latents']:.0f}%",
+    }
