@@ -28,7 +28,7 @@ from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import Split, by_question
 
 WIDTH = 48
-SETTINGS = {"epochs": 3, "lr": 0.01}
+SETTINGS = {"epochs": 3, "lr": 0.1, "shared_lr": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from opinion_sae.splits import by_question
 from opinion_sae.statistics import claims_table
 
 FOLDS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
-SETTINGS = {"epochs": 1, "lr": 0.003}
+SETTINGS = {"epochs": 1, "lr": 0.1, "shared_lr": 0.5}
 FITTED = {"shared-delta", "delta"}
 
 
@@ -76,7 +76,7 @@ def test_what_is_done_is_read_and_other_settings_are_fitted_anew(answers, sae, s
     for name, found in tables.items():
         np.testing.assert_array_equal(found, again[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(answers, sae, survey, FOLDS, folder, seeds=range(2), epochs=2, lr=0.003)
+        evaluate.evaluation(answers, sae, survey, FOLDS, folder, seeds=range(2), epochs=2, lr=0.1)
 
 
 def test_what_was_made_under_other_terms_is_made_anew(tmp_path):

@@ -56,14 +56,16 @@ def from_shared(
     **settings: float | int,
 ) -> CrossFit:
     """The second stage of 'delta' alone: shared part and deviations together, from the offsets of 'shared-delta' (one
-    per split). The same as fitting both stages, without fitting the first again. `settings` go to `fit_offset`."""
+    per split). The same as fitting both stages, without fitting the first again. `settings` are those of `fit_frozen`;
+    its `shared_lr` is for the first stage alone."""
+    second = {name: value for name, value in settings.items() if name != "shared_lr"}
     shares = torch.from_numpy(survey.shares).float()
     offsets, histories, parts = [], [], []
     for split, start in zip(progress(splits, "splits"), shared, strict=True):
         offset = GroupDelta(survey.groups, sae.width, start.keep_error).to(answers.lm.device)
         offset.shared.data.copy_(start.shared.detach())
         train, validation = split.train.tolist(), split.validation.tolist()
-        history = fit_offset(answers, offset, sae, shares, train, validation, seed=seed, **settings)
+        history = fit_offset(answers, offset, sae, shares, train, validation, seed=seed, **second)
         offsets.append(offset)
         histories.append(history.assign(split=split.name))
         parts.append(answers.predict(sae, offset, torch.from_numpy(split.test)).numpy())
