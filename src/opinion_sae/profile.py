@@ -15,6 +15,7 @@ PUBLISHED = ("default", "opinionqa")  # the only ones that write to committed fi
 RESERVED = ("html", "model", "benchmarks")  # names that other things in _build/ have
 
 MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
+MAY_BE_EMPTY = {"crossed"}
 CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
 
 
@@ -54,7 +55,7 @@ class Profile:
     budgets: list[int]  # latents per group on the path from many to few
     tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
     refit_epochs: int  # for each budget and tilt, from the fitted offset
-    crossed: list[str]  # intersections of attributes, such as party x sex
+    crossed: list[str]  # intersections of attributes, such as party x sex; may be empty
     strengths: list[float]  # doses of the offset; 0 and 1 among them
     open_question: str  # answered in words
     bootstrap: int  # replicates
@@ -153,7 +154,7 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} must be more than 0")
     if isinstance(value, float) and value == float("inf"):
         raise ValueError(f"{name} must be finite")
-    if isinstance(value, str | list) and not value:
+    if isinstance(value, str | list) and not value and name not in MAY_BE_EMPTY:
         raise ValueError(f"{name} must not be empty")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
