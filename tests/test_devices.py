@@ -14,12 +14,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from opinion_sae.activations import activations
 from opinion_sae.answers import AnswerPath
+from opinion_sae.budget import latent_path, tilt_sweep
 from opinion_sae.delta import AdditiveDelta, DenseOffset, GroupDelta, MultiplicativeDelta
 from opinion_sae.fit import fit_dense, fit_frozen
-from opinion_sae.interpret import describe_latents
+from opinion_sae.interpret import cost_of_removal, describe_latents, strongest
+from opinion_sae.joint import fit_joint
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.sae_quality import sae_quality
+from opinion_sae.train import untrained_sae
 
 aten = torch.ops.aten
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("meta:0"), torch.device("meta:1")
@@ -169,6 +172,24 @@ def test_fits_run_and_leave_finite_histories(lm, tiny, two_groups):
         fit_dense(answers, two_groups, **settings),
     ):
         assert delta.shared.device == FIRST and np.isfinite(history["validation_kl"]).all()
+
+
+def test_joint_training_and_refits_run_there(lm, tiny, two_groups):
+    answers, sae, folds = AnswerPath(lm, tiny.questions, HOOK, orders=2), move(make_sae(), FIRST), np.arange(3)
+    settings = {"epochs": 1, "batch": 2}
+    tokens = activations(lm, TEXTS, HOOK)
+    for trained in (sae, untrained_sae(tokens, 64, 8, 0, {})):  # which is made on the CPU
+        parts = {"held_out": tokens, "train": range(2), "validation": range(2, 3)}
+        _, history = fit_joint(answers, trained, two_groups, tokens, **parts, **settings)
+        assert np.isfinite(history["validation_kl"]).all()
+    deltas = [filled(GroupDelta(two_groups.groups, 64)) for _ in folds]
+    dense = [filled(DenseOffset(two_groups.groups, 32)) for _ in folds]
+    again = (answers, sae, two_groups, folds, deltas)
+    assert latent_path(*again, dense, [2], **settings)
+    assert tilt_sweep(*again, [10.0], **settings)
+    shares = torch.from_numpy(two_groups.shares).float()
+    chosen = strongest(torch.stack([delta.offsets().detach() for delta in deltas]), 1)
+    cost_of_removal(answers, sae, deltas, folds, shares, chosen)
 
 
 def test_the_sae_is_judged_and_read_there(lm, tiny):

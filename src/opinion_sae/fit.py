@@ -211,7 +211,7 @@ def fit_offset(
     def after_step() -> None:
         proximal_step(optimiser, offset, weight, group_lasso)
         if support is not None:
-            offset.deviation.data.mul_(support)
+            offset.deviation.data.mul_(support.to(offset.deviation.device))
 
     optimiser = torch.optim.Adam(parts, lr=lr * step_unit(answers, sae))
     generator = torch.Generator().manual_seed(seed)

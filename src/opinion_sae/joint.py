@@ -153,10 +153,11 @@ def joint_terms(
     codes = [sae.encode_sparse(x) for x in batches]
     fvu = [reconstruction(x, sae.decode_sparse(code)) for x, code in zip(batches, codes, strict=True)]
     active = [code.values.sum(1).mean() / size for code in codes]
+    log_probs = answers.log_probs(sae, delta, questions)
     return {
         "reconstruction": torch.stack(fvu).mean(),
         "sparsity": torch.stack(active).mean(),
-        "kl": mean_kl(shares[:, questions], answers.log_probs(sae, delta, questions)),
+        "kl": mean_kl(shares[:, questions].to(log_probs.device), log_probs),
     }
 
 

@@ -99,7 +99,8 @@ class SparseAutoencoder(nn.Module):
 
     def decode_sparse(self, code: SparseCode) -> Float[Tensor, "batch d"]:
         """The same as `decode`, from (values, indices)."""
-        return torch.einsum("ba,bad->bd", code.values, self.W_dec[code.indices]) + self.b_dec
+        values, indices = (part.to(self.W_dec.device) for part in code)
+        return (torch.einsum("ba,bad->bd", values, self.W_dec[indices]) + self.b_dec).to(code.values.device)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         return self.decode(self.encode(x))
