@@ -42,7 +42,12 @@ CHAPTERS = {
         needs=["03_sae"],
         tables=["delta_history.csv"],
         figures=["delta_training.svg"],
-        work=["answers.safetensors", "delta-{fold}.safetensors", "dense.safetensors"],
+        work=[
+            "answers.safetensors",
+            "answers-controls.safetensors",
+            "delta-{fold}.safetensors",
+            "dense.safetensors",
+        ],
     ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],

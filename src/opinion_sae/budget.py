@@ -112,7 +112,17 @@ def path_table(
                 low, high = bootstrap_mean(kls[group], clusters, replicates, seed)
                 align_low, align_high = bootstrap_mean(alignments[group], clusters, replicates, seed)
                 rows.append(
-                    (point.latents, method, group, mean(kls[group]), low, high, mean(alignments[group]), align_low, align_high)
+                    (
+                        point.latents,
+                        method,
+                        group,
+                        mean(kls[group]),
+                        low,
+                        high,
+                        mean(alignments[group]),
+                        align_low,
+                        align_high,
+                    )
                 )
     columns = ["latents", "method", "group", "kl", "kl_low", "kl_high", "alignment", "alignment_low", "alignment_high"]
     return pd.DataFrame(rows, columns=columns)

@@ -60,7 +60,11 @@ def cross_fit(answers: AnswerPath, sae: object, folds: Int[np.ndarray, "question
 
 
 def fit_methods(
-    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, folds: Int[np.ndarray, "question"], **settings: float | int
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    **settings: float | int,
 ) -> dict[str, CrossFit]:
     """Held-out fits of every method by its name in `alignment.csv`; `settings` go to `fit_offset`."""
 
@@ -96,9 +100,7 @@ def save_answers(path: Path, tables: dict[str, Float[np.ndarray, "_ question opt
         save_file({name: torch.from_numpy(table).contiguous() for name, table in tables.items()}, side)
 
 
-def load_answers(
-    folder: Path, name: str = "answers.safetensors"
-) -> dict[str, Float[np.ndarray, "_ question option"]]:
+def load_answers(folder: Path, name: str = "answers.safetensors") -> dict[str, Float[np.ndarray, "_ question option"]]:
     """Held-out log p by method, as `save_answers` wrote them."""
     path = folder / name
     if not path.is_file():

@@ -42,9 +42,7 @@ class RectifiedShift(torch.autograd.Function):
         return silent + torch.einsum("gia,iad->igd", correction, W_dec[indices])
 
     @staticmethod
-    def backward(
-        ctx: object, grad: Float[Tensor, "item group d"]
-    ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
+    def backward(ctx: object, grad: Float[Tensor, "item group d"]) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
         delta, values, indices, W_dec = ctx.saved_tensors
         at_active = delta[:, indices]
         rows = W_dec[indices]

@@ -27,14 +27,22 @@ METHODS = {
     "delta": ("Δ shared + group", "#0072B2", "o", "-"),
     "delta-joint": ("Δ, SAE trained with it", "#D55E00", "v", "-"),
     "dense": ("dense vector", "#CC79A7", "^", "-."),
-    "position-prior": ("people's place preference", "#999999", "<", ":"),
-    "calibrated": ("temperature and place bias", "#999999", ">", ":"),
-    "unembedding": ("option rows only", "#999999", "d", ":"),
-    "random-latents": ("Δ moved to random latents", "#999999", "1", ":"),
-    "sign-flip": ("Δ with its sign flipped", "#999999", "2", ":"),
+    "position-prior": ("people's place preference", "#777777", "<", ":"),
+    "calibrated": ("temperature and place bias", "#777777", ">", ":"),
+    "unembedding": ("option rows only", "#777777", "d", ":"),
+    "random-latents": ("Δ on random latents", "#777777", "p", ":"),
+    "sign-flip": ("Δ with its sign flipped", "#777777", "h", ":"),
     "everyone": ("all respondents' answers", "#009E73", "D", ":"),
     "floor": ("noise floor", "#56B4E9", "|", ":"),
 }
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Order of the methods in tables and figures: as in METHODS, then by name."""
+    names = list(METHODS)
+    return (names.index(method) if method in names else len(names), method)
+
+
 STYLE = {
     "figure.dpi": 110,
     "savefig.dpi": 110,
@@ -78,7 +86,9 @@ def group_distance(survey: Survey, table: pd.DataFrame) -> Figure:
     return figure
 
 
-def matrix(values: Float[np.ndarray, "row column"], names: Sequence[str], label: str, centre: float | None = None) -> Figure:
+def matrix(
+    values: Float[np.ndarray, "row column"], names: Sequence[str], label: str, centre: float | None = None
+) -> Figure:
     """A square heatmap of one number per pair of groups."""
     size = 0.3 * len(names) + 1.8
     figure, axes = plt.subplots(figsize=(size + 0.8, size))
@@ -184,7 +194,9 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
     panels[0].invert_yaxis()
     panels[0].set_xlabel("mean KL, people to model (nats); lower is closer")
     panels[1].set_xlabel("alignment, ordinal questions; higher is closer")
-    panels[0].set_title(f"{part['n_questions'].iloc[0]} held-out questions; dotted: noise floor", loc="left", fontsize=9)
+    panels[0].set_title(
+        f"{part['n_questions'].iloc[0]} held-out questions; dotted: noise floor", loc="left", fontsize=9
+    )
     return figure
 
 
@@ -224,7 +236,9 @@ def differences(survey: Survey, table: pd.DataFrame, method: str, reference: str
     return figure
 
 
-def latent_heatmap(survey: Survey, table: pd.DataFrame, offsets: Float[np.ndarray, "group latent"], count: int) -> Figure:
+def latent_heatmap(
+    survey: Survey, table: pd.DataFrame, offsets: Float[np.ndarray, "group latent"], count: int
+) -> Figure:
     """Offsets of the latents that appear most among the groups' strongest, groups against latents."""
     order = table.groupby("latent")["delta"].apply(lambda d: d.abs().sum()).sort_values(ascending=False)
     latents = order.index[:count].tolist()
@@ -249,7 +263,11 @@ def joint_training(history: pd.DataFrame) -> Figure:
     """Every term of the joint loss against epochs: mean over folds with the range."""
     panels = [
         (("train_kl", "validation_kl"), ("training", "validation"), "KL (nats)"),
-        (("reconstruction", "validation_reconstruction"), ("training tokens", "held-out tokens"), "unexplained variance"),
+        (
+            ("reconstruction", "validation_reconstruction"),
+            ("training tokens", "held-out tokens"),
+            "unexplained variance",
+        ),
         (("sparsity",), ("training tokens",), "|z|₁, relative to start"),
         (("l1_shared", "l1_deviation"), ("shared", "group"), "L1 terms (nats)"),
     ]

@@ -91,7 +91,9 @@ def fit_dense(
     """The same fit for an offset straight in the residual stream: no SAE, no rectifier, no L1 term."""
     offset = DenseOffset(survey.groups, answers.lm.width).to(answers.lm.device)
     settings = {**settings, "l1_weight": 0.0}
-    return offset, _fit_stages(answers, offset, None, survey, train, validation, ("shared", "deviation"), shared_lr, settings)
+    return offset, _fit_stages(
+        answers, offset, None, survey, train, validation, ("shared", "deviation"), shared_lr, settings
+    )
 
 
 def strongest_latents(delta: GroupDelta, latents: int) -> Bool[Tensor, "group m"]:
@@ -144,7 +146,8 @@ def _fit_stages(
     histories = []
     for stage in stages:
         only = stage == "shared"  # one offset for all groups: cheap, so it may take more and bolder steps
-        changed = {"lr": shared_lr, "epochs": 3 * settings.get("epochs", 15)} if only else {}
+        longer = {name: 3 * settings.get(name, usual) for name, usual in (("epochs", 15), ("patience", 5))}
+        changed = {"lr": shared_lr, **longer} if only else {}
         history = fit_offset(
             answers, offset, sae, shares, train, validation, shared_only=only, **{**settings, **changed}
         )
@@ -213,12 +216,15 @@ def fit_offset(
         if support is not None:
             offset.deviation.data.mul_(support.to(offset.deviation.device))
 
-    optimiser = torch.optim.Adam(parts, lr=lr * step_unit(answers, sae))
+    step_size = step_unit(answers, sae)
+    optimiser = torch.optim.Adam(parts, lr=lr * step_size)
     generator = torch.Generator().manual_seed(seed)
     scores, rows = [], []
     for epoch in progress(range(epochs + 1), "shared" if shared_only else "deviation"):
         train_kl = np.nan
         if epoch:
+            for group in optimiser.param_groups:  # steps shrink linearly, so that the last epochs settle
+                group["lr"] = lr * step_size * (1 - (epoch - 1) / epochs)
             chunks = train[torch.randperm(len(train), generator=generator)].split(batch)
             train_kl = _pass(answers, steering, sae, shares, chunks, optimiser, objective, after_step, epoch)
         kl = objective(shares[:, judged], answers.predict(sae, steering, judged)).item()

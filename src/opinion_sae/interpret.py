@@ -74,9 +74,7 @@ def word_table(lm: LanguageModel, contexts: list[list[int]]) -> tuple[list[str],
     return [pieces[j].strip() for j in frequent], occurs
 
 
-def labels(
-    lm: LanguageModel, found: Firing, seed: int = 0, words: int = 3
-) -> list[tuple[str, float]]:
+def labels(lm: LanguageModel, found: Firing, seed: int = 0, words: int = 3) -> list[tuple[str, float]]:
     """A label and its score for every latent of `found`.
 
     The label is the `words` words whose presence in the context differs most between where the latent fires and where

@@ -52,7 +52,11 @@ def fit_delta(
         raise ValueError(f"mode {mode!r} is not 'frozen' or 'joint'")
     if latents is None:
         return delta, history
-    known = {key: settings[key] for key in ("train", "validation", "epochs", "batch", "lr", "patience", "seed") if key in settings}
+    known = {
+        key: settings[key]
+        for key in ("train", "validation", "epochs", "batch", "lr", "patience", "seed")
+        if key in settings
+    }
     delta, refit = refit_strongest(answers, sae, survey, delta, latents, **known)
     return delta, pd.concat([history, refit.assign(stage=f"{latents} latents")], ignore_index=True)
 
@@ -102,14 +106,20 @@ def fit_joint(
     sae.requires_grad_(True)
     unit, shares = latent_unit(answers, sae), torch.from_numpy(survey.shares).float()
     optimiser = torch.optim.Adam(
-        [{"params": [delta.shared, delta.deviation], "lr": lr * step_unit(answers, sae)}, {"params": list(sae.parameters()), "lr": sae_lr}]
+        [
+            {"params": [delta.shared, delta.deviation], "lr": lr * step_unit(answers, sae)},
+            {"params": list(sae.parameters()), "lr": sae_lr},
+        ]
     )
+    rates = [group["lr"] for group in optimiser.param_groups]
     generator = torch.Generator().manual_seed(seed)
     size = sae.encode_sparse(held_out).values.detach().sum(1).mean()
     rows, best = [], None
     for epoch in progress(range(epochs + 1), "joint"):
         sums = dict.fromkeys(TERMS, np.nan)
         if epoch:
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - (epoch - 1) / epochs)
             chunks = torch.as_tensor(train)[torch.randperm(len(train), generator=generator)].split(batch)
             steps = []
             for chunk in chunks:

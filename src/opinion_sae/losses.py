@@ -1,6 +1,6 @@
 r"""The terms of the loss, as pure functions.
 
-    L = L_reconstruction + \lambda L_sparsity + \beta KL(h_g || p_g) + \gamma |\Delta|_1
+L = L_reconstruction + \lambda L_sparsity + \beta KL(h_g || p_g) + \gamma |\Delta|_1
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ def reconstruction(x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"])
     return (x - x_hat).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
 
 
-def kl(
-    shares: Float[Tensor, "*cell option"], log_probs: Float[Tensor, "*cell option"]
-) -> Float[Tensor, "*cell"]:
+def kl(shares: Float[Tensor, "*cell option"], log_probs: Float[Tensor, "*cell option"]) -> Float[Tensor, "*cell"]:
     """KL(h || p) = sum_o h_o (log h_o - log p_o) in nats; an option with h_o = 0 adds nothing.
 
     A cell without answers (NaN shares) gives NaN.
@@ -77,8 +75,6 @@ def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:
     return delta.abs().sum(-1).mean()
 
 
-def soft_threshold(
-    delta: Float[Tensor, "*any"], amount: float | Float[Tensor, "*any"]
-) -> Float[Tensor, "*any"]:
+def soft_threshold(delta: Float[Tensor, "*any"], amount: float | Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The proximal step of amount * |Delta|_1: sign(Delta) max(|Delta| - amount, 0), so zeros are exact."""
     return delta.sign() * (delta.abs() - amount).clamp_min(0.0)

@@ -22,9 +22,7 @@ class Scores(NamedTuple):
     alignment: Float[np.ndarray, "group question"]  # 0 to 1, ordinal questions only
 
 
-def kl(
-    h: Float[np.ndarray, "*#cell option"], p: Float[np.ndarray, "*#cell option"]
-) -> Float[np.ndarray, "*#cell"]:
+def kl(h: Float[np.ndarray, "*#cell option"], p: Float[np.ndarray, "*#cell option"]) -> Float[np.ndarray, "*#cell"]:
     """KL(h || p) = sum_o h_o log(h_o / p_o) in nats. An option with h_o = 0 adds nothing; inf if p_o = 0 < h_o."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = h * (np.log(h) - np.log(p))

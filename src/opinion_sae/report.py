@@ -11,7 +11,13 @@ from jaxtyping import Float
 from opinion_sae.metrics import bootstrap_mean, by_group, mean, total_variation
 from opinion_sae.survey import Survey
 
-NAMES = {"unsteered": "the unsteered model", "shared-delta": "Δ_shared alone", "delta": "Δ", "delta-joint": "Δ with the SAE trained for it", "dense": "the dense vector"}
+NAMES = {
+    "unsteered": "the unsteered model",
+    "shared-delta": "Δ_shared alone",
+    "delta": "Δ",
+    "delta-joint": "Δ with the SAE trained for it",
+    "dense": "the dense vector",
+}
 KEYS = {
     "unsteered": "unsteered",
     "uniform": "uniform",
@@ -29,7 +35,9 @@ def verdict(row: Mapping[str, object]) -> str:
     low, high = row["low"], row["high"]
     if np.isnan(low):
         return f"There are too few questions for an interval on {method} against {reference}."
-    size = f"by {abs(row['kl_difference']):.3f} nats (95% interval {{:.3f}} to {{:.3f}}, {row['n_questions']} questions)"
+    size = (
+        f"by {abs(row['kl_difference']):.3f} nats (95% interval {{:.3f}} to {{:.3f}}, {row['n_questions']} questions)"
+    )
     subject = method[0].upper() + method[1:]
     if high < 0:
         return f"{subject} lowers the mean KL below {reference} {size.format(-high, -low)}."
@@ -41,7 +49,9 @@ def verdict(row: Mapping[str, object]) -> str:
     )
 
 
-def alignment_numbers(survey: Survey, table: pd.DataFrame, comparisons: pd.DataFrame, floor: pd.DataFrame) -> dict[str, str]:
+def alignment_numbers(
+    survey: Survey, table: pd.DataFrame, comparisons: pd.DataFrame, floor: pd.DataFrame
+) -> dict[str, str]:
     """Formatted values for the prose: means with intervals, gaps closed and verdicts over all groups."""
     rows = table[table["group"] == "all"].set_index("method")
     numbers = {"n_questions": str(len(survey.questions)), "n_groups": str(len(survey.groups))}

@@ -315,5 +315,7 @@ def check_fits(sae: SparseAutoencoder | SaeFacts, source: str, model: str, width
     if theirs == ours:
         return ""
     if theirs.startswith(f"{ours}-") or ours.startswith(f"{theirs}-"):
-        return f"SAE {source} was trained on {trained_on} and is used on {model}: the same family, not the same weights."
+        return (
+            f"SAE {source} was trained on {trained_on} and is used on {model}: the same family, not the same weights."
+        )
     raise ValueError(f"SAE {source} was trained on {trained_on}, but the model is {model}")

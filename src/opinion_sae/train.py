@@ -79,7 +79,14 @@ def train_sae(
 
 @torch.no_grad()
 def _unscaled(
-    W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor, k: int, mean: Tensor, scale: Tensor, metadata: dict | None
+    W_enc: Tensor,
+    b_enc: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    k: int,
+    mean: Tensor,
+    scale: Tensor,
+    metadata: dict | None,
 ) -> SparseAutoencoder:
     """The SAE for activations as they are, from one for (x - mean) * scale: z and b_enc shrink by the scale."""
     return SparseAutoencoder(
@@ -99,7 +106,9 @@ def unexplained(sae: SparseAutoencoder, x: Float[Tensor, "token d"], batch: int 
     return reconstruction(x, x_hat).item()
 
 
-def untrained_sae(x: Float[Tensor, "token d"], width: int, k: int, seed: int, metadata: dict | None = None) -> SparseAutoencoder:
+def untrained_sae(
+    x: Float[Tensor, "token d"], width: int, k: int, seed: int, metadata: dict | None = None
+) -> SparseAutoencoder:
     """A top-k SAE before any step: random decoder rows of norm 1, the encoder their transpose, b_dec the mean of x."""
     W_dec = normalize(torch.randn(width, x.shape[1], generator=torch.Generator().manual_seed(seed)), dim=1)
     return SparseAutoencoder(W_dec.T.clone(), torch.zeros(width), W_dec, x.mean(0), k=k, metadata=metadata)
