@@ -46,6 +46,7 @@ CHAPTERS = {
             "answers.safetensors",
             "answers-controls.safetensors",
             "delta-{fold}.safetensors",
+            "shared-{fold}.safetensors",
             "dense.safetensors",
         ],
     ),
@@ -81,7 +82,6 @@ CHAPTERS = {
     ),
     "10_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
-LIGHT = {"01_surveys"}  # the others take every core, one after another
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
@@ -164,8 +164,8 @@ for chapter, files in CHAPTERS.items():
             code=CODE,
         message:
             "{params.notebook}"
-        # a run of few questions is mostly start-up, so its chapters may run beside one another
-        threads: 1 if chapter in LIGHT or PROFILE.max_questions else workflow.cores
+        # two at a time on two cores: much of a chapter is start-up and other work for one core
+        threads: 1
         shell:
             "{sys.executable:q} -m opinion_sae.execute notebook {params.profile:q} {params.notebook}"
 

@@ -89,7 +89,8 @@ def test_the_outcome_exports_and_reads_back(tmp_path, answers, sae, tokens, two_
 
 def test_every_fold_trains_its_own_sae_and_leaves_the_given_one(answers, sae, tokens, two_groups):
     before = sae.sha256()
-    fitted = cross_fit_joint(answers, sae, two_groups, np.array([0, 1, 2]), tokens, epochs=1)
+    starts = [GroupDelta(two_groups.groups, WIDTH) for _ in range(3)]
+    fitted = cross_fit_joint(answers, sae, two_groups, np.array([0, 1, 2]), tokens, starts=starts, epochs=1)
     assert sae.sha256() == before
     assert fitted.log_probs.shape == (2, 3, 4) and len({offset.sae.sha256() for offset in fitted.offsets}) > 1
     assert isinstance(fitted.offsets[0], JointOffset) and set(fitted.history.fold) == {0, 1, 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
-from opinion_sae.fit import Offset, fit_dense, fit_frozen
+from opinion_sae.fit import Offset, fit_dense, fit_frozen, fit_offset
 
 Fit = Callable[[np.ndarray, np.ndarray], tuple[Offset, pd.DataFrame]]
 
@@ -66,29 +67,42 @@ def fit_methods(
     folds: Int[np.ndarray, "question"],
     **settings: float | int,
 ) -> dict[str, CrossFit]:
-    """Held-out fits of every method by its name in `alignment.csv`; `settings` go to `fit_offset`."""
+    """Held-out fits of every method by its name in `alignment.csv`; `settings` go to `fit_frozen`.
 
-    def delta(stages: tuple[str, ...]) -> Fit:
-        return lambda train, validation: fit_frozen(
-            answers, sae, survey, train=train, validation=validation, stages=stages, **settings
-        )
+    'delta' goes on from the fits of 'shared-delta', as `fit_frozen` does with both stages.
+    """
+    second = {name: value for name, value in settings.items() if name != "shared_lr"}
+    shares = torch.from_numpy(survey.shares).float()
+
+    def first_stage(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
+        return fit_frozen(answers, sae, survey, train=train, validation=validation, stages=("shared",), **settings)
+
+    def second_stage(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
+        offset = copy.deepcopy(next(starts))
+        history = fit_offset(answers, offset, sae, shares, train, validation, **second)
+        return offset, history.assign(stage="deviation")
 
     def dense(train: np.ndarray, validation: np.ndarray) -> tuple[DenseOffset, pd.DataFrame]:
         return fit_dense(answers, survey, train=train, validation=validation, **settings)
 
+    shared = cross_fit(answers, sae, folds, first_stage)
+    starts = iter(shared.offsets)
+    delta = cross_fit(answers, sae, folds, second_stage)
     return {
         "unsteered": CrossFit(answers.predict().numpy(), [], pd.DataFrame()),
-        "shared-delta": cross_fit(answers, sae, folds, delta(("shared",))),
-        "delta": cross_fit(answers, sae, folds, delta(("shared", "deviation"))),
+        "shared-delta": shared,
+        "delta": delta._replace(history=pd.concat([shared.history, delta.history])),
         "dense": cross_fit(answers, None, folds, dense),
     }
 
 
 def save_fits(folder: Path, fits: dict[str, CrossFit], **about: object) -> None:
-    """Write `answers.safetensors` (held-out log p by method), `delta-<fold>.safetensors` and `dense.safetensors`."""
+    """Write `answers.safetensors` (held-out log p by method), offsets per fold (`delta-*`, `shared-*`) and `dense.safetensors`."""
     save_answers(folder / "answers.safetensors", {name: fit.log_probs for name, fit in fits.items()})
-    for fold, delta in enumerate(fits["delta"].offsets):
-        delta.save(folder / f"delta-{fold}.safetensors", **{key: str(value) for key, value in about.items()})
+    header = {key: str(value) for key, value in about.items()}
+    for name, method in (("delta", "delta"), ("shared", "shared-delta")):
+        for fold, delta in enumerate(fits[method].offsets):
+            delta.save(folder / f"{name}-{fold}.safetensors", **header)
     vectors = {str(n): (dense.shared + dense.deviation).detach() for n, dense in enumerate(fits["dense"].offsets)}
     with replacing(folder / "dense.safetensors") as side:
         save_file(vectors, side)
@@ -136,9 +150,9 @@ def load_activations(folder: Path) -> tuple[Float[torch.Tensor, "token d"], Floa
     return tensors["tokens"], tensors["held_out"]
 
 
-def load_deltas(folder: Path, count: int) -> list[GroupDelta]:
-    """The first `count` folds' offsets, as `save_fits` wrote them."""
-    paths = [folder / f"delta-{fold}.safetensors" for fold in range(count)]
+def load_deltas(folder: Path, count: int, name: str = "delta") -> list[GroupDelta]:
+    """The first `count` folds' offsets, as `save_fits` wrote them; `name` is 'delta' or 'shared'."""
+    paths = [folder / f"{name}-{fold}.safetensors" for fold in range(count)]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; run chapter 04_delta first")

@@ -146,7 +146,7 @@ def _fit_stages(
     histories = []
     for stage in stages:
         only = stage == "shared"  # one offset for all groups: cheap, so it may take more and bolder steps
-        longer = {name: 3 * settings.get(name, usual) for name, usual in (("epochs", 15), ("patience", 5))}
+        longer = {name: 2 * settings.get(name, usual) for name, usual in (("epochs", 15), ("patience", 5))}
         changed = {"lr": shared_lr, **longer} if only else {}
         history = fit_offset(
             answers, offset, sae, shares, train, validation, shared_only=only, **{**settings, **changed}

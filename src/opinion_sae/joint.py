@@ -70,6 +70,7 @@ def fit_joint(
     train: Positions | None = None,
     validation: Positions | None = None,
     held_out: Float[Tensor, "token d"] | None = None,
+    start: GroupDelta | None = None,
     keep_error: bool = True,
     kl_weight: float = 1.0,
     sparsity_weight: float = 0.01,
@@ -92,16 +93,19 @@ def fit_joint(
     `sparsity_weight` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`. Without `keep_error` the
     model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
 
-    Delta_shared is fitted first with the SAE frozen, as in `fit_frozen`. The epoch with the lowest sum of validation KL
+    Delta goes on from `start`; without one Delta_shared is fitted first, with the SAE frozen as in `fit_frozen`. The epoch with the lowest sum of validation KL
     (weighted) and unexplained variance of `held_out` is kept, the start included. History: a row per epoch.
     """
     train = np.arange(len(survey.questions)) if train is None else np.asarray(train)
     judged = torch.as_tensor(np.array(train if validation is None else validation))
     held_out = tokens[:4096] if held_out is None else held_out
     sae.requires_grad_(False)
-    start = {"epochs": epochs, "batch": batch, "lr": lr, "l1_weight": l1_weight, "patience": patience, "seed": seed}
-    start |= {"train": train, "validation": validation, "shared_lr": shared_lr}
-    delta, history = fit_frozen(answers, sae, survey, stages=("shared",), **start)
+    history = pd.DataFrame()
+    delta = copy.deepcopy(start)
+    if delta is None:
+        first = {"epochs": epochs, "batch": batch, "lr": lr, "l1_weight": l1_weight, "patience": patience, "seed": seed}
+        first |= {"train": train, "validation": validation, "shared_lr": shared_lr}
+        delta, history = fit_frozen(answers, sae, survey, stages=("shared",), **first)
     delta.keep_error = keep_error
     sae.requires_grad_(True)
     unit, shares = latent_unit(answers, sae), torch.from_numpy(survey.shares).float()
@@ -210,13 +214,16 @@ def cross_fit_joint(
     survey: Survey,
     folds: Int[np.ndarray, "question"],
     tokens: Float[Tensor, "token d"],
+    starts: Sequence[GroupDelta],
     **settings: object,
 ) -> CrossFit:
-    """Held-out answers of joint training: every fold fine-tunes its own copy of the SAE."""
+    """Held-out answers of joint training: every fold fine-tunes its own copy of the SAE, from its own start of Delta."""
+    given = iter(starts)
 
     def fit(train: np.ndarray, validation: np.ndarray) -> tuple[JointOffset, pd.DataFrame]:
         own = copy.deepcopy(sae)
-        delta, history = fit_joint(answers, own, survey, tokens, train=train, validation=validation, **settings)
+        parts = {"train": train, "validation": validation, "start": next(given)}
+        delta, history = fit_joint(answers, own, survey, tokens, **parts, **settings)
         return JointOffset(delta, own), history
 
     return cross_fit(answers, None, folds, fit)
