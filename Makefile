@@ -1,4 +1,4 @@
-# make book | test | bench | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 # for snakemake, such as --profile profiles/slurm
@@ -8,14 +8,13 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book test bench full-size clean
+.PHONY: help book test full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
 	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
 	@echo "                          the book is _build/<name>/html/index.html"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
-	@echo "make bench                times against other packages: benchmarks/results.json"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.5 GB)."
@@ -30,9 +29,6 @@ test: $(READY)
 	$(SNAKEMAKE) --config profile=smoke
 	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
 	@$(SNAKEMAKE) all --touch --config profile=smoke 2>/dev/null
-
-bench: $(READY)
-	$(PY) -m benchmarks
 
 full-size: $(READY)
 	$(PY) -m benchmarks.full_size

@@ -30,7 +30,6 @@ NOTEBOOKS = ROOT / "notebooks"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 KERNEL_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # spinning threads are several times slower beside another process
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
