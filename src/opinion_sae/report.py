@@ -17,6 +17,7 @@ NAMES = {
     "delta": "Δ",
     "delta-joint": "Δ with the SAE trained for it",
     "dense": "the dense vector",
+    "position-prior": "people's place preference",
 }
 KEYS = {
     "unsteered": "unsteered",
@@ -25,6 +26,8 @@ KEYS = {
     "delta": "delta",
     "delta-joint": "joint",
     "dense": "dense",
+    "position-prior": "place",
+    "calibrated": "calibrated",
     "everyone": "everyone",
 }
 
@@ -68,6 +71,7 @@ def alignment_numbers(
     numbers["verdict_shared"] = verdict(overall.loc[("shared-delta", "unsteered")])
     numbers["verdict_delta"] = verdict(overall.loc[("delta", "shared-delta")])
     numbers["verdict_dense"] = verdict(overall.loc[("delta", "dense")])
+    numbers["verdict_place"] = verdict(overall.loc[("delta", "position-prior")])
     numbers["verdict_joint"] = verdict(overall.loc[("delta-joint", "delta")])
     return numbers
 
