@@ -43,18 +43,20 @@ def latent_unit(answers: AnswerPath, sae: SparseAutoencoder) -> float:
     return values[values > 0].mean().item()
 
 
-def step_unit(answers: AnswerPath, sae: SparseAutoencoder | None) -> float:
+def step_unit(answers: AnswerPath, sae: SparseAutoencoder | None, latents: float | None = None) -> float:
     """Size of one entry's step for which all entries together move x by its own spread over the prompts.
 
     Adam's first steps have the size of the learning rate in every entry. In the residual stream d of them move x by
-    sqrt(d); in the latents m of them, along m unit rows, by about m sqrt(2 / (pi d)). Measured in this unit a learning
-    rate means the same in both: the share of the spread |x - mean x| that one step can go.
+    sqrt(d); in the latents n of them, along n unit rows, by about n sqrt(2 / (pi d)) if all pull the same way, and by
+    sqrt(n) at least. Measured in this unit a learning rate means the same in both: the share of the spread
+    |x - mean x| that one step can go. `latents` is the number n of entries trained, all of them if not given.
     """
     x = answers.residual
     spread = (x - x.mean(0)).norm(dim=1).mean().item()
     if sae is None:
         return spread / math.sqrt(x.shape[1])
-    return spread / (sae.width * math.sqrt(2 / (math.pi * x.shape[1])))
+    n = sae.width if latents is None else max(latents, 1.0)
+    return spread / max(n * math.sqrt(2 / (math.pi * x.shape[1])), math.sqrt(n))
 
 
 def fit_frozen(
@@ -216,7 +218,7 @@ def fit_offset(
         if support is not None:
             offset.deviation.data.mul_(support.to(offset.deviation.device))
 
-    step_size = step_unit(answers, sae)
+    step_size = step_unit(answers, sae, None if support is None else support.sum(1).float().mean().item())
     optimiser = torch.optim.Adam(parts, lr=lr * step_size)
     generator = torch.Generator().manual_seed(seed)
     scores, rows = [], []

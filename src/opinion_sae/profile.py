@@ -54,6 +54,7 @@ class Profile:
     scratch_steps: int  # token batches per question batch for an SAE trained from scratch
     budgets: list[int]  # latents per group on the path from many to few
     tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
+    refit_lr: float  # as delta_lr, where a fit goes on from another: joint training, budgets, tilts
     refit_epochs: int  # for each budget and tilt, from the fitted offset
     crossed: list[str]  # intersections of attributes, such as party x sex; may be empty
     strengths: list[float]  # doses of the offset; 0 and 1 among them
