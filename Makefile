@@ -17,7 +17,7 @@ help:
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
-	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.5 GB)."
+	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
 book: $(READY)
 	$(PY) -m opinion_sae.execute check $(PROFILE)
