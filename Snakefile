@@ -56,31 +56,31 @@ CHAPTERS = {
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
-    "06_alignment": dict(
+    "07_alignment": dict(
         needs=["04_delta", "05_joint"],
         tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
         figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
         work=["numbers-alignment.json"],
     ),
-    "07_budget": dict(
+    "08_budget": dict(
         needs=["03_sae", "04_delta"],
         tables=["path.csv", "tilt.csv", "composition.csv"],
         figures=["latent_path.svg", "latent_path_by_group.svg", "tilt.svg"],
         work=[],
     ),
-    "08_latents": dict(
+    "09_latents": dict(
         needs=["03_sae", "04_delta"],
         tables=["latents.csv", "fixed_part.csv"],
         figures=["latents.svg"],
         work=["numbers-latents.json", "numbers-fixed.json"],
     ),
-    "09_steering": dict(
+    "10_steering": dict(
         needs=["03_sae", "04_delta"],
         tables=["open_answers.csv", "dose.csv", "dose_choice.csv"],
         figures=["dose.svg"],
         work=[],
     ),
-    "10_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
+    "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALONE = {"03_sae", "04_delta"}  # the rest waits for these
 

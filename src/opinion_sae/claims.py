@@ -129,6 +129,6 @@ def _on_groups(table: pd.DataFrame) -> str:
     better = rows["group"][rows["verdict"] == "supported"].tolist()
     found = f"for {len(better)} of {len(rows)} groups" + (f" ({', '.join(better)})" if better else "")
     return (
-        "Group by group in {doc}`chapters/06_alignment`. Beyond one offset shared by all, the group's own part brings the "
+        "Group by group in {doc}`chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
         f"answers closer {found}, corrected for the number of groups."
     )

@@ -39,7 +39,7 @@ class Claim:
     method: str
     reference: str
     margin: float = 0.0
-    figure: str = "chapters/06_alignment"
+    figure: str = "chapters/07_alignment"
     command: str = "make book"
 
 

@@ -1,0 +1,31 @@
+"""Every figure of the book, in one style; each function returns a matplotlib Figure.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; each series also has a marker or line style of
+its own, so that the figures read in black and white.
+"""
+
+from opinion_sae.figures.answers import alignment, alignment_by_group, differences, group_distance, position_shares
+from opinion_sae.figures.latents import latent_heatmap, latent_path, latent_path_by_group, tilt
+from opinion_sae.figures.style import METHODS, STYLE, group_labels, matrix, rank, save_svg
+from opinion_sae.figures.training import delta_training, joint_training, sae_training
+
+__all__ = [
+    "METHODS",
+    "STYLE",
+    "alignment",
+    "alignment_by_group",
+    "delta_training",
+    "differences",
+    "group_distance",
+    "group_labels",
+    "joint_training",
+    "latent_heatmap",
+    "latent_path",
+    "latent_path_by_group",
+    "matrix",
+    "position_shares",
+    "rank",
+    "sae_training",
+    "save_svg",
+    "tilt",
+]

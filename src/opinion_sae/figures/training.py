@@ -1,0 +1,83 @@
+"""Training curves of the SAE, of Δ, and of both together."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+
+def sae_training(history: pd.DataFrame) -> Figure:
+    """Loss, explained variance, L0 and dead latents against steps."""
+    figure, panels = plt.subplots(1, 3, figsize=(8, 2.7), layout="constrained")
+    if history.empty:
+        for axes in panels:
+            axes.text(0.5, 0.5, "SAE loaded,\nnot trained here", ha="center", va="center", transform=axes.transAxes)
+        return figure
+    step = history["step"]
+    panels[0].plot(step, history["fvu"], color="#0072B2", label="training batch (loss)")
+    panels[0].plot(step, history["validation_fvu"], "--", color="#E69F00", label="held-out text")
+    panels[0].set_yscale("log")
+    panels[0].set_ylabel("fraction of variance unexplained")
+    panels[0].legend()
+    panels[1].plot(step, 1 - history["fvu"], color="#0072B2")
+    panels[1].plot(step, 1 - history["validation_fvu"], "--", color="#E69F00")
+    panels[1].set_ylabel("explained variance")
+    panels[2].plot(step, 100 * history["dead"], color="#000000", label="dead latents (%)")
+    panels[2].plot(step, history["l0"], ":", color="#009E73", label="L0 (latents per token)")
+    panels[2].set_ylim(bottom=-1)
+    panels[2].set_ylabel("% or latents")
+    panels[2].legend()
+    for axes in panels:
+        axes.set_xlabel("training step")
+    return figure
+
+
+def delta_training(history: pd.DataFrame) -> Figure:
+    """The terms of the loss of one method against epochs: mean over folds, with the range; stages side by side."""
+    stages = list(dict.fromkeys(history["stage"]))
+    terms = [
+        (("train_kl", "validation_kl"), "KL (nats)"),
+        (("l1_shared", "l1_deviation"), "L1 terms (nats)"),
+        (("latents_shared", "latents_deviation"), "latents touched"),
+    ]
+    names = {"train_kl": "training", "validation_kl": "validation", "l1_shared": "shared", "l1_deviation": "group"}
+    names |= {"latents_shared": "shared", "latents_deviation": "group (mean)"}
+    figure, panels = plt.subplots(len(stages), 3, figsize=(8, 2.4 * len(stages)), squeeze=False, layout="constrained")
+    for row, stage in zip(panels, stages, strict=True):
+        part = history[history["stage"] == stage].groupby("epoch")
+        for axes, (columns, label) in zip(row, terms, strict=True):
+            for column, colour, line in zip(columns, ("#0072B2", "#E69F00"), ("-", "--"), strict=True):
+                middle = part[column].mean()
+                axes.plot(middle.index, middle, line, color=colour, label=names[column])
+                axes.fill_between(middle.index, part[column].min(), part[column].max(), color=colour, alpha=0.2)
+            axes.set_ylabel(label)
+            axes.set_xlabel("epoch")
+            axes.legend()
+        row[0].set_title(f"{stage} stage", loc="left", fontsize=9)
+    return figure
+
+
+def joint_training(history: pd.DataFrame) -> Figure:
+    """Every term of the joint loss against epochs: mean over folds with the range."""
+    panels = [
+        (("train_kl", "validation_kl"), ("training", "validation"), "KL (nats)"),
+        (
+            ("reconstruction", "validation_reconstruction"),
+            ("training tokens", "held-out tokens"),
+            "unexplained variance",
+        ),
+        (("sparsity",), ("training tokens",), "|z|₁, relative to start"),
+        (("l1_shared", "l1_deviation"), ("shared", "group"), "L1 terms (nats)"),
+    ]
+    figure, row = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained")
+    epochs = history[history["stage"] == "joint"].groupby("epoch")
+    for axes, (columns, labels, title) in zip(row, panels, strict=True):
+        for column, label, colour, line in zip(columns, labels, ("#0072B2", "#E69F00"), ("-", "--"), strict=False):
+            middle = epochs[column].mean()
+            axes.plot(middle.index, middle, line, color=colour, label=label)
+            axes.fill_between(middle.index, epochs[column].min(), epochs[column].max(), color=colour, alpha=0.2)
+        axes.set_ylabel(title)
+        axes.set_xlabel("epoch")
+        axes.legend()
+    return figure
