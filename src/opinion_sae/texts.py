@@ -88,8 +88,8 @@ def write_texts(
             max_new_tokens=length,
             do_sample=True,
             temperature=0.8,
-            top_p=0.95,
-            top_k=0,
+            top_k=50,  # nucleus sampling would sort the whole vocabulary at every token
+            top_p=1.0,
             pad_token_id=tokenizer.pad_token_id,
         )
         texts += tokenizer.batch_decode(written[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
