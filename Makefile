@@ -1,4 +1,4 @@
-# make book | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | tables | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 # for snakemake, such as --profile profiles/slurm
@@ -8,12 +8,13 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book test full-size clean
+.PHONY: help book tables test full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
 	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
 	@echo "                          the book is _build/<name>/html/index.html"
+	@echo "make tables               of the same only the chapters that alignment.csv needs, and no book"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
@@ -22,6 +23,10 @@ help:
 book: $(READY)
 	$(PY) -m opinion_sae.execute check $(PROFILE)
 	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE)
+
+tables: $(READY)
+	$(PY) -m opinion_sae.execute check $(PROFILE)
+	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE) -- tables
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).
@@ -35,7 +40,7 @@ full-size: $(READY)
 
 clean:
 	rm -rf _build .snakemake .pytest_cache .hypothesis
-	find results -mindepth 1 -maxdepth 1 ! -name default ! -name opinionqa -exec rm -rf {} + 2>/dev/null || true
+	find results -mindepth 1 -maxdepth 1 ! -name default ! -name opinionqa ! -name opinionqa-qwen -exec rm -rf {} + 2>/dev/null || true
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -173,6 +173,16 @@ for chapter, files in CHAPTERS.items():
             "{params.environment} {sys.executable:q} -m opinion_sae.execute notebook {params.profile:q} {params.notebook}"
 
 
+rule tables:
+    input:
+        [written_by(name) for name in ("01_surveys", "02_unsteered", "07_alignment")],
+    localrule: True
+    message:
+        "run.json of the chapters that alignment.csv needs"
+    shell:
+        "{sys.executable:q} -m opinion_sae.execute summary {NAME:q}"
+
+
 rule summary:
     input:
         [written_by(name) for name in CHAPTERS],

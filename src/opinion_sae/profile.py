@@ -11,7 +11,7 @@ import yaml
 from opinion_sae.paths import ROOT, Run, run_at
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
-PUBLISHED = ("default", "opinionqa")  # the only ones that write to committed files
+PUBLISHED = ("default", "opinionqa", "opinionqa-qwen")  # the only ones that write to committed files
 RESERVED = ("html", "model", "benchmarks")  # names that other things in _build/ have
 
 MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
