@@ -83,6 +83,7 @@ CHAPTERS = {
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALONE = {"03_sae", "04_delta"}  # the rest waits for these
+FIRST = {"05_joint", "08_budget"}  # the longest: started last, they would run on alone at the end
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
@@ -167,6 +168,7 @@ for chapter, files in CHAPTERS.items():
             environment="" if chapter in ALONE else "OMP_WAIT_POLICY=passive",
         message:
             "{params.notebook}"
+        priority: 1 if chapter in FIRST else 0
         # the others run two at a time on two cores, as much of a chapter is work for one core
         threads: workflow.cores if chapter in ALONE else 1
         shell:
