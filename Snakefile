@@ -44,7 +44,6 @@ CHAPTERS = {
         figures=["delta_training.svg"],
         work=[
             "answers.safetensors",
-            "answers-controls.safetensors",
             "delta-{fold}.safetensors",
             "shared-{fold}.safetensors",
             "dense.safetensors",
@@ -56,8 +55,14 @@ CHAPTERS = {
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
+    "06_controls": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["controls.csv"],
+        figures=["controls.svg"],
+        work=["answers-controls.safetensors"],
+    ),
     "07_alignment": dict(
-        needs=["04_delta", "05_joint"],
+        needs=["04_delta", "05_joint", "06_controls"],
         tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
         figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
         work=["numbers-alignment.json"],
@@ -80,6 +85,7 @@ CHAPTERS = {
         figures=["dose.svg"],
         work=[],
     ),
+    "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg"], work=["numbers-full-size.json"]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALONE = {"03_sae", "04_delta"}  # the rest waits for these
@@ -132,6 +138,14 @@ def given(values):
     return files
 
 
+def shown(name):
+    """The committed files that a chapter shows, other than those that this run itself writes."""
+    if name != "13_opinionqa":
+        return []
+    files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]
+    return [*files, ROOT / "benchmarks/full_size.json"]
+
+
 rule book:
     input:
         [written_by(name) for name in CHAPTERS],
@@ -157,6 +171,7 @@ for chapter, files in CHAPTERS.items():
             ROOT / f"notebooks/{chapter}.ipynb",
             [written_by(name) for name in files["needs"]],
             given(PARAMETERS[chapter]),
+            shown(chapter),
         output:
             *[update(path) for path in written_by(chapter)],
         params:

@@ -10,6 +10,7 @@ from opinion_sae.answers import AnswerPath
 from opinion_sae.readout import (
     calibrated,
     fit_ridge,
+    in_span,
     last_hidden,
     letter_places,
     log_mean,
@@ -96,3 +97,19 @@ def test_answers_to_other_questions_are_refused(answers, two_groups):
     other = dataclasses.replace(two_groups, questions=two_groups.questions[::-1])
     with pytest.raises(ValueError, match="other questions than those of the survey made up"):
         calibrated(answers, other, SAME)
+
+
+def test_vectors_in_their_span_keep_their_inner_products():
+    vectors = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0))
+    found = in_span(vectors)
+    assert found.shape == (3, 2, 6)
+    flat, whole = found.flatten(0, 1), vectors.flatten(0, 1)
+    torch.testing.assert_close(flat @ flat.T, whole @ whole.T, atol=1e-4, rtol=1e-5)
+    many = torch.randn(50, 1, 40)
+    assert in_span(many) is many
+
+
+def test_a_fit_in_the_span_is_the_fit(answers, two_groups, monkeypatch):
+    found = unembedding(answers, two_groups, SAME)
+    monkeypatch.setattr("opinion_sae.readout.in_span", lambda vectors: vectors)
+    np.testing.assert_allclose(np.exp(found), np.exp(unembedding(answers, two_groups, SAME)), atol=2e-3)

@@ -155,7 +155,8 @@ def from_offsets(
 def permuted_decoder(sae: SparseAutoencoder, seed: int) -> SparseAutoencoder:
     """The same SAE with its decoder rows in random order: latents fire as before but write another's direction.
 
-    Delta is fitted to it anew. The SAE's error is kept whatever the decoder, so Delta = 0 still changes nothing.
+    Delta_shared is fitted to it anew, and held against that of the SAE as it is: the group's own part would cost a
+    second stage and is small beside it. The SAE's error is kept whatever the decoder, so Delta = 0 changes nothing.
     """
     rows = torch.randperm(sae.width, generator=torch.Generator().manual_seed(seed))
     return SparseAutoencoder(

@@ -53,35 +53,41 @@ def controls(
 ) -> Tables:
     """Controls on kept answers, beside 'shared-delta' (its offsets: `shared`) and 'delta' (`deltas`), one per split.
 
-    Two fits are new: the second stage under shuffled labels, and both stages with a permuted decoder. `settings` are
-    those of the fits compared with.
+    Two fits are new: the second stage under shuffled labels, to hold against 'delta', and the first with a permuted
+    decoder, to hold against 'shared-delta'. `settings` are those of the fits compared with.
     """
-    permuted = permuted_decoder(sae, seed)
     settings = {**settings, "seed": seed}
     return {
         **from_offsets(answers, sae, splits, deltas, seed),
         "shuffled-groups": shuffled_groups(answers, sae, survey, splits, shared, **settings).log_probs,
-        "permuted-decoder": two_stages(answers, permuted, survey, splits, **settings)["delta"].log_probs,
+        "permuted-decoder": first_stage(answers, permuted_decoder(sae, seed), survey, splits, **settings).log_probs,
     }
 
 
-def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 16) -> CrossFit:
+def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 12) -> CrossFit:
     """'diff-means' from the 'portray' prompts of `count` questions for each group, each in one order of its options."""
     asked = spread_questions(survey, count)
     residuals = persona_residuals(answers.lm, survey, answers.hook_layer, "portray", asked)
     return diff_means(answers, survey, splits, residuals, asked)[0]
 
 
+def first_stage(
+    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], **settings: float | int
+) -> CrossFit:
+    """'shared-delta' for any splits."""
+
+    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
+        parts = {"train": train.tolist(), "validation": validation.tolist()}
+        return fit_frozen(answers, sae, survey, **parts, stages=("shared",), **settings)
+
+    return held_out(answers, sae, splits, fit)
+
+
 def two_stages(
     answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], **settings: float | int
 ) -> dict[str, CrossFit]:
     """'shared-delta' and 'delta' for any splits, the first stage fitted once for both."""
-
-    def first(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
-        parts = {"train": train.tolist(), "validation": validation.tolist()}
-        return fit_frozen(answers, sae, survey, **parts, stages=("shared",), **settings)
-
-    shared = held_out(answers, sae, splits, first)
+    shared = first_stage(answers, sae, survey, splits, **settings)
     return {
         "shared-delta": shared,
         "delta": from_shared(answers, sae, survey, splits, shared.offsets, **settings),

@@ -79,10 +79,11 @@ def unembedding(
 
     V_g = V_shared + V'_g has one row per letter, in units of 1 / RMS |h - mean h|. Minimises the mean KL plus
     ridge (|V_shared|^2 + mean_g |V'_g|^2) over the training questions, as the other methods do; the ridge is the one
-    with the lowest validation KL. With a soft cap the change is made above it.
+    with the lowest validation KL. With a soft cap the change is made above it. h is fixed, so nothing runs but the
+    products V h, in the coordinates of `in_span`.
     """
     logits, hidden, places = unsteered_logits(answers), last_hidden(answers), letter_places(answers)
-    hidden = hidden / hidden.sub(hidden.mean((0, 1))).pow(2).sum(-1).mean().sqrt()
+    hidden = in_span(hidden / hidden.sub(hidden.mean((0, 1))).pow(2).sum(-1).mean().sqrt())
     letters = logits.shape[-1]
 
     def read(parameters: Tensor, questions: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def probe(
     """
     x = answers.residual.unflatten(0, (len(answers.questions), answers.orders)).mean(1)
     x = x - x.mean(0)
-    x = x / x.pow(2).sum(-1).mean().sqrt()
+    x = in_span(x / x.pow(2).sum(-1).mean().sqrt())
     width, d = answers.letters.shape[1], x.shape[1]
     options = torch.tensor([len(question.options) for question in answers.questions])
     at_option = options[:, None] * width + torch.arange(width)
@@ -114,6 +115,18 @@ def probe(
         return (logits + bias[:, at_option[questions]])[:, :, None]
 
     return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width, shared)
+
+
+def in_span(vectors: Float[Tensor, "*prompt d"]) -> Float[Tensor, "*prompt r"]:
+    """The vectors in an orthonormal basis of their span, r <= min(d, prompts): their inner products stay as they are.
+
+    A map with a ridge reads nothing outside the span of what it was fitted to, so its fit is the same with fewer
+    parameters.
+    """
+    flat = vectors.flatten(0, -2)
+    if len(flat) >= flat.shape[1]:
+        return vectors
+    return (flat @ torch.linalg.qr(flat.T).Q).unflatten(0, vectors.shape[:-1])
 
 
 def _fit_all(

@@ -5,19 +5,25 @@ its own, so that the figures read in black and white.
 """
 
 from opinion_sae.figures.answers import alignment, alignment_by_group, differences, group_distance, position_shares
+from opinion_sae.figures.controls import against, claims
 from opinion_sae.figures.latents import latent_heatmap, latent_path, latent_path_by_group, tilt
+from opinion_sae.figures.published import compare_models, groups_by_model
 from opinion_sae.figures.style import METHODS, STYLE, group_labels, matrix, rank, save_svg
 from opinion_sae.figures.training import delta_training, joint_training, sae_training
 
 __all__ = [
     "METHODS",
     "STYLE",
+    "against",
     "alignment",
     "alignment_by_group",
+    "compare_models",
+    "claims",
     "delta_training",
     "differences",
     "group_distance",
     "group_labels",
+    "groups_by_model",
     "joint_training",
     "latent_heatmap",
     "latent_path",

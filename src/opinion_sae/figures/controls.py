@@ -1,0 +1,60 @@
+"""Differences with intervals, one row each: against references and controls, and claim by claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from opinion_sae.figures.style import METHODS
+
+# verdict: colour, marker
+VERDICTS = {"supported": ("#0072B2", "o"), "mixed": ("#E69F00", "s"), "not supported": ("#777777", "X")}
+
+
+def against(table: pd.DataFrame) -> Figure:
+    """Paired difference in KL of a method to each reference, with 95 % intervals; a row of `comparison_table` each."""
+    figure, axes = _rows(len(table))
+    for place, row in zip(range(len(table)), table.to_dict("records"), strict=True):
+        error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
+        marker = "o" if row["method"] == "delta" else "s"
+        axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2)
+    labels = [f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)]
+    axes.set_yticks(np.arange(len(table)), labels)
+    axes.set_xlabel(f"difference in mean held-out KL (nats), {table['n_questions'].max()} questions; below zero is closer")
+    return figure
+
+
+def claims(table: pd.DataFrame, sentences: Sequence[str]) -> Figure:
+    """Effect of each claim over all groups, with its 95 % interval, its margin and its verdict."""
+    part = table[table["group"] == "all"].set_index("claim").loc[list(sentences)]
+    figure, axes = _rows(len(part))
+    for verdict, (colour, marker) in VERDICTS.items():
+        rows = np.flatnonzero(part["verdict"] == verdict)
+        one = part.iloc[rows]
+        error = [one["effect"] - one["low"], one["high"] - one["effect"]]
+        axes.errorbar(one["effect"], rows, xerr=error, fmt=marker, color=colour, capsize=2, label=verdict)
+    at_margin = np.flatnonzero(part["margin"] > 0)
+    axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
+    axes.set_yticks(np.arange(len(part)), [f"{n + 1}. {_label(m)} minus {_label(r)}" for n, (m, r) in _pairs(part)])
+    axes.set_xlabel("difference in mean held-out KL (nats); below zero is closer")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _pairs(part: pd.DataFrame) -> enumerate:
+    return enumerate(zip(part["method"], part["reference"], strict=True))
+
+
+def _rows(count: int) -> tuple[Figure, plt.Axes]:
+    figure, axes = plt.subplots(figsize=(7, 0.27 * count + 1))
+    axes.axvline(0, color="black", linewidth=1)
+    axes.invert_yaxis()
+    return figure, axes
+
+
+def _label(method: str) -> str:
+    return METHODS[method][0] if method in METHODS else method
