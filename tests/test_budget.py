@@ -1,5 +1,7 @@
 """Fewer latents, tilted losses, group lasso, and offsets that are added."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from opinion_sae.budget import (
     tilt_table,
 )
 from opinion_sae.delta import DenseOffset, GroupDelta
-from opinion_sae.fit import fit_offset, refit_strongest, strongest_latents
+from opinion_sae.fit import fit_frozen, fit_offset, fit_to_budget, refit_strongest, strongest_latents
 from opinion_sae.losses import tilted, tilted_kl
 from opinion_sae.train import untrained_sae
 
@@ -89,6 +91,18 @@ def test_refitting_touches_the_chosen_latents_only_and_does_not_end_worse(answer
     assert history.validation_kl.isna().all() and not refitted.shared.any()
 
 
+def test_the_strength_is_found_that_leaves_the_budget(answers, sae, two_groups):
+    options = {"epochs": 6, "batch": 3, "patience": 12}
+    delta, history = fit_to_budget(answers, sae, two_groups, 10, **options)
+    left = (delta.offsets() != 0).sum(1).float().mean().item()
+    assert 10 <= left <= 12.5
+    strength = history.l1_weight.unique()
+    again, _ = fit_frozen(answers, sae, two_groups, l1_weight=strength.item(), **options)
+    assert torch.equal(again.offsets(), delta.offsets())
+    most, _ = fit_to_budget(answers, sae, two_groups, WIDTH + 1, trials=2, **options)  # no strength leaves so many
+    assert (most.offsets() != 0).sum() > (delta.offsets() != 0).sum()
+
+
 def test_group_lasso_gives_the_groups_one_vocabulary(answers, sae, two_groups):
     shares = torch.from_numpy(two_groups.shares).float()
     delta = GroupDelta(two_groups.groups, WIDTH)
@@ -105,17 +119,24 @@ def test_the_path_answers_every_question_under_every_budget(answers, sae, two_gr
         offset.shared.data.fill_(0.1)
     points = latent_path(answers, sae, two_groups, FOLDS, deltas, dense, [WIDTH, 2], epochs=1)
     whole = torch.stack([answers.predict(sae, deltas[q], torch.tensor([q]))[:, 0] for q in range(3)], dim=1)
-    np.testing.assert_allclose(points[0].cut, whole.numpy(), atol=1e-5)  # a budget of all latents cuts nothing
-    assert points[1].latents <= 2
+    for point in points[:2]:  # Delta as it is, and a budget that cuts nothing
+        np.testing.assert_allclose(point.cut, whole.numpy(), atol=1e-5)
+    assert points[0].latents == WIDTH and points[2].latents <= 2
     table = path_table(two_groups, points, np.arange(3), 20, 0)
     assert set(table.method) == {"cut", "refitted", "dense"} and set(table.group) == {"all", *two_groups.groups}
     assert table.kl.notna().all()
 
 
-def test_the_sweep_over_tilts_starts_from_the_given_offsets(answers, sae, two_groups):
-    deltas = [random_delta(two_groups.groups, seed) for seed in range(3)]
-    sweep = tilt_sweep(answers, sae, two_groups, FOLDS, deltas, [0.0, 50.0], epochs=1, lr=0.05)
-    assert all(torch.equal(delta.deviation, random_delta(two_groups.groups, n).deviation) for n, delta in enumerate(deltas))
+def test_the_sweep_over_tilts_goes_on_from_the_shared_parts_and_is_the_plain_fit_at_zero(answers, sae, two_groups):
+    starts = [GroupDelta(two_groups.groups, WIDTH) for _ in range(3)]
+    for start in starts:
+        start.shared.data.fill_(0.1)
+    settings = {"epochs": 2, "lr": 0.05}
+    sweep = tilt_sweep(answers, sae, two_groups, FOLDS, starts, [0.0, 50.0], **settings)
+    assert not any(start.deviation.any() for start in starts)
+    plain = copy.deepcopy(starts[0])
+    fit_offset(answers, plain, sae, torch.from_numpy(two_groups.shares).float(), [2], [1], **settings)
+    assert np.array_equal(sweep[0.0][:, [0]], answers.predict(sae, plain, torch.tensor([0])).numpy())
     table = tilt_table(two_groups, sweep, np.arange(3), 20, 0)
     worst = table[(table.measure == "kl") & (table.which == "worst-off group")].set_index("t").value
     mean = table[(table.measure == "kl") & (table.which == "mean over groups")].set_index("t").value

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from opinion_sae.delta import DenseOffset, GroupDelta, RectifiedShift
+from opinion_sae.delta import DenseOffset, GroupDelta, LowRankDelta, RectifiedShift
 from opinion_sae.sae import SparseAutoencoder
 
 SIZES = st.tuples(*[st.integers(1, size) for size in (5, 3, 8, 4)])  # item, group, m, d
@@ -166,3 +166,45 @@ def test_other_files_are_refused(trained, tmp_path):
         GroupDelta.load(path)
     with pytest.raises(FileNotFoundError, match="absent.safetensors"):
         GroupDelta.load(tmp_path / "absent.safetensors")
+
+
+def test_low_rank_deviations_by_hand(tmp_path):
+    delta = LowRankDelta(("a", "b", "c"), 2, rank=1)
+    with torch.no_grad():
+        delta.shared[:] = 5.0
+        delta.deviation.copy_(torch.tensor([[3.0, 0.0], [4.0, 0.0], [0.0, 1.0]]))
+    A, B = delta.factors()  # the strongest direction: groups (0.6, 0.8, 0), latents (5, 0)
+    torch.testing.assert_close(A @ B, torch.tensor([[3.0, 0.0], [4.0, 0.0], [0.0, 0.0]]))
+    assert A.shape == (3, 1) and B.abs().tolist() == [pytest.approx([5.0, 0.0])]
+    delta.constrain()
+    torch.testing.assert_close(delta.offsets(), torch.tensor([[8.0, 5.0], [9.0, 5.0], [5.0, 5.0]]))
+    delta.save(tmp_path / "delta.safetensors", model="tiny")
+    back, about = GroupDelta.load(tmp_path / "delta.safetensors")
+    assert isinstance(back, LowRankDelta) and back.rank == 1 and about == {"model": "tiny"}
+    assert torch.equal(back.deviation, delta.deviation) and back.for_groups(["c"]).rank == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32))
+def test_constrained_deviations_have_the_rank_and_stay_as_they_are(group, m, rank, seed):
+    delta = LowRankDelta([str(i) for i in range(group)], m, rank=rank)
+    delta.deviation.data.normal_(generator=torch.Generator().manual_seed(seed))
+    best = torch.linalg.svdvals(delta.deviation.detach())[rank:].norm()
+    before = delta.deviation.detach().clone()
+    delta.constrain()
+    assert torch.linalg.matrix_rank(delta.deviation.detach(), rtol=1e-4) <= rank
+    torch.testing.assert_close((before - delta.deviation).norm(), best, atol=1e-4, rtol=1e-3)
+    once = delta.deviation.detach().clone()
+    delta.constrain()
+    torch.testing.assert_close(delta.deviation.detach(), once, atol=1e-5, rtol=1e-4)
+
+
+def test_a_cut_keeps_the_named_entries_and_nothing_else():
+    for kind in (GroupDelta, LowRankDelta):
+        delta = kind(("a", "b"), 3)
+        with torch.no_grad():
+            delta.shared[:], delta.deviation[1] = 1.0, 2.0
+        part = delta.cut(torch.tensor([[True, False, False], [True, True, False]]))
+        part.constrain()  # what is cut has entries of its own for each group, whatever their rank
+        assert part.offsets().tolist() == [[1, 0, 0], [3, 3, 0]] and not part.shared.any()
+        assert delta.offsets().tolist() == [[1, 1, 1], [3, 3, 3]]

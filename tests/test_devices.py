@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from opinion_sae.activations import activations
 from opinion_sae.answers import AnswerPath
 from opinion_sae.budget import latent_path, tilt_sweep
-from opinion_sae.delta import AdditiveDelta, DenseOffset, GroupDelta, MultiplicativeDelta
+from opinion_sae.delta import AdditiveDelta, DenseOffset, GroupDelta, LowRankDelta, MultiplicativeDelta
 from opinion_sae.fit import fit_dense, fit_frozen
 from opinion_sae.interpret import cost_of_removal, describe_latents, strongest
 from opinion_sae.joint import fit_joint
@@ -147,7 +147,7 @@ def test_mixing_places_is_noticed():
                 pair[0] @ pair[1]
 
 
-@pytest.mark.parametrize("offset", [GroupDelta, MultiplicativeDelta, AdditiveDelta, DenseOffset])
+@pytest.mark.parametrize("offset", [GroupDelta, MultiplicativeDelta, AdditiveDelta, LowRankDelta, DenseOffset])
 def test_answers_and_gradients_are_those_of_the_cpu_wherever_the_offset_lies(offset, lm, tiny):
     width = 32 if offset is DenseOffset else 64
     exact = AnswerPath(tiny.lm("gemma2", tie_word_embeddings=True), tiny.questions, HOOK, orders=2)

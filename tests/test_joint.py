@@ -107,7 +107,7 @@ def test_variants_start_from_a_trained_or_a_random_sae(answers, sae, tokens, two
 def test_both_modes_and_a_budget_behind_one_call(answers, sae, tokens, two_groups):
     delta, history = fit_delta(answers, sae, two_groups, mode="frozen", latents=3, epochs=2)
     assert ((delta.offsets() != 0).sum(1) <= 3).all() and "3 latents" in set(history.stage)
-    fit_delta(answers, sae, two_groups, mode="joint", tokens=tokens, epochs=1)
+    fit_delta(answers, sae, two_groups, mode="joint", tokens=tokens, latents=3, epochs=1)
     with pytest.raises(ValueError, match="give the activations to reconstruct as `tokens`"):
         fit_delta(answers, sae, two_groups, mode="joint")
     with pytest.raises(ValueError, match="mode 'melted' is not 'frozen' or 'joint'"):

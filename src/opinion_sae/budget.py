@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from opinion_sae.answers import AnswerPath
-from opinion_sae.crossfit import CrossFit, cross_fit
+from opinion_sae.crossfit import cross_fit
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.fit import fit_frozen, fit_offset, refit_strongest, strongest_latents
 from opinion_sae.metrics import Scores, bootstrap_mean, by_group, mean, score
@@ -42,9 +42,11 @@ def latent_path(
 ) -> list[PathPoint]:
     """Held-out answers as each group's Delta is cut to fewer and fewer of its strongest latents.
 
-    Latents are chosen and fitted in each fold's training questions only; `settings` go to `fit_offset`.
+    Latents are chosen and fitted in each fold's training questions only; `settings` go to `fit_offset`. The first point
+    is Delta with all its latents, as it was fitted.
     """
-    points = []
+    whole = held_out(answers, sae, folds, deltas)
+    points = [PathPoint(_touched(deltas), whole, whole, _same_norm(answers, sae, folds, dense, deltas))]
     for budget in budgets:
         cuts = iter(deltas)
         refits: list[GroupDelta] = []
@@ -57,14 +59,13 @@ def latent_path(
             return delta, history
 
         refitted = cross_fit(answers, sae, folds, refit)
-        cut = [_cut(delta, budget) for delta in deltas]
-        scaled = [_scaled(answers, sae, vector, delta) for vector, delta in zip(dense, refits, strict=True)]
+        cut = [delta.cut(strongest_latents(delta, budget)) for delta in deltas]
         points.append(
             PathPoint(
-                float(np.mean([(delta.deviation != 0).sum(1).float().mean().item() for delta in refits])),
+                _touched(refits),
                 held_out(answers, sae, folds, cut),
                 refitted.log_probs,
-                held_out(answers, None, folds, scaled),
+                _same_norm(answers, sae, folds, dense, refits),
             )
         )
     return points
@@ -78,10 +79,21 @@ def held_out(
     return cross_fit(answers, sae, folds, lambda train, validation: (next(given), pd.DataFrame())).log_probs
 
 
-def _cut(delta: GroupDelta, latents: int) -> GroupDelta:
-    cut = type(delta)(delta.groups, delta.shared.shape[0], delta.keep_error)
-    cut.deviation.data.copy_(delta.offsets().detach() * strongest_latents(delta, latents))
-    return cut
+def _touched(deltas: Sequence[GroupDelta]) -> float:
+    """Latents with an offset, mean over groups and folds."""
+    return float(np.mean([(delta.offsets() != 0).sum(1).float().mean().item() for delta in deltas]))
+
+
+def _same_norm(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    folds: Int[np.ndarray, "question"],
+    dense: Sequence[DenseOffset],
+    deltas: Sequence[GroupDelta],
+) -> Float[np.ndarray, "group question option"]:
+    """Held-out log p under each fold's dense vectors, scaled to the norm of its Delta."""
+    scaled = [_scaled(answers, sae, vector, delta) for vector, delta in zip(dense, deltas, strict=True)]
+    return held_out(answers, None, folds, scaled)
 
 
 @torch.no_grad()
@@ -133,36 +145,40 @@ def tilt_sweep(
     sae: SparseAutoencoder,
     survey: Survey,
     folds: Int[np.ndarray, "question"],
-    deltas: Sequence[GroupDelta],
+    starts: Sequence[GroupDelta],
     tilts: Sequence[float],
     **settings: float | int,
-) -> dict[float, CrossFit]:
-    """Each fold's Delta, trained further with the loss tilted over groups; t = 0 is the same training untilted."""
+) -> dict[float, Float[np.ndarray, "group question option"]]:
+    """Held-out log p of each tilt: the groups' parts fitted with the loss tilted over groups, from Delta_shared.
+
+    `starts` are the folds' fits of Delta_shared and `settings` those of the second stage of `fit_frozen`, so that
+    t = 0 is the plain fit of Delta.
+    """
     shares = torch.from_numpy(survey.shares).float()
     found = {}
     for tilt in tilts:
-        starts = iter(deltas)
+        given = iter(starts)
 
         def fit(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
-            delta = copy.deepcopy(next(starts))
+            delta = copy.deepcopy(next(given))
             history = fit_offset(answers, delta, sae, shares, train, validation, tilt=float(tilt), **settings)
             return delta, history
 
-        found[tilt] = cross_fit(answers, sae, folds, fit)
+        found[tilt] = cross_fit(answers, sae, folds, fit).log_probs
     return found
 
 
 def tilt_table(
     survey: Survey,
-    sweep: dict[float, CrossFit],
+    sweep: dict[float, Float[np.ndarray, "group question option"]],
     clusters: Int[np.ndarray, "question"],
     replicates: int,
     seed: int,
 ) -> pd.DataFrame:
     """Mean and worst-group held-out KL and alignment against the tilt t, with 95 % intervals over questions."""
     rows = []
-    for tilt, fitted in sweep.items():
-        scores = score(survey, fitted.log_probs)
+    for tilt, log_probs in sweep.items():
+        scores = score(survey, log_probs)
         for measure, worst in (("kl", np.nanargmax), ("alignment", np.nanargmin)):
             cells = by_group(survey, getattr(scores, measure))
             means = {group: mean(cells[group]) for group in survey.groups}

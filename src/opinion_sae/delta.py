@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -69,7 +70,11 @@ class GroupDelta(nn.Module):
     shared: (m,), deviation: (group, m), both in the units of the latents. With `keep_error` the SAE's error
     e = x - decode(z) is kept, so x_g = x + decode(z_g) - decode(z), and Delta = 0 leaves the model exactly as it was.
     Without it x_g = decode(z_g), and the SAE alone has to carry the answer.
+
+    The other kinds change `shift`, or constrain the deviations; fits, files and steering take any of them.
     """
+
+    relative = False  # whether offsets are shares of a latent's value instead of amounts of it
 
     def __init__(self, groups: Sequence[str], width: int, keep_error: bool = True):
         super().__init__()
@@ -99,14 +104,21 @@ class GroupDelta(nn.Module):
         missing = sorted(set(groups) - set(self.groups))
         if missing:
             raise KeyError(f"no offset for {missing}; there are {list(self.groups)}")
-        part = type(self)(groups, self.shared.shape[0], self.keep_error)
-        part.load_state_dict(
-            {
-                "shared": self.shared.detach().clone(),
-                "deviation": self.deviation.detach()[[self.groups.index(g) for g in groups]].clone(),
-            }
-        )
+        part = copy.deepcopy(self)
+        part.groups = tuple(groups)
+        part.deviation = nn.Parameter(self.deviation.detach()[[self.groups.index(g) for g in groups]].clone())
         return part
+
+    def cut(self, keep: Bool[Tensor, "group m"]) -> GroupDelta:
+        """A copy with these entries of Delta_g and no others, all of them in the deviations."""
+        part = copy.deepcopy(self)
+        with torch.no_grad():
+            part.deviation.copy_(self.offsets() * keep.to(self.shared.device))
+            part.shared.zero_()
+        return part
+
+    def constrain(self) -> None:
+        """Called after every step of a fit; here every value is allowed."""
 
     def save(self, path: str | Path, **about: str) -> None:
         """Write a safetensors file; `about` (model, hook_layer, sae hash ...) goes to its JSON header."""
@@ -140,11 +152,15 @@ class GroupDelta(nn.Module):
         kind = KINDS[about.pop("kind", "GroupDelta")]
         delta = kind(groups, tensors["shared"].shape[0], json.loads(about.pop("keep_error", "true")))
         delta.load_state_dict(tensors)
+        if isinstance(delta, LowRankDelta):
+            delta.rank = int(about.pop("rank"))
         return delta, about
 
 
 class MultiplicativeDelta(GroupDelta):
     """z_g = z max(1 + Delta_g, 0): rescales the latents that fire, and leaves silent ones silent."""
+
+    relative = True
 
     def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
         gain = (1 + self.offsets().to(W_dec.device)[:, code.indices]).relu() - 1
@@ -158,7 +174,39 @@ class AdditiveDelta(GroupDelta):
         return (self.offsets().to(W_dec.device) @ W_dec).expand(len(code.values), -1, -1)
 
 
-KINDS = {kind.__name__: kind for kind in (GroupDelta, MultiplicativeDelta, AdditiveDelta)}
+class LowRankDelta(GroupDelta):
+    """z_g = max(z + Delta_shared + (A B)_g, 0) with A: (group, rank) and B: (rank, m): a few directions for all groups.
+
+    The deviations are kept as their product; after each step they become the nearest matrix of that rank (Eckart and
+    Young 1936).
+    """
+
+    def __init__(self, groups: Sequence[str], width: int, keep_error: bool = True, rank: int = 3):
+        super().__init__(groups, width, keep_error)
+        self.rank = rank
+
+    @torch.no_grad()
+    def factors(self) -> tuple[Float[Tensor, "group rank"], Float[Tensor, "rank m"]]:
+        """A, with orthonormal columns, and B of the best approximation A B to the deviations, the strongest first."""
+        A = torch.linalg.svd(self.deviation @ self.deviation.T).U[:, : self.rank]
+        return A, A.T @ self.deviation
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        if self.rank < len(self.groups):
+            A, B = self.factors()
+            self.deviation.copy_(A @ B)
+
+    def cut(self, keep: Bool[Tensor, "group m"]) -> GroupDelta:
+        part = super().cut(keep)
+        part.rank = len(self.groups)  # any rank: entries of their own for each group have no low one
+        return part
+
+    def save(self, path: str | Path, **about: str) -> None:
+        super().save(path, rank=str(self.rank), **about)
+
+
+KINDS = {kind.__name__: kind for kind in (GroupDelta, MultiplicativeDelta, AdditiveDelta, LowRankDelta)}
 
 
 class DenseOffset(nn.Module):

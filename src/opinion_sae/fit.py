@@ -22,6 +22,7 @@ from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
 
 ADAM_EPS = 1e-8  # torch's default
+FIRST_STRENGTH = 2e-3  # of the L1 term, where a search for it begins
 Positions = Sequence[int] | Int[np.ndarray, "_"]  # of questions in the survey
 
 
@@ -59,6 +60,22 @@ def step_unit(answers: AnswerPath, sae: SparseAutoencoder | None, latents: float
     return spread / max(n * math.sqrt(2 / (math.pi * x.shape[1])), math.sqrt(n))
 
 
+def units(
+    answers: AnswerPath, sae: SparseAutoencoder | None, offset: Offset, latents: float | None = None
+) -> tuple[float, float]:
+    """`step_unit` and `latent_unit` for an offset of this kind; the latter is 1 where there are no latents.
+
+    An offset in shares of a latent's value moves the active latents only, and its own unit is 1.
+    """
+    if sae is None:
+        return step_unit(answers, None), 1.0
+    unit = latent_unit(answers, sae)
+    if not getattr(offset, "relative", False):
+        return step_unit(answers, sae, latents), unit
+    active = (sae.encode_sparse(answers.residual.to(sae.W_dec.device)).values > 0).sum(1).float().mean().item()
+    return step_unit(answers, sae, active) / unit, 1.0
+
+
 def fit_frozen(
     answers: AnswerPath,
     sae: SparseAutoencoder,
@@ -68,16 +85,18 @@ def fit_frozen(
     validation: Positions | None = None,
     stages: Sequence[str] = ("shared", "deviation"),
     shared_lr: float = 1.0,
-    **settings: float | int,
+    kind: Callable[[Sequence[str], int], GroupDelta] = GroupDelta,
+    **settings: float | int | str,
 ) -> tuple[GroupDelta, pd.DataFrame]:
     """Fit Delta_shared and then the groups' deviations to the survey's answers, with the SAE frozen.
 
     Minimises KL(h_g || p_g) + l1 (|Delta_shared|_1 + mean_g |D_g|_1) / unit over the training questions (all if not
     given), with `unit` the mean active latent. `stages`: the shared part is fitted first, alone; then both. Each stage
     keeps the epoch with the lowest KL on the validation questions and stops after `patience` epochs without a lower
-    one. `settings` go to `fit_offset`. History: a row per stage and epoch.
+    one. `kind` makes the offset from the groups' names and the SAE's width: GroupDelta or one of its kinds. `settings`
+    go to `fit_offset`. History: a row per stage and epoch.
     """
-    delta = GroupDelta(survey.groups, sae.width).to(answers.lm.device)
+    delta = kind(survey.groups, sae.width).to(answers.lm.device)
     return delta, _fit_stages(answers, delta, sae, survey, train, validation, stages, shared_lr, settings)
 
 
@@ -123,11 +142,40 @@ def refit_strongest(
     Meinshausen 2007). The result has no shared part: all of Delta_g is in the deviations.
     """
     support = strongest_latents(delta, latents)
-    cut = type(delta)(delta.groups, sae.width, delta.keep_error).to(answers.lm.device)
-    cut.deviation.data.copy_(delta.offsets().detach() * support)
+    cut = delta.cut(support).to(answers.lm.device)
     shares = torch.from_numpy(survey.shares).float()
     train = range(len(survey.questions)) if train is None else train
     return cut, fit_offset(answers, cut, sae, shares, train, validation, support=support, **settings)
+
+
+def fit_to_budget(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    latents: int,
+    *,
+    l1_weight: float = 0.0,
+    trials: int = 8,
+    **settings: object,
+) -> tuple[GroupDelta, pd.DataFrame]:
+    """`fit_frozen` with the L1 strength that leaves about `latents` latents per group (mean over groups).
+
+    The strength is sought by bisection of its logarithm, from `l1_weight` or FIRST_STRENGTH, in at most `trials` fits;
+    it ends with the first that leaves between `latents` and a quarter more, or else with the fit that leaves the fewest
+    above `latents` (the most, if none leaves so many). History: that of the fit taken, with its `l1_weight`.
+    """
+    weak = strong = None  # the bracket: strengths that leave too many, too few
+    weight, found = l1_weight or FIRST_STRENGTH, []
+    for _ in range(trials):
+        delta, history = fit_frozen(answers, sae, survey, l1_weight=weight, **settings)
+        left = (delta.offsets() != 0).sum(1).float().mean().item()
+        found.append((left < latents, abs(left - latents), delta, history.assign(l1_weight=weight)))
+        if latents <= left <= 1.25 * latents:
+            break
+        weak, strong = (weight, strong) if left > latents else (weak, weight)
+        weight = 8 * weak if strong is None else strong / 8 if weak is None else math.sqrt(weak * strong)
+    _, _, delta, history = min(found, key=lambda trial: trial[:2])
+    return delta, history
 
 
 def _fit_stages(
@@ -205,7 +253,8 @@ def fit_offset(
     if not len(train):
         raise ValueError("none of the training questions was answered by any of the groups")
     judged = train if validation is None else torch.as_tensor(list(validation))
-    weight = l1_weight / latent_unit(answers, sae) if sae is not None else 0.0
+    step_size, unit = units(answers, sae, offset, None if support is None else support.sum(1).float().mean().item())
+    weight = l1_weight / unit
     parts = [offset.shared] if shared_only else [offset.shared, offset.deviation]
     parts = parts if support is None else [offset.deviation]
     steering = SharedOnly(offset) if shared_only else offset
@@ -218,7 +267,6 @@ def fit_offset(
         if support is not None:
             offset.deviation.data.mul_(support.to(offset.deviation.device))
 
-    step_size = step_unit(answers, sae, None if support is None else support.sum(1).float().mean().item())
     optimiser = torch.optim.Adam(parts, lr=lr * step_size)
     generator = torch.Generator().manual_seed(seed)
     scores, rows = [], []
@@ -300,7 +348,9 @@ def proximal_step(optimiser: torch.optim.Adam, offset: Offset, weight: float, gr
         shrink = 1 - lr * weight / (scale.sqrt() + ADAM_EPS) / rows.norm(dim=0).clamp_min(1e-30)
         for part in parts:
             part.mul_(shrink.clamp_min(0.0))
-        return
-    for part, scale in zip(parts, scales, strict=True):
-        share = 1 / len(part) if part is offset.deviation else 1.0  # the term averages over groups
-        part.copy_(soft_threshold(part, lr * weight * share / (scale.sqrt() + ADAM_EPS)))
+    else:
+        for part, scale in zip(parts, scales, strict=True):
+            share = 1 / len(part) if part is offset.deviation else 1.0  # the term averages over groups
+            part.copy_(soft_threshold(part, lr * weight * share / (scale.sqrt() + ADAM_EPS)))
+    if isinstance(offset, GroupDelta):
+        offset.constrain()

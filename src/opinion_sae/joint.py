@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from opinion_sae.answers import AnswerPath
 from opinion_sae.crossfit import CrossFit, cross_fit, fold_parts
 from opinion_sae.delta import GroupDelta
-from opinion_sae.fit import Positions, fit_frozen, latent_unit, proximal_step, refit_strongest, step_unit
+from opinion_sae.fit import Positions, fit_frozen, fit_to_budget, proximal_step, refit_strongest, units
 from opinion_sae.losses import l1, mean_kl, reconstruction
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
@@ -40,9 +40,12 @@ def fit_delta(
     """Fit Delta in either mode; `settings` go to `fit_frozen` or `fit_joint`.
 
     'frozen' leaves the SAE as it is. 'joint' trains it in place, on the activations `tokens`, together with Delta.
-    `latents` then cuts every group's Delta to its so many strongest latents and fits those once more.
+    `latents` is a budget: in frozen mode the L1 strength is sought that leaves about so many (`fit_to_budget`); then,
+    in both, every group's Delta is cut to its so many strongest latents and those are fitted once more.
     """
-    if mode == "frozen":
+    if mode == "frozen" and latents is not None:
+        delta, history = fit_to_budget(answers, sae, survey, latents, **settings)
+    elif mode == "frozen":
         delta, history = fit_frozen(answers, sae, survey, **settings)
     elif mode == "joint":
         if tokens is None:
@@ -108,10 +111,11 @@ def fit_joint(
         delta, history = fit_frozen(answers, sae, survey, stages=("shared",), **first)
     delta.keep_error = keep_error
     sae.requires_grad_(True)
-    unit, shares = latent_unit(answers, sae), torch.from_numpy(survey.shares).float()
+    step_size, unit = units(answers, sae, delta)
+    shares = torch.from_numpy(survey.shares).float()
     optimiser = torch.optim.Adam(
         [
-            {"params": [delta.shared, delta.deviation], "lr": lr * step_unit(answers, sae)},
+            {"params": [delta.shared, delta.deviation], "lr": lr * step_size},
             {"params": list(sae.parameters()), "lr": sae_lr},
         ]
     )

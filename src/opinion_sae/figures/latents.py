@@ -63,7 +63,7 @@ def latent_path(table: pd.DataFrame, shared: float, unsteered: float, questions:
 
 
 def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
-    """Held-out KL against latents touched, one small panel per group; the refitted path with its intervals."""
+    """Held-out KL against latents touched, one small panel per group: refitted, with intervals, and dense."""
     columns = 6
     rows = -(-len(groups) // columns)
     figure, panels = plt.subplots(
@@ -75,6 +75,8 @@ def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
         part = table[(table["group"] == group) & (table["method"] == "refitted")].sort_values("latents")
         axes.plot(part["latents"], part["kl"], "o-", color="#0072B2", ms=3)
         axes.fill_between(part["latents"], part["kl_low"], part["kl_high"], color="#0072B2", alpha=0.2)
+        dense = table[(table["group"] == group) & (table["method"] == "dense")].sort_values("latents")
+        axes.plot(dense["latents"], dense["kl"], "-.", color="#CC79A7")
         axes.set_xscale("log", base=2)
         axes.set_title(group, fontsize=8)
     figure.supxlabel("latents touched")
