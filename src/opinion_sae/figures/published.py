@@ -34,10 +34,10 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
         panels[1].plot(100 * table["gap_closed"], y, marker, color=colour, ms=4)
     panels[0].set_yticks(range(len(methods)), [METHODS[m][0] if m in METHODS else m for m in methods])
     panels[0].invert_yaxis()
-    panels[0].set_xlabel("mean KL, people to model (nats); dotted: noise floor")
+    panels[0].set_xlabel("mean KL, people to model (nats)")
     for share in (0, 100):
         panels[1].axvline(share, color="black", linewidth=0.8)
-    panels[1].set_xlabel("share of the gap from unsteered to floor that is closed (%)")
+    panels[1].set_xlabel("share of the gap closed (%)")
     figure.legend(loc="outside upper center", ncols=len(overall))
     return figure
 
@@ -53,7 +53,7 @@ def groups_by_model(
         return _nothing()
     groups = [group for group in next(iter(tables.values()))["group"].unique() if group != "all"]
     size = (3.2 * len(tables) + 1.6, 0.4 * len(groups) + 1.2)
-    figure, panels = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained")
     y = np.arange(len(groups))
     for axes, (model, table) in zip(panels[0], tables.items(), strict=True):
         for n, method in enumerate(methods):
