@@ -117,7 +117,8 @@ def generate_answers(
     groups = list(delta.groups if groups is None else groups)
     with steer(lm, sae, delta, groups, strength, hook_layer):
         steered = _write(lm, question, len(groups), tokens, seed)
-    unsteered = _write(lm, question, len(groups), tokens, seed)
+    alone = 1 if seed is None else len(groups)  # greedy rows would all be the same
+    unsteered = _write(lm, question, alone, tokens, seed) * (len(groups) // alone)
     return pd.DataFrame({"group": groups, "unsteered": unsteered, "steered": steered})
 
 
