@@ -21,9 +21,10 @@ from opinion_sae.losses import l1, mean_kl, reconstruction
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
-from opinion_sae.sae_quality import sae_quality
+from opinion_sae.sae_quality import plain_text, sae_quality
 from opinion_sae.survey import Survey
-from opinion_sae.train import check_finite, unexplained, untrained_sae
+from opinion_sae.topk import SparseDecode, TopKEncode
+from opinion_sae.train import check_finite, untrained_sae
 
 TERMS = ("reconstruction", "sparsity", "kl")
 
@@ -96,8 +97,9 @@ def fit_joint(
     `sparsity_weight` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`. Without `keep_error` the
     model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
 
-    Delta goes on from `start`; without one Delta_shared is fitted first, with the SAE frozen as in `fit_frozen`. The epoch with the lowest sum of validation KL
-    (weighted) and unexplained variance of `held_out` is kept, the start included. History: a row per epoch.
+    Delta goes on from `start`; without one Delta_shared is fitted first, with the SAE frozen as in `fit_frozen`. The
+    epoch with the lowest sum of validation KL (weighted) and unexplained variance of `held_out` is kept, the start
+    included. History: a row per epoch.
     """
     train = np.arange(len(survey.questions)) if train is None else np.asarray(train)
     judged = torch.as_tensor(np.array(train if validation is None else validation))
@@ -121,7 +123,7 @@ def fit_joint(
     )
     rates = [group["lr"] for group in optimiser.param_groups]
     generator = torch.Generator().manual_seed(seed)
-    size = sae.encode_sparse(held_out).values.detach().sum(1).mean()
+    size = judged_tokens(sae, held_out)[1]
     rows, best = [], None
     for epoch in progress(range(epochs + 1), "joint"):
         sums = dict.fromkeys(TERMS, np.nan)
@@ -144,8 +146,9 @@ def fit_joint(
                 steps.append([terms[name].item() for name in TERMS])
             sums = dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
         kl = mean_kl(shares[:, judged], answers.predict(sae, delta, judged)).item()
-        fvu = unexplained(sae, held_out)
-        rows.append(_row(epoch, sums, kl, fvu, delta, l1_weight / unit))
+        fvu, active = judged_tokens(sae, held_out)
+        held = {"kl": kl, "reconstruction": fvu, "sparsity": active / size}
+        rows.append(_row(epoch, sums, held, delta, l1_weight / unit))
         if best is None or kl_weight * kl + fvu < best[0]:
             best, since = (kl_weight * kl + fvu, _state(delta), _state(sae)), 0
         else:
@@ -165,12 +168,12 @@ def joint_terms(
     shares: Float[Tensor, "group question option"],
     questions: Tensor,
     batches: Sequence[Float[Tensor, "batch d"]],
-    size: Float[Tensor, ""],
+    size: float,
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
-    codes = [sae.encode_sparse(x) for x in batches]
-    fvu = [reconstruction(x, sae.decode_sparse(code)) for x, code in zip(batches, codes, strict=True)]
-    active = [code.values.sum(1).mean() / size for code in codes]
+    coded = [code_and_output(sae, x) for x in batches]
+    fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
+    active = [values.sum(1).mean() / size for values, _ in coded]
     log_probs = answers.log_probs(sae, delta, questions)
     return {
         "reconstruction": torch.stack(fvu).mean(),
@@ -179,20 +182,45 @@ def joint_terms(
     }
 
 
+def code_and_output(
+    sae: SparseAutoencoder, x: Float[Tensor, "batch d"]
+) -> tuple[Float[Tensor, "batch active"], Float[Tensor, "batch d"]]:
+    """Active latents' values and decode(z), with gradients for the SAE; for top-k SAEs as in `train_sae`.
+
+    W_enc (x - b_dec) + b_enc is taken as W_enc x + (b_enc - W_enc b_dec), so that b_dec has its gradient too.
+    """
+    if sae.k is None:
+        code = sae.encode_sparse(x)
+        return code.values, sae.decode_sparse(code)
+    rows = sae.W_enc.T
+    values, indices = TopKEncode.apply(x.to(rows.device), rows, sae.b_enc - rows @ sae.b_dec, sae.k, torch.float32)
+    x_hat = SparseDecode.apply(values, indices, sae.W_dec) + sae.b_dec
+    return values.to(x.device), x_hat.to(x.device)
+
+
+@torch.no_grad()
+def judged_tokens(sae: SparseAutoencoder, x: Float[Tensor, "token d"]) -> tuple[float, float]:
+    """Unexplained variance and mean |z|_1 of activations that the SAE was not trained on."""
+    coded = [code_and_output(sae, part) for part in x.split(4096)]
+    x_hat = torch.cat([output for _, output in coded])
+    return reconstruction(x, x_hat).item(), torch.cat([values.sum(1) for values, _ in coded]).mean().item()
+
+
 def _state(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def _row(
-    epoch: int, sums: dict[str, float], kl: float, fvu: float, delta: GroupDelta, weight: float
+    epoch: int, sums: dict[str, float], held: dict[str, float], delta: GroupDelta, weight: float
 ) -> dict[str, float | int]:
     return {
         "epoch": epoch,
         "train_kl": sums["kl"],
-        "validation_kl": kl,
+        "validation_kl": held["kl"],
         "reconstruction": sums["reconstruction"],
-        "validation_reconstruction": fvu,
+        "validation_reconstruction": held["reconstruction"],
         "sparsity": sums["sparsity"],
+        "validation_sparsity": held["sparsity"],
         "l1_shared": weight * l1(delta.shared).item(),
         "l1_deviation": weight * l1(delta.deviation).item(),
         "latents_shared": int((delta.shared != 0).sum()),
@@ -247,23 +275,29 @@ def joint_variants(
     survey: Survey,
     folds: Int[np.ndarray, "question"],
     tokens: Float[Tensor, "token d"],
+    start: GroupDelta,
     scratch_steps: int,
     **settings: object,
 ) -> dict[str, Variant]:
     """Fold 0 fitted with the SAE's error dropped, and from an untrained SAE of the same size (`scratch_steps` token
-    batches to each batch of questions), error kept and dropped."""
+    batches to each batch of questions), error kept and dropped. `start` is fold 0's fit of Delta_shared."""
     train, validation, test = fold_parts(folds, 0)
+    parts = {"train": train, "validation": validation}
     shares = torch.from_numpy(survey.shares).float()[:, test]
+    blank = untrained_sae(tokens, sae.width, sae.k, 0, sae.metadata).requires_grad_(False)
+    wanted = ("epochs", "batch", "lr", "shared_lr", "l1_weight", "patience", "seed")
+    first = {name: settings[name] for name in wanted if name in settings}
+    blank_start, _ = fit_frozen(answers, blank, survey, stages=("shared",), **parts, **first)
     variants = {}
-    for name, from_scratch, keep in [
-        ("trained SAE, e dropped", False, False),
-        ("from scratch, e kept", True, True),
-        ("from scratch, e dropped", True, False),
+    for name, given, from_scratch, keep in [
+        ("trained SAE, e dropped", start, False, False),
+        ("from scratch, e kept", blank_start, True, True),
+        ("from scratch, e dropped", blank_start, True, False),
     ]:
-        own = untrained_sae(tokens, sae.width, sae.k, 0, sae.metadata) if from_scratch else copy.deepcopy(sae)
+        own = copy.deepcopy(blank if from_scratch else sae)
         extra = {"token_steps": scratch_steps, "sae_lr": 2e-3} if from_scratch else {}
-        chosen = {**settings, **extra, "keep_error": keep}
-        delta, history = fit_joint(answers, own, survey, tokens, train=train, validation=validation, **chosen)
+        chosen = {**settings, **extra, "keep_error": keep, "start": given}
+        delta, history = fit_joint(answers, own, survey, tokens, **parts, **chosen)
         log_probs = answers.predict(own, delta, torch.from_numpy(test))
         variants[name] = Variant(JointOffset(delta, own), history, mean_kl(shares, log_probs).item())
     return variants
@@ -296,9 +330,9 @@ def joint_table(
         "trained SAE, e kept": (test_kl(joint.log_probs), joint.offsets[0].sae),
         **{name: (variant.test_kl, variant.offset.sae) for name, variant in variants.items()},
     }
-    table = []
+    table, plain = [], plain_text(lm, texts, answers.hook_layer)
     for name, (kl, own) in rows.items():
-        quality = {} if own is None else sae_quality(lm, own, texts, answers.hook_layer, answers.residual)
+        quality = {} if own is None else sae_quality(lm, own, texts, answers.hook_layer, answers.residual, plain)
         kept = {key: quality.get(key, np.nan) for key in ("fvu", "fvu_at_answers", "dead_fraction", "ce_recovered")}
         table.append({"training": name, "test_kl": kl, "n_questions": len(test), **kept})
     return pd.DataFrame(table).set_index("training")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -43,6 +44,21 @@ def obtain_sae(
     return train_sae(tokens, validation=held_out, dtype=lm.dtype, metadata=metadata, **training)
 
 
+class PlainText(NamedTuple):
+    """What SAEs are held against on some texts: activations, and the model's loss with nothing in their place."""
+
+    x: Float[Tensor, "token d"]
+    ce_model: float  # nats, as it is
+    ce_ablated: float  # nats, with zeros instead of the residual stream
+
+
+@torch.no_grad()
+def plain_text(lm: LanguageModel, texts: Sequence[str], hook_layer: int) -> PlainText:
+    """The part of `sae_quality` that is the same for every SAE."""
+    losses = [spliced_loss(lm, texts, hook_layer, edit) for edit in (lambda x: x, torch.zeros_like)]
+    return PlainText(activations(lm, texts, hook_layer), *losses)
+
+
 @torch.no_grad()
 def sae_quality(
     lm: LanguageModel,
@@ -50,30 +66,34 @@ def sae_quality(
     texts: Sequence[str],
     hook_layer: int,
     at_answers: Float[Tensor, "item d"],
+    plain: PlainText | None = None,
 ) -> dict[str, float | int]:
     """Numbers for `sae.json`, on texts that the SAE was not trained on.
 
     fvu, l0, dead_fraction (latents that fire on none of these tokens); fvu and l0 at the survey prompts' last token;
     and the model's next-token cross-entropy in nats as it is (ce_model), with the SAE's output in place of the residual
     stream (ce_spliced) and with zeros there (ce_ablated). ce_recovered = (ablated - spliced) / (ablated - model).
-    Attention sinks stay as they are in all three, since SAEs are not trained on them.
+    Attention sinks stay as they are in all three, since SAEs are not trained on them. To judge several SAEs on the same
+    texts, give what `plain_text` says of them.
     """
-    x = activations(lm, texts, hook_layer)
-    active = torch.zeros(sae.width, dtype=torch.long)
+    plain = plain_text(lm, texts, hook_layer) if plain is None else plain
+    x, active = plain.x, torch.zeros(sae.width, dtype=torch.long)
     for part in x.split(4096):
         active += (sae.encode(part) > 0).sum(0).cpu()
-    edits = {"ce_model": lambda x: x, "ce_spliced": sae, "ce_ablated": torch.zeros_like}
-    losses = {name: spliced_loss(lm, texts, hook_layer, edit) for name, edit in edits.items()}
+    spliced = spliced_loss(lm, texts, hook_layer, sae)
+    at_prompts = sae.encode(at_answers) > 0
     return {
         "tokens": len(x),
         "fvu": unexplained(sae, x),
         "l0": active.sum().item() / len(x),
         "dead_fraction": (active == 0).float().mean().item(),
         "fvu_at_answers": reconstruction(at_answers, sae(at_answers)).item(),
-        "l0_at_answers": (sae.encode(at_answers) > 0).sum(-1).float().mean().item(),
-        "latents_at_answers": int((sae.encode(at_answers) > 0).any(0).sum()),
-        **losses,
-        "ce_recovered": (losses["ce_ablated"] - losses["ce_spliced"]) / (losses["ce_ablated"] - losses["ce_model"]),
+        "l0_at_answers": at_prompts.sum(-1).float().mean().item(),
+        "latents_at_answers": int(at_prompts.any(0).sum()),
+        "ce_model": plain.ce_model,
+        "ce_spliced": spliced,
+        "ce_ablated": plain.ce_ablated,
+        "ce_recovered": (plain.ce_ablated - spliced) / (plain.ce_ablated - plain.ce_model),
     }
 
 

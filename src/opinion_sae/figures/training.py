@@ -67,7 +67,7 @@ def joint_training(history: pd.DataFrame) -> Figure:
             ("training tokens", "held-out tokens"),
             "unexplained variance",
         ),
-        (("sparsity",), ("training tokens",), "|z|₁, relative to start"),
+        (("sparsity", "validation_sparsity"), ("training tokens", "held-out tokens"), "|z|₁, relative to start"),
         (("l1_shared", "l1_deviation"), ("shared", "group"), "L1 terms (nats)"),
     ]
     figure, row = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained")
