@@ -13,6 +13,7 @@ from opinion_sae.metrics import (
     alignment,
     alignment_table,
     bootstrap_mean,
+    bootstrap_ratio,
     by_group,
     comparison_table,
     floor_table,
@@ -193,7 +194,8 @@ def test_tables_have_the_columns_that_others_read(made_up):
     floor, clusters = noise_floor(survey, 5), np.arange(8)
     table = alignment_table(survey, scores, floor, clusters, "question", 20, 0)
     assert list(table) == (
-        "method group split n_questions kl tv alignment kl_low kl_high alignment_low alignment_high gap_closed".split()
+        "method group split n_questions kl tv alignment kl_low kl_high alignment_low alignment_high gap_closed "
+        "gap_low gap_high".split()
     )
     assert table["group"].tolist() == 2 * ["all", "x", "y", "z"] and set(table["split"]) == {"question"}
     pairs = comparison_table(survey, scores, [("delta", "unsteered")], clusters, 20, 0)
@@ -202,8 +204,28 @@ def test_tables_have_the_columns_that_others_read(made_up):
     found = pairs.set_index("group")["kl_difference"]
     np.testing.assert_allclose(found, both["delta"] - both["unsteered"])
     floors = floor_table(survey, floor)
-    assert list(floors) == ["group", "kl", "tv", "alignment"] and floors["group"].tolist() == ["all", "x", "y", "z"]
+    assert list(floors) == ["group", "kl", "tv", "alignment", "kl_low", "kl_high"]
+    assert floors["group"].tolist() == ["all", "x", "y", "z"]
     assert floors["kl"][1] == pytest.approx(np.nanmean(floor.kl[0]))
+
+
+def test_the_interval_of_a_ratio():
+    rng, clusters = np.random.default_rng(0), np.arange(300)
+    below = rng.normal(1, 0.1, 300)
+    assert bootstrap_ratio(0.5 * below, below, clusters, 300, 0) == pytest.approx((0.5, 0.5))
+    low, high = bootstrap_ratio(rng.normal(0.5, 0.2, 300), below, clusters, 2000, 0)
+    assert low == pytest.approx(0.5 - 1.96 * 0.2 / 300**0.5, abs=0.01) and high == pytest.approx(1 - low, abs=0.02)
+    for odd in (rng.normal(0, 1, 300), np.full(300, NAN)):  # no room above the floor; no answers
+        assert np.isnan(bootstrap_ratio(below, odd, clusters, 300, 0)).all()
+
+
+def test_the_floor_of_a_small_sample_has_the_wider_interval(tiny):
+    survey = tiny.survey(np.full((2, 20, 2), 0.5), [tiny.question(f"q{i}", "ab") for i in range(20)], ("few", "many"))
+    survey = dataclasses.replace(survey, effective=np.array([[50.0] * 20, [5000.0] * 20]))
+    floors = floor_table(survey, noise_floor(survey, 100)).set_index("group")
+    assert (floors["kl_low"] < floors["kl"]).all() and (floors["kl"] < floors["kl_high"]).all()
+    width = floors["kl_high"] - floors["kl_low"]
+    assert width["few"] > 20 * width["many"]
 
 
 def test_a_difference_of_two_infinite_kls_is_refused(made_up):

@@ -64,7 +64,7 @@ def controls(
     }
 
 
-def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 12) -> CrossFit:
+def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 8) -> CrossFit:
     """'diff-means' from the 'portray' prompts of `count` questions for each group, each in one order of its options."""
     asked = spread_questions(survey, count)
     residuals = persona_residuals(answers.lm, survey, answers.hook_layer, "portray", asked)

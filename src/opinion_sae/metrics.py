@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,15 +80,19 @@ def noise_floor(survey: Survey, replicates: int = 200, seed: int = 0) -> Scores:
     Draws n_eff answers from the group's shares (a parametric bootstrap with Kish's effective sample size) and scores
     the shares themselves against the draw. No method can be expected to do better on answers of this many people.
     """
+    return Scores(*np.mean(list(floor_draws(survey, replicates, seed)), axis=0))
+
+
+def floor_draws(survey: Survey, replicates: int, seed: int) -> Iterator[Scores]:
+    """The scores of each resample of `noise_floor`."""
     rng = np.random.default_rng(seed)
     shares, people = np.nan_to_num(survey.shares), np.maximum(1, np.round(survey.effective)).astype(int)
     positions = option_positions(survey.questions, shares.shape[-1])
-    totals = np.zeros((3, *people.shape))
+    absent = survey.respondents == 0
     for _ in range(replicates):
         drawn = rng.multinomial(people, shares / np.maximum(shares.sum(-1, keepdims=True), 1e-12)) / people[..., None]
-        totals += [kl(drawn, shares), total_variation(drawn, shares), alignment(drawn, shares, positions)]
-    totals[:, survey.respondents == 0] = np.nan
-    return Scores(*(totals / replicates))
+        found = kl(drawn, shares), total_variation(drawn, shares), alignment(drawn, shares, positions)
+        yield Scores(*(np.where(absent, np.nan, cells) for cells in found))
 
 
 def bootstrap_mean(
@@ -108,6 +112,31 @@ def bootstrap_mean(
     total = np.bincount(cluster, weights=values[keep])
     draws = np.random.default_rng(seed).multinomial(len(count), np.full(len(count), 1 / len(count)), size=replicates)
     low, high = np.quantile((draws @ total) / (draws @ count), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(
+    above: Float[np.ndarray, "question"],
+    below: Float[np.ndarray, "question"],
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """As `bootstrap_mean`, of mean(above) / mean(below) over the same questions. (NaN, NaN) as well if the interval of
+    mean(below) holds 0, where the ratio has no meaning."""
+    keep = ~(np.isnan(above) | np.isnan(below))
+    _, cluster = np.unique(clusters[keep], return_inverse=True)
+    count = len(np.bincount(cluster))
+    if count < 2 or not replicates:
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    over, under = (draws @ np.bincount(cluster, weights=values[keep]) for values in (above, below))
+    least, most = np.quantile(under, ends)
+    if least <= 0 <= most:
+        return float("nan"), float("nan")
+    low, high = np.quantile(over[under != 0] / under[under != 0], ends)
     return float(low), float(high)
 
 
@@ -135,7 +164,8 @@ def alignment_table(
 ) -> pd.DataFrame:
     """One row per method and group ('all' first): means, 95 % intervals over questions, and the gap closed.
 
-    gap_closed = (unsteered - method) / (unsteered - floor) in KL.
+    gap_closed = (unsteered - method) / (unsteered - floor) in KL; gap_low and gap_high are its interval, wide where a
+    small sample makes the floor high, and NaN where the unsteered model does not surely lie above the floor.
     """
     rows = []
     floor_kl, unsteered_kl = by_group(survey, floor.kl), by_group(survey, scores["unsteered"].kl)
@@ -144,7 +174,8 @@ def alignment_table(
         for group in kls:
             kl_low, kl_high = bootstrap_mean(kls[group], clusters, replicates, seed)
             low, high = bootstrap_mean(alignments[group], clusters, replicates, seed)
-            unsteered = mean(unsteered_kl[group])
+            unsteered, room = mean(unsteered_kl[group]), unsteered_kl[group] - floor_kl[group]
+            gap = bootstrap_ratio(unsteered_kl[group] - kls[group], room, clusters, replicates, seed)
             rows.append(
                 {
                     "method": method,
@@ -159,6 +190,8 @@ def alignment_table(
                     "alignment_low": low,
                     "alignment_high": high,
                     "gap_closed": (unsteered - mean(kls[group])) / (unsteered - mean(floor_kl[group])),
+                    "gap_low": gap[0],
+                    "gap_high": gap[1],
                 }
             )
     return pd.DataFrame(rows)
@@ -193,13 +226,17 @@ def comparison_table(
     return pd.DataFrame(rows, columns=columns)
 
 
-def floor_table(survey: Survey, floor: Scores) -> pd.DataFrame:
-    """The noise floor's means, a row per group, 'all' first."""
-    columns = {measure: by_group(survey, getattr(floor, measure)) for measure in MEASURES}
+def floor_table(survey: Survey, floor: Scores, replicates: int = 200, seed: int = 0) -> pd.DataFrame:
+    """The noise floor's means, a row per group, 'all' first.
+
+    kl_low and kl_high: between them lies the group's mean KL in 95 % of the resamples of its respondents.
+    """
     groups = ["all", *survey.groups]
-    return pd.DataFrame(
-        {"group": groups, **{name: [mean(values[g]) for g in groups] for name, values in columns.items()}}
-    )
+    columns = {measure: by_group(survey, getattr(floor, measure)) for measure in MEASURES}
+    table = {"group": groups, **{name: [mean(values[g]) for g in groups] for name, values in columns.items()}}
+    drawn = [by_group(survey, one.kl) for one in floor_draws(survey, replicates, seed)]
+    low, high = np.quantile([[mean(one[g]) for g in groups] for one in drawn], [0.025, 0.975], axis=0)
+    return pd.DataFrame({**table, "kl_low": low, "kl_high": high})
 
 
 def transfer_matrix(survey: Survey, log_probs: Float[np.ndarray, "group question option"]) -> pd.DataFrame:

@@ -22,9 +22,13 @@ def against(table: pd.DataFrame) -> Figure:
         error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
         marker = "o" if row["method"] == "delta" else "s"
         axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2)
-    labels = [f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)]
+    labels = [
+        f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
+    ]
     axes.set_yticks(np.arange(len(table)), labels)
-    axes.set_xlabel(f"difference in mean held-out KL (nats), {table['n_questions'].max()} questions; below zero is closer")
+    axes.set_xlabel(
+        f"difference in mean held-out KL (nats), {table['n_questions'].max()} questions; below zero is closer"
+    )
     return figure
 
 

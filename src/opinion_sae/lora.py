@@ -1,0 +1,177 @@
+"""LoRA beside the offsets: one adapter over prompts that name the group, trained on the groups' answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from opinion_sae.answers import NEVER, length_batches, letter_table
+from opinion_sae.language_model import LanguageModel
+from opinion_sae.losses import mean_kl
+from opinion_sae.personas import persona
+from opinion_sae.progress import progress
+from opinion_sae.prompts import Prompt, build_prompts
+from opinion_sae.splits import Split
+from opinion_sae.survey import Survey
+from opinion_sae.train import check_finite
+
+Example = tuple[int, int, int]  # group, question, order of the options
+
+
+class GroupPrompts:
+    """Prompts of every group and question under a persona that names the group, and their answers by whole passes."""
+
+    def __init__(self, lm: LanguageModel, survey: Survey, orders: int, style: str = "portray"):
+        self.lm, self.survey, self.orders = lm, survey, orders
+        self.shares = torch.from_numpy(survey.shares).float()
+        self.prompts = [
+            build_prompts(lm.tokenizer, survey.questions, orders, persona(style, survey, group))
+            for group in range(len(survey.groups))
+        ]
+
+    def prompt(self, example: Example) -> Prompt:
+        group, question, order = example
+        return self.prompts[group][question * self.orders + order]
+
+    def log_probs(self, examples: Sequence[Example]) -> Float[Tensor, "example option"]:
+        """log p of each option; nothing is kept between passes, since the adapter changes every layer."""
+        prompts = [self.prompt(example) for example in examples]
+        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts])
+        rows = [torch.tensor(prompt.tokens) for prompt in prompts]
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        positions, masks = self.lm.causal(*tokens.shape)
+        hidden = self.lm.run_layers(self.lm.embed(tokens), range(len(self.lm.layers)), positions, masks)
+        letters, has_option = letter_table(prompts)
+        logits = self.lm.logits(hidden[torch.arange(len(rows)), lengths - 1], letters)
+        return logits.masked_fill(~has_option.to(logits.device), NEVER).log_softmax(-1)
+
+    def loss(self, examples: Sequence[Example]) -> Float[Tensor, ""]:
+        """Mean KL(h_g || p) in nats over the examples, all of which the group answered."""
+        log_probs = self.log_probs(examples)
+        groups, questions = (torch.tensor(part) for part in list(zip(*examples, strict=True))[:2])
+        shares = self.shares[groups, questions, : log_probs.shape[1]].to(log_probs.device)
+        return mean_kl(shares[None], log_probs[None])
+
+    def batches(self, examples: Sequence[Example], tokens: int = 2048) -> Iterator[list[Example]]:
+        """The examples in batches of like length, of at most so many tokens."""
+        lengths = torch.tensor([len(self.prompt(example).tokens) for example in examples])
+        for items in length_batches(lengths, tokens):
+            yield [examples[i] for i in items]
+
+    @torch.no_grad()
+    def mean_loss(self, examples: Sequence[Example]) -> float:
+        """`loss` over many examples, in nats."""
+        return sum(self.loss(batch).item() * len(batch) for batch in self.batches(examples)) / len(examples)
+
+    @torch.no_grad()
+    def predict(self, questions: Int[np.ndarray, "asked"]) -> Float[np.ndarray, "group asked option"]:
+        """log p of every group's answers to `questions`, averaged over orders; -inf where there is no such option."""
+        width = self.survey.counts.shape[-1]
+        total = np.zeros((len(self.survey.groups), len(questions), width))
+        at = {int(question): place for place, question in enumerate(questions)}
+        cells = [(group, question) for group in range(len(self.survey.groups)) for question in at]
+        examples = [(*cell, order) for cell in cells for order in range(self.orders)]
+        for batch in progress(list(self.batches(examples)), "lora answers"):
+            found = self.log_probs(batch).double().exp().cpu().numpy()
+            for (group, question, _), row in zip(batch, found, strict=True):
+                total[group, at[question], : len(row)] += row / self.orders
+        for question, place in at.items():
+            total[:, place, len(self.survey.questions[question].options) :] = 0
+        with np.errstate(divide="ignore"):
+            return np.log(total).astype(np.float32)
+
+
+@contextmanager
+def adapter(lm: LanguageModel, rank: int, seed: int) -> Iterator[list[nn.Parameter]]:
+    """Its parameters, in float32; while the block runs the model's attention has W + 2 B A in place of W (Hu et al. 2022).
+
+    On the projections that peft takes for the family (queries and values in Llama). B starts at zero, so that nothing
+    changes before training. Afterwards the model is as it was.
+    """
+    from peft import LoraConfig, LoraModel  # slow to import
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        wrapped = LoraModel(lm.model, LoraConfig(r=rank, lora_alpha=2 * rank), "default")
+    try:
+        parameters = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
+        for parameter in parameters:  # made in the type of the weights
+            parameter.data = parameter.data.float()
+        yield parameters
+    finally:
+        wrapped.unload()
+
+
+def draw(
+    survey: Survey, questions: Int[np.ndarray, "asked"], groups: int, orders: int, rng: np.random.Generator
+) -> list[Example]:
+    """For each question, in random order, `groups` of the groups that answered it, each with a random order of options."""
+    found = []
+    for question in rng.permutation(questions):
+        there = np.flatnonzero(survey.respondents[:, question] > 0)
+        for group in rng.permutation(there)[:groups]:
+            found.append((int(group), int(question), int(rng.integers(orders))))
+    return found
+
+
+def fit_lora(
+    prompts: GroupPrompts,
+    split: Split,
+    *,
+    rank: int = 8,
+    epochs: int = 5,
+    groups: int = 4,
+    batch: int = 8,
+    lr: float = 5e-4,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, "group test option"], pd.DataFrame]:
+    """Answers to the split's test questions by an adapter fitted to its training questions, and a row per epoch.
+
+    Minimises KL(h_g || p) over groups and questions by Adam, its steps shrinking to zero, `batch` prompts a step. An
+    epoch takes each question with `groups` of its groups, drawn anew. The epoch with the lowest KL on the validation
+    questions (the same `groups` of each throughout) is kept; epoch 0 is the prompt alone. Raises FloatingPointError for
+    a loss that is not finite. After Suh et al. 2025, who train one adapter over prompts that name the group.
+    """
+    survey, rng = prompts.survey, np.random.default_rng(seed)
+    judged = draw(survey, split.validation, groups, prompts.orders, rng)
+    with adapter(prompts.lm, rank, seed) as parameters:
+        optimiser = torch.optim.Adam(parameters, lr=lr)
+        rows: list[dict[str, float]] = []
+        for epoch in progress(range(epochs + 1), f"lora {split.name}"):
+            train = np.nan
+            if epoch:
+                for group in optimiser.param_groups:
+                    group["lr"] = lr * (1 - (epoch - 1) / epochs)
+                examples = draw(survey, split.train, groups, prompts.orders, rng)
+                train = _pass(prompts, examples, optimiser, batch, f"{split.name}, epoch {epoch}")
+            kl = prompts.mean_loss(judged)
+            if not rows or kl < min(row["validation_kl"] for row in rows):
+                best = copy.deepcopy([parameter.detach() for parameter in parameters])
+            rows.append({"epoch": epoch, "train_kl": train, "validation_kl": kl})
+        with torch.no_grad():
+            for parameter, value in zip(parameters, best, strict=True):
+                parameter.copy_(value)
+        return prompts.predict(split.test), pd.DataFrame(rows).assign(split=split.name)
+
+
+def _pass(
+    prompts: GroupPrompts, examples: Sequence[Example], optimiser: torch.optim.Optimizer, batch: int, where: str
+) -> float:
+    """One step per `batch` examples; the mean loss on the way, in nats."""
+    total = 0.0
+    for start in range(0, len(examples), batch):
+        chunk = examples[start : start + batch]
+        loss = prompts.loss(chunk)
+        check_finite(loss, f"fitting the adapter, {where}")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        total += loss.item() * len(chunk)
+    return total / len(examples)
