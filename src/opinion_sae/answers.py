@@ -36,7 +36,8 @@ class AnswerPath:
 
     p(option) is the softmax over the option letters' logits, averaged over `orders` orders of the options. After the
     constructor, `residual` holds x: Float[Tensor, "item d"] in float32, the stream after `hook_layer` at the last
-    prompt token, one item per prompt (question-major: item = question * orders + order).
+    prompt token, one item per prompt (question-major: item = question * orders + order). `prompts`, one per item, stand
+    in for those of `build_prompts`; the tokens that they name are scored as letters are.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class AnswerPath:
         orders: int = 2,
         persona: str = "",
         tokens_per_batch: int = 4096,
+        prompts: Sequence[Prompt] | None = None,
     ):
         lm.check_layer(hook_layer)
         self.lm, self.questions, self.hook_layer, self.orders = lm, tuple(questions), hook_layer, orders
-        self.prompts = build_prompts(lm.tokenizer, questions, orders, persona)
+        self.prompts = build_prompts(lm.tokenizer, questions, orders, persona) if prompts is None else list(prompts)
         self.letters, self.has_option = letter_table(self.prompts)
         self._run_prompts(tokens_per_batch)
 
