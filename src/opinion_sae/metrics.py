@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +96,14 @@ def floor_draws(survey: Survey, replicates: int, seed: int) -> Iterator[Scores]:
         yield Scores(*(np.where(absent, np.nan, cells) for cells in found))
 
 
+@lru_cache(maxsize=8)  # every method, group and measure of a table is drawn from the same few numbers of clusters
+def cluster_draws(count: int, replicates: int, seed: int) -> Float[np.ndarray, "replicate cluster"]:
+    """How often each of `count` clusters is drawn in each replicate, with replacement; not to be written to."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates).astype(float)
+    draws.setflags(write=False)
+    return draws
+
+
 def bootstrap_mean(
     values: Float[np.ndarray, "question"],
     clusters: Int[np.ndarray, "question"],
@@ -110,7 +119,7 @@ def bootstrap_mean(
     if len(count) < 2 or not replicates:
         return float("nan"), float("nan")
     total = np.bincount(cluster, weights=values[keep])
-    draws = np.random.default_rng(seed).multinomial(len(count), np.full(len(count), 1 / len(count)), size=replicates)
+    draws = cluster_draws(len(count), replicates, seed)
     low, high = np.quantile((draws @ total) / (draws @ count), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -130,7 +139,7 @@ def bootstrap_ratio(
     count = len(np.bincount(cluster))
     if count < 2 or not replicates:
         return float("nan"), float("nan")
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=replicates)
+    draws = cluster_draws(count, replicates, seed)
     ends = [(1 - level) / 2, (1 + level) / 2]
     over, under = (draws @ np.bincount(cluster, weights=values[keep]) for values in (above, below))
     least, most = np.quantile(under, ends)
