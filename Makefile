@@ -1,4 +1,4 @@
-# make book | tables | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | tables | select | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 # for snakemake, such as --profile profiles/slurm
@@ -8,13 +8,17 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book tables test full-size clean
+.PHONY: help book tables select test full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
 	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
 	@echo "                          the book is _build/<name>/html/index.html"
 	@echo "make tables               of the same only the chapters that alignment.csv needs, and no book"
+	@echo "make select               compare layers, strengths and beta on validation: results/<name>/selection.csv;"
+	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"
+	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
+	@echo "                          about an hour: results/<name>/evaluate.csv"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
@@ -27,6 +31,13 @@ book: $(READY)
 tables: $(READY)
 	$(PY) -m opinion_sae.execute check $(PROFILE)
 	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE) -- tables
+
+select: $(READY)
+	$(PY) -m opinion_sae.layers $(PROFILE)
+
+# Uses what the book of the profile left; then make book again, to have its rows in the chapters.
+evaluate: $(READY)
+	$(PY) -m opinion_sae.evaluate $(PROFILE)
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).

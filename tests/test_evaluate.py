@@ -1,19 +1,23 @@
 """All comparisons together: every name, resumed where it stopped, and a claims page from them."""
 
 import dataclasses
+import inspect
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from opinion_sae import evaluate
 from opinion_sae.answers import AnswerPath
+from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.claims import CLAIMS, claims_page
-from opinion_sae.controls import others_kl
+from opinion_sae.fit import fit_offset
 from opinion_sae.metrics import score
+from opinion_sae.profile import load_profile
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import by_question
-from opinion_sae.statistics import claims_table
+from opinion_sae.survey import survey_hash
 
 FOLDS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
 SETTINGS = {"epochs": 1, "lr": 0.1, "shared_lr": 0.5}
@@ -48,35 +52,50 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tables(answers, sae, survey, folder):
-    return evaluate.evaluation(answers, sae, survey, FOLDS, folder, seeds=range(2), **SETTINGS)
+def book(answers, sae, survey):
+    """What the chapters leave of the first seed."""
+    splits = by_question(FOLDS)
+    fitted = evaluate.one_seed(answers, sae, survey, splits, 0, **SETTINGS)
+    others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
+    others["diff-means"] = evaluate.persona_directions(answers, survey, splits, count=6).log_probs
+    return {**fitted, **others, **evaluate.references(answers, survey, splits)}
 
 
-def test_every_method_is_there_with_its_seeds(tables):
+@pytest.fixture(scope="module")
+def tables(answers, sae, survey, folder, book):
+    return evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
+
+
+def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
     moved = {"random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"}
-    by_split = {name + suffix for name in FITTED for suffix in ("-by-topic", "-by-survey")}
-    twice = FITTED | by_split | moved | {"dense", "shuffled-groups", "permuted-decoder"}
-    once = {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
-    once |= {"diff-means", "few-shot"}
-    assert set(tables) == twice | once
+    twice = FITTED | moved | {"dense", "shuffled-groups", "permuted-decoder"}
+    once = {name + suffix for name in FITTED for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
+    once |= {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
+    once |= {"few-shot", "lora"}
+    read_out = {"calibrated-shared", "calibrated", "unembedding", "probe", "uniform", "everyone", "position-prior"}
+    assert once >= read_out | {"diff-means"} and set(tables) == twice | once
     assert {len(tables[name]) for name in twice} == {2} and {len(tables[name]) for name in once} == {1}
     for found in tables.values():
         for table in found:
-            assert table.shape == (4, 12, 2)
+            assert table.shape in ((4, 12, 2), (1, 12, 2))
             np.testing.assert_allclose(np.exp(table).sum(-1), 1, rtol=1e-5)  # so every question is answered
 
 
-def test_what_is_done_is_read_and_other_settings_are_fitted_anew(answers, sae, survey, folder, tables, monkeypatch):
+def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
+    answers, sae, survey, folder, book, tables, monkeypatch
+):
     def refuse(*args, **settings):
         raise AssertionError("fitted again")
 
-    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups"):
+    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups", "fit_lora"):
         monkeypatch.setattr(evaluate, name, refuse)
-    again = evaluate.evaluation(answers, sae, survey, FOLDS, folder, seeds=range(2), **SETTINGS)
+    again = evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
     for name, found in tables.items():
         np.testing.assert_array_equal(found, again[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(answers, sae, survey, FOLDS, folder, seeds=range(2), epochs=2, lr=0.1)
+        evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), epochs=2, lr=0.1)
+    seconds = {path.stem for path in folder.glob("*.json")}
+    assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
 
 
 def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
@@ -90,17 +109,49 @@ def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
         assert evaluate.remembered(path, about, make)["x"][0, 0, 0] == expected
 
 
-def test_references_and_a_claims_page_from_all_of_it(answers, survey, folder, tables):
-    tables = dict(tables)
-    found = evaluate.references(answers, survey, by_question(FOLDS))
-    fitted = {"calibrated-shared", "calibrated", "unembedding", "probe"}
-    assert set(found) == {"uniform", "everyone", "position-prior"} | fitted
-    tables |= {name: [table] for name, table in found.items()} | {"unsteered": [answers.predict().numpy()]}
-    cells = {name: [score(survey, table).kl for table in seeds] for name, seeds in tables.items()}
-    cells["other-delta"] = [others_kl(survey, table, same_attribute=True) for table in tables["delta"]]
-    table = claims_table(survey, cells, CLAIMS, np.arange(12), 100)
-    assert table["claim"].nunique() == len(CLAIMS)  # no claim names a method that no code makes
-    assert "Not tested" not in claims_page(CLAIMS, table)
+def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
+    rows, claims = evaluate.evaluation_tables(survey, tables, 100, 0)
+    assert set(rows["method"]) == set(tables) and set(rows["group"]) == {"all", *survey.groups}
+    kl = rows[rows["group"] == "all"].set_index("method")["kl"]
+    by_seed = [np.mean(score(survey, table).kl) for table in tables["delta"]]
+    assert kl["delta"] == pytest.approx(np.mean(by_seed))
+    split = rows.drop_duplicates("method").set_index("method")["split"]
+    assert split[["delta", "delta-by-topic", "delta-by-survey", "left-out-shared"]].tolist() == (
+        "question topic survey group".split()
+    )
+    assert claims["claim"].nunique() == len(CLAIMS)  # no claim names a method that no code makes
+    assert "Not tested" not in claims_page(CLAIMS, claims)
+    seeds = claims.drop_duplicates(["method", "reference"]).set_index(["method", "reference"])["n_seeds"]
+    assert seeds["delta", "uniform"] == 2 and seeds["delta-by-topic", "unsteered"] == 1
+
+
+def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
+    nothing = evaluate.load_evaluated(tmp_path, survey, "m")
+    assert "has not been run" in nothing.note and not len(nothing.rows)
+    rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
+    write_csv(tmp_path / "evaluate.csv", rows)
+    write_csv(tmp_path / "evaluate_claims.csv", claims)
+    write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
+    found = evaluate.load_evaluated(tmp_path, survey, "m")
+    ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
+    joined = evaluate.with_evaluated(ours, found)
+    assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
+    assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
+    other = evaluate.load_evaluated(tmp_path, survey, "n")
+    assert "are of other model than this run" in other.note and not len(other.claims)
+    pd.testing.assert_frame_equal(evaluate.with_evaluated(ours, other), ours)
+
+
+def test_the_settings_of_a_profile_are_those_of_the_fits():
+    found = evaluate.fit_settings(load_profile("default"))
+    assert set(found) <= set(inspect.signature(fit_offset).parameters) | {"shared_lr"}
+
+
+def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    profile = dataclasses.replace(load_profile("smoke"), output=str(tmp_path / "nothing-here"))
+    monkeypatch.setattr("opinion_sae.paths.ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no held-out answers there; run the chapters"):
+        evaluate.evaluate(profile)
 
 
 def test_the_default_books_direction_needs_few_prompts(answers, survey):

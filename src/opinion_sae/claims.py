@@ -2,36 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
+from opinion_sae.controls import others_kl
+from opinion_sae.metrics import score
 from opinion_sae.statistics import Claim
+from opinion_sae.survey import Survey
 
 MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
 
+CONTROLS, LONG = "chapters/06_controls", "make evaluate"
 CLAIMS = (
     Claim("On new questions, Δ is closer to the groups than the unsteered model is.", "delta", "unsteered"),
+    Claim("So is one offset shared by all groups.", "shared-delta", "unsteered"),
     Claim("Δ does better than the same share for every option.", "delta", "uniform"),
     Claim("Δ does better than the group's mean answer by option position.", "delta", "position-prior"),
     Claim("Δ does better than temperature and biases fitted to each group.", "delta", "calibrated"),
     Claim("The group's own part adds to what one shared offset gives.", "delta", "shared-delta"),
     Claim("That gain is the group's: it is larger than with shuffled group labels.", "delta", "shuffled-groups"),
-    Claim("A group is served better by its own Δ than by another's of the same attribute.", "delta", "other-delta"),
-    Claim("It matters which latents Δ is on.", "delta", "random-latents"),
-    Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation"),
-    Claim("It matters which way the group's own part points.", "delta", "sign-flip-deviation"),
-    Claim("The SAE's own decoder does better than its rows permuted.", "delta", "permuted-decoder"),
+    Claim("A group is served better by its own Δ than by the others'.", "delta", "other-delta"),
+    Claim("A group is served better by its own Δ than by another's of the same attribute.", "delta", "sibling-delta"),
+    Claim("It matters which latents Δ is on.", "delta", "random-latents", figure=CONTROLS),
+    Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation", figure=CONTROLS),
+    Claim("It matters which way the group's own part points.", "delta", "sign-flip-deviation", figure=CONTROLS),
+    Claim(
+        "The SAE's own decoder does better than its rows permuted.", "shared-delta", "permuted-decoder", figure=CONTROLS
+    ),
+    Claim("It helps to train the SAE along with Δ.", "delta-joint", "delta"),
     Claim(f"Δ is no worse than a dense vector, by a margin of {MARGIN} nats.", "delta", "dense", MARGIN),
     Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
     Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),
-    Claim("Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best"),
-    Claim("Δ does better than examples of the group's answers in the prompt.", "delta", "few-shot"),
-    Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered"),
-    Claim("There the group's own part still adds to the shared offset.", "delta-by-topic", "shared-delta-by-topic"),
-    Claim("Δ helps on a survey that it was not fitted to.", "delta-by-survey", "unsteered"),
-    Claim("Its attribute's other groups say something about a group left out.", "left-out-sibling", "left-out-shared"),
+    Claim(f"Δ is no worse than a linear probe at its layer, by a margin of {MARGIN} nats.", "delta", "probe", MARGIN),
+    Claim("Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best", command=LONG),
+    Claim("Δ does better than examples of the group's answers in the prompt.", "delta", "few-shot", command=LONG),
+    Claim(
+        f"Δ is no worse than LoRA over prompts that name the group, by a margin of {MARGIN} nats.",
+        "delta",
+        "lora",
+        MARGIN,
+        command=LONG,
+    ),
+    Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered", command=LONG),
+    Claim(
+        "There the group's own part still adds to the shared offset.",
+        "delta-by-topic",
+        "shared-delta-by-topic",
+        command=LONG,
+    ),
+    Claim("Δ helps on a survey that it was not fitted to.", "delta-by-survey", "unsteered", command=LONG),
+    Claim(
+        "Its attribute's other groups say something about a group left out.",
+        "left-out-sibling",
+        "left-out-shared",
+        command=LONG,
+    ),
 )
+
+
+def kl_cells(
+    survey: Survey, tables: Mapping[str, Sequence[Float[np.ndarray, "_ question option"]]]
+) -> dict[str, list[Float[np.ndarray, "group question"]]]:
+    """KL by method, one array per seed, for `claims_table`; with 'other-delta' and 'sibling-delta' if 'delta' is there.
+
+    `tables` holds held-out log p by method, one table per seed.
+    """
+    cells = {name: [score(survey, table).kl for table in seeds] for name, seeds in tables.items()}
+    for name, same_attribute in (("other-delta", False), ("sibling-delta", True)):
+        cells[name] = [others_kl(survey, table, same_attribute) for table in tables.get("delta", [])]
+    return {name: seeds for name, seeds in cells.items() if seeds}
 
 
 def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
@@ -48,11 +90,11 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
             lines.append(_row(claim, tested.loc[claim.sentence]))
     parts = ["\n".join(lines), _counts(tested)]
     groups = [_groups(claim, table) for claim in claims]
-    parts += ["### Group by group", "\n".join(line for line in groups if line)] if any(groups) else []
+    parts += ["**Group by group**", "\n".join(line for line in groups if line)] if any(groups) else []
     missing = [claim for claim in claims if claim.sentence not in tested.index]
     if missing:
         lines = [f"- {claim.sentence} (`{claim.method}` against `{claim.reference}`)" for claim in missing]
-        parts += ["### Not tested in this run", "\n".join(lines)]
+        parts += ["**Not tested here**", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,7 +106,7 @@ def _row(claim: Claim, row: pd.Series) -> str:
         str(row["n_questions"]),
         str(row["n_seeds"]),
         _p(row["p_holm"]),
-        f"{{doc}}`{claim.figure}`, `{claim.command}`",
+        f"{{doc}}`/{claim.figure}`, `{claim.command}`",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -110,13 +152,13 @@ def reviewers_page(table: pd.DataFrame) -> str:
         "What was actually done?": (
             f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by an "
             f"offset fitted without it. Of the claims above, {supported} of {len(tested)} hold in this run. "
-            "{doc}`reproduce` gives the commands."
+            "{doc}`/reproduce` gives the commands."
         ),
-        "Why such heavy notation?": "{doc}`method` has the whole method on one page.",
+        "Why such heavy notation?": "{doc}`/method` has the whole method on one page.",
         "Where are the results on diverse viewpoints?": _on_groups(table),
         "How does it relate to Anthropic's feature-steering study?": (
             "That study turned single features of a large model up and down by hand and watched the answers; here an "
-            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`related` says more."
+            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`/related` says more."
         ),
     }
     return "\n\n".join(f"**{question}**\n{answer}" for question, answer in answers.items()) + "\n"
@@ -129,6 +171,6 @@ def _on_groups(table: pd.DataFrame) -> str:
     better = rows["group"][rows["verdict"] == "supported"].tolist()
     found = f"for {len(better)} of {len(rows)} groups" + (f" ({', '.join(better)})" if better else "")
     return (
-        "Group by group in {doc}`chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
+        "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
         f"answers closer {found}, corrected for the number of groups."
     )

@@ -1,11 +1,24 @@
-"""All comparisons of one run, by their names in `alignment.csv`: those on kept answers, and those that take hours."""
+"""All comparisons of one run, by their names in `alignment.csv`: those on kept answers, and those that take longer.
+
+    python -m opinion_sae.evaluate PROFILE
+
+runs the latter for a profile whose book is finished, and goes on where it was stopped.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import os
+import platform
+import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,19 +26,32 @@ from jaxtyping import Float, Int
 from safetensors.numpy import save_file
 
 from opinion_sae.answers import AnswerPath
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
 from opinion_sae.baselines import choose, everyone, position_prior, uniform
+from opinion_sae.claims import CLAIMS, kl_cells
 from opinion_sae.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
-from opinion_sae.crossfit import CrossFit
+from opinion_sae.crossfit import CrossFit, load_answers
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.fit import fit_dense, fit_frozen
+from opinion_sae.language_model import load_language_model
+from opinion_sae.lora import GroupPrompts, fit_lora
+from opinion_sae.metrics import Scores, alignment_table, noise_floor, score
+from opinion_sae.paths import open_run
 from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_residuals, read_part, spread_questions
+from opinion_sae.profile import Profile, load_profile
 from opinion_sae.readout import calibrated, probe, unembedding
-from opinion_sae.sae import SparseAutoencoder
-from opinion_sae.splits import Split, by_question, by_survey, by_topic, held_out, leave_groups_out
-from opinion_sae.survey import Survey, survey_hash
+from opinion_sae.sae import SparseAutoencoder, load_sae
+from opinion_sae.splits import Split, assemble, by_question, by_survey, by_topic, held_out, leave_groups_out
+from opinion_sae.statistics import claims_table
+from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
 Tables = dict[str, Float[np.ndarray, "_ question option"]]  # held-out log p by method; one row may stand for all
+SEEDS = 5
+SHOTS = 3  # examples in a few-shot prompt
+LORA: dict[str, float | int] = {"rank": 8, "epochs": 5, "groups": 4, "batch": 8, "lr": 5e-4}
+PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
+# where the questions tested come from, by the end of a method's name
+SPLITS = {"-by-topic": "topic", "-by-survey": "survey", "left-out-shared": "group", "left-out-sibling": "group"}
 
 
 def references(answers: AnswerPath, survey: Survey, splits: Sequence[Split]) -> Tables:
@@ -120,50 +146,47 @@ def evaluation(
     survey: Survey,
     folds: Int[np.ndarray, "question"],
     folder: Path,
-    seeds: Sequence[int] = range(5),
-    split_seed: int = 0,
+    book: Tables,
+    seeds: Sequence[int] = range(SEEDS),
     **settings: float | int,
 ) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
-    """What takes too long for the book: more seeds, other splits, groups left out, persona prompts. Resumable.
+    """What takes too long for the book: more seeds, other splits, groups left out, persona prompts, LoRA. Resumable.
 
     Each item is kept in `folder` as soon as it is done, under a hash of all that it depends on; what is there is read.
-    Returns held-out log p by method, one table per seed. `settings` go to `fit_offset`.
+    Returns held-out log p by method, one table per seed; `book` has those of the first seed, and everything of one. The
+    first seed is that of the other splits too. `settings` go to `fit_offset`.
     """
-    splits, count = by_question(folds), int(folds.max()) + 1
+    splits, count, first = by_question(folds), int(folds.max()) + 1, seeds[0]
     about = [answers.lm.sha256, str(answers.lm.dtype), sae.sha256(), survey_hash(survey), answers.hook_layer]
-    about += [answers.orders, folds.tolist(), split_seed, sorted(settings.items())]
+    about += [answers.orders, folds.tolist(), first, sorted(settings.items())]
 
-    def kept(name: str, make: Callable[[], Tables]) -> Tables:
-        return remembered(folder / f"{name}.safetensors", [name, *about], make)
+    def kept(name: str, make: Callable[[], Tables], *more: object) -> Tables:
+        return remembered(folder / f"{name}.safetensors", [name, *about, *more], make)
 
-    def fits(splits: Sequence[Split], suffix: str, seed: int) -> Callable[[], Tables]:
-        def make() -> Tables:
-            both = two_stages(answers, sae, survey, splits, seed=seed, **settings)
-            return {name + suffix: fit.log_probs for name, fit in both.items()}
+    tables = {name: [table] for name, table in book.items()}
+    for seed in seeds[1:]:
+        run = partial(one_seed, answers, sae, survey, splits, seed, **settings)
+        for name, table in kept(f"seed-{seed}", run).items():
+            tables[name].append(table)
 
-        return make
-
-    def seeded(seed: int) -> Callable[[], Tables]:
-        return lambda: one_seed(answers, sae, survey, splits, seed=seed, **settings)
-
-    tables: dict[str, list[np.ndarray]] = {}
-    for seed in seeds:
-        found = kept(f"seed-{seed}", seeded(seed))
-        for suffix, others in _other_splits(survey, count, split_seed).items():
-            found |= kept(f"seed-{seed}{suffix}", fits(others, suffix, seed))
-        for name, table in found.items():
-            tables.setdefault(name, []).append(table)
+    def elsewhere(others: Sequence[Split], suffix: str) -> Tables:
+        both = two_stages(answers, sae, survey, others, seed=first, **settings)
+        return {name + suffix: fit.log_probs for name, fit in both.items()}
 
     def without(others: Survey, train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
         parts = {"train": train.tolist(), "validation": validation.tolist()}
-        return fit_frozen(answers, sae, others, **parts, seed=split_seed, **settings)
+        return fit_frozen(answers, sae, others, **parts, seed=first, **settings)
 
-    once = kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without))
-    once |= prompts(answers, survey, splits, folder)
+    once: Tables = {}
+    for suffix, others in other_splits(survey, count, first).items():
+        once |= kept(f"split{suffix}", partial(elsewhere, others, suffix))
+    once |= kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without))
+    once |= prompts(answers, survey, splits, folder, kept)
+    once["lora"] = lora(answers, survey, splits, first, kept)
     return tables | {name: [table] for name, table in once.items()}
 
 
-def _other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]]:
+def other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]]:
     """Topics and surveys left out, where the survey has enough of them."""
     found, topics = {}, {question.topic for question in survey.questions}
     if len(topics) >= 3:
@@ -173,30 +196,148 @@ def _other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split
     return found
 
 
-def prompts(answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path) -> Tables:
-    """Persona prompts of the three styles, the one chosen on validation, the direction from 'portray', and few-shot."""
+def prompts(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, kept: Callable[..., Tables]
+) -> Tables:
+    """Persona prompts of the three styles, for each split the one that is best on validation, and few-shot prompts."""
     lm, layer, orders = answers.lm, answers.hook_layer, answers.orders
-    styles, residuals = {}, {}
+
+    def told(style: str) -> Tables:
+        return {f"prompt-{style}": persona_answers(lm, survey, layer, orders, style, folder)[0]}
+
+    def shown() -> Tables:
+        return {"few-shot": few_shot(lm, survey, splits, layer, orders, folder, SHOTS)}
+
+    styles: Tables = {}
     for style in STYLES:
-        found = persona_answers(lm, survey, layer, orders, style, folder)
-        styles[f"prompt-{style}"], residuals[style] = found
-    asked = np.arange(len(survey.questions))
-    direction, _ = diff_means(answers, survey, splits, residuals["portray"], asked)
-    return {
-        **styles,
-        "prompt-best": choose(survey, styles, splits)[0],
-        "diff-means": direction.log_probs,
-        "few-shot": few_shot(lm, survey, splits, layer, orders, folder),
-    }
+        styles |= kept(f"prompt-{style}", partial(told, style))
+    return {**styles, "prompt-best": choose(survey, styles, splits)[0], **kept("few-shot", shown, SHOTS)}
+
+
+def lora(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], seed: int, kept: Callable[..., Tables]
+) -> Float[np.ndarray, "group question option"]:
+    """Held-out answers of an adapter per split, each kept as soon as it is fitted."""
+    asked = GroupPrompts(answers.lm, survey, answers.orders)
+    parts = []
+    for number, split in enumerate(splits):
+
+        def make(split: Split = split) -> Tables:
+            return {"lora": fit_lora(asked, split, seed=seed, **LORA)[0]}
+
+        parts.append(kept(f"lora-{number}", make, sorted(LORA.items()))["lora"])
+    return assemble(parts, splits, len(survey.questions))
 
 
 def remembered(path: Path, about: Sequence[object], make: Callable[[], Tables]) -> Tables:
-    """The tables in `path` if they were made under the same `about`; else make them and write them there."""
+    """The tables in `path` if they were made under the same `about`; else make them and write them there, and beside
+    them in a .json the seconds that it took."""
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     tables = read_part(path, key)
     if tables is None:
+        start = time.perf_counter()
         tables = make()
         with replacing(path) as side:
             whole = {name: np.ascontiguousarray(table) for name, table in tables.items()}
             save_file(whole, side, metadata={"key": key})
+        write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
     return tables
+
+
+def evaluation_tables(
+    survey: Survey, tables: dict[str, list[Float[np.ndarray, "_ question option"]]], replicates: int, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The columns of `alignment.csv`, cells averaged over seeds, and those of `claims.csv`, with seeds drawn too."""
+    clusters, floor = question_clusters(survey), noise_floor(survey, seed=seed)
+    scores = {
+        name: Scores(*np.mean([score(survey, table) for table in seeds], axis=0)) for name, seeds in tables.items()
+    }
+    rows = alignment_table(survey, scores, floor, clusters, "question", replicates, seed)
+    for ending, split in SPLITS.items():
+        rows.loc[rows["method"].str.endswith(ending), "split"] = split
+    return rows, claims_table(survey, kl_cells(survey, tables), CLAIMS, clusters, replicates, seed)
+
+
+def evaluate(profile: Profile) -> Path:
+    """Run `evaluation` on what the book of a profile left, and write its tables to the results folder.
+
+    `evaluate.csv`, `evaluate_claims.csv` and, last, `evaluate.json`: hashes, versions, machine and seconds per item.
+    """
+    run = open_run(profile.output)
+    book = {**load_answers(run.work), **load_answers(run.work, "answers-controls.safetensors")}
+    book |= load_answers(run.work, "answers-joint.safetensors")
+    survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
+    sae, lm = load_sae(run.work / "sae").requires_grad_(False), load_language_model(profile.model, profile.dtype)
+    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
+    folds, folder = question_folds(survey, profile.folds, profile.seed), run.work / "evaluate"
+    seeds = range(profile.seed, profile.seed + SEEDS)
+    tables = evaluation(answers, sae, survey, folds, folder, book, seeds, **fit_settings(profile))
+    rows, claims = evaluation_tables(survey, tables, profile.bootstrap, profile.seed)
+    write_csv(run.results / "evaluate.csv", rows)
+    write_csv(run.results / "evaluate_claims.csv", claims)
+    items = {path.stem: read_json(path)["seconds"] for path in sorted(folder.glob("*.json"))}
+    about = {
+        "hashes": {"data": survey_hash(survey), "model": lm.sha256, "sae": sae.sha256()},
+        "profile": asdict(profile),
+        "seeds": list(seeds),
+        "lora": LORA,
+        "seconds": {**items, "total": round(sum(items.values()), 1)},
+        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    write_json(run.results / "evaluate.json", about)
+    return run.results / "evaluate.csv"
+
+
+def fit_settings(profile: Profile) -> dict[str, float | int]:
+    """The profile's settings under the names of `fit_offset`."""
+    return {
+        "epochs": profile.epochs,
+        "batch": profile.batch_questions,
+        "lr": profile.delta_lr,
+        "shared_lr": profile.shared_lr,
+        "l1_weight": profile.l1,
+        "patience": profile.patience,
+    }
+
+
+class Evaluated(NamedTuple):
+    """What `make evaluate` left for a run; tables without rows, and a note that says why, if it is of another."""
+
+    rows: pd.DataFrame  # the columns of alignment.csv
+    claims: pd.DataFrame  # the columns of claims.csv
+    note: str
+
+
+def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
+    """The tables of `evaluate` in a results folder, if they are of this survey and of the model of this hash."""
+    if not (results / "evaluate.json").is_file():
+        note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
+    else:
+        hashes = read_json(results / "evaluate.json")["hashes"]
+        wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
+        if not wrong:
+            rows, claims = (pd.read_csv(results / name) for name in ("evaluate.csv", "evaluate_claims.csv"))
+            return Evaluated(rows, claims, "Of this survey and model are also the tables of `make evaluate`.")
+        note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
+    return Evaluated(pd.DataFrame({"method": []}), pd.DataFrame({"claim": []}), note)
+
+
+def with_evaluated(table: pd.DataFrame, evaluated: Evaluated) -> pd.DataFrame:
+    """`alignment.csv` and, below it, the rows of the methods that only `make evaluate` has."""
+    new = evaluated.rows[~evaluated.rows["method"].isin(table["method"])]
+    return pd.concat([table, new], ignore_index=True) if len(new) else table
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        sys.exit(__doc__)
+    try:
+        print(f"written: {evaluate(load_profile(arguments[0]))}")
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

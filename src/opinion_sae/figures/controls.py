@@ -22,10 +22,7 @@ def against(table: pd.DataFrame) -> Figure:
         error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
         marker = "o" if row["method"] == "delta" else "s"
         axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2)
-    labels = [
-        f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
-    ]
-    axes.set_yticks(np.arange(len(table)), labels)
+    axes.set_yticks(np.arange(len(table)), _differences(table))
     axes.set_xlabel(
         f"difference in mean held-out KL (nats), {table['n_questions'].max()} questions; below zero is closer"
     )
@@ -43,14 +40,14 @@ def claims(table: pd.DataFrame, sentences: Sequence[str]) -> Figure:
         axes.errorbar(one["effect"], rows, xerr=error, fmt=marker, color=colour, capsize=2, label=verdict)
     at_margin = np.flatnonzero(part["margin"] > 0)
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
-    axes.set_yticks(np.arange(len(part)), [f"{n + 1}. {_label(m)} minus {_label(r)}" for n, (m, r) in _pairs(part)])
+    axes.set_yticks(np.arange(len(part)), _differences(part))
     axes.set_xlabel("difference in mean held-out KL (nats); below zero is closer")
     axes.legend(fontsize=7)
     return figure
 
 
-def _pairs(part: pd.DataFrame) -> enumerate:
-    return enumerate(zip(part["method"], part["reference"], strict=True))
+def _differences(table: pd.DataFrame) -> list[str]:
+    return [f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)]
 
 
 def _rows(count: int) -> tuple[Figure, plt.Axes]:
