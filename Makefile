@@ -1,4 +1,4 @@
-# make book | tables | select | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | tables | select | evaluate | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 # for snakemake, such as --profile profiles/slurm
@@ -8,7 +8,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book tables select test full-size clean
+.PHONY: help book tables select evaluate test full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"

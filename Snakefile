@@ -62,7 +62,7 @@ CHAPTERS = {
         work=["answers-controls.safetensors"],
     ),
     "07_alignment": dict(
-        needs=["04_delta", "05_joint", "06_controls"],
+        needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
         tables=["alignment.csv", "floor.csv", "comparisons.csv", "transfer.csv"],
         figures=["alignment.svg", "alignment_by_group.svg", "delta_over_shared.svg"],
         work=["numbers-alignment.json"],
@@ -85,7 +85,19 @@ CHAPTERS = {
         figures=["dose.svg"],
         work=[],
     ),
+    "11_selection": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["doses.csv", "selected.csv", "kinds.csv"],
+        figures=["doses.svg", "selection.svg"],
+        work=["answers-selected.safetensors"],
+    ),
     "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg"], work=["numbers-full-size.json"]),
+    "14_claims": dict(
+        needs=["02_unsteered", "04_delta", "05_joint", "06_controls"],
+        tables=["claims.csv"],
+        figures=["claims.svg"],
+        work=[],
+    ),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALONE = {"03_sae", "04_delta"}  # the rest waits for these
@@ -139,7 +151,10 @@ def given(values):
 
 
 def shown(name):
-    """The committed files that a chapter shows, other than those that this run itself writes."""
+    """The committed files that a chapter shows, other than those that its run itself writes."""
+    made = {"07_alignment": "evaluate.json", "11_selection": "selection.csv", "14_claims": "evaluate.json"}
+    if name in made:  # by `make evaluate` and `make select`
+        return [path for path in [RUN.results / made[name]] if path.is_file()]
     if name != "13_opinionqa":
         return []
     files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]

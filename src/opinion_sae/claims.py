@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.controls import others_kl
+from opinion_sae.controls import others_scores
 from opinion_sae.metrics import score
 from opinion_sae.statistics import Claim
 from opinion_sae.survey import Survey
@@ -71,9 +71,10 @@ def kl_cells(
     `tables` holds held-out log p by method, one table per seed.
     """
     cells = {name: [score(survey, table).kl for table in seeds] for name, seeds in tables.items()}
-    for name, same_attribute in (("other-delta", False), ("sibling-delta", True)):
-        cells[name] = [others_kl(survey, table, same_attribute) for table in tables.get("delta", [])]
-    return {name: seeds for name, seeds in cells.items() if seeds}
+    for table in tables.get("delta", []):
+        for name, scores in others_scores(survey, table).items():
+            cells.setdefault(name, []).append(scores.kl)
+    return cells
 
 
 def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:

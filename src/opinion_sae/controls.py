@@ -16,7 +16,7 @@ from opinion_sae.baselines import validation_kl
 from opinion_sae.crossfit import CrossFit
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.fit import fit_offset
-from opinion_sae.metrics import kl
+from opinion_sae.metrics import Scores, kl
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import Split, assemble
@@ -187,6 +187,20 @@ def others_kl(
         if other[group].any():
             found[group] = kl(shares[None], np.exp(log_probs[other[group]].astype(float))).mean(0)
     return found
+
+
+def others_scores(
+    survey: Survey, log_probs: Float[np.ndarray, "group question option"]
+) -> dict[str, Scores]:
+    """`others_kl` as methods to compare with: 'other-delta' (all other groups), 'sibling-delta' (of the attribute).
+
+    Only KL; the rest is NaN.
+    """
+    nothing = np.full(survey.respondents.shape, np.nan)
+    return {
+        "other-delta": Scores(others_kl(survey, log_probs), nothing, nothing),
+        "sibling-delta": Scores(others_kl(survey, log_probs, same_attribute=True), nothing, nothing),
+    }
 
 
 def diff_means(

@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
 from opinion_sae.baselines import choose, everyone, position_prior, uniform
-from opinion_sae.claims import CLAIMS, kl_cells
+from opinion_sae.claims import CLAIMS, claims_page, kl_cells
 from opinion_sae.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
 from opinion_sae.crossfit import CrossFit, load_answers
 from opinion_sae.delta import DenseOffset, GroupDelta
@@ -328,6 +328,11 @@ def with_evaluated(table: pd.DataFrame, evaluated: Evaluated) -> pd.DataFrame:
     """`alignment.csv` and, below it, the rows of the methods that only `make evaluate` has."""
     new = evaluated.rows[~evaluated.rows["method"].isin(table["method"])]
     return pd.concat([table, new], ignore_index=True) if len(new) else table
+
+
+def evaluated_page(evaluated: Evaluated) -> str:
+    """MyST text: the claims page of `make evaluate`, after the note on where it comes from."""
+    return "\n\n".join([evaluated.note, *([claims_page(CLAIMS, evaluated.claims)] if len(evaluated.claims) else [])])
 
 
 def main(arguments: list[str]) -> None:

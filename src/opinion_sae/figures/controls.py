@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -29,9 +27,9 @@ def against(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def claims(table: pd.DataFrame, sentences: Sequence[str]) -> Figure:
+def claims(table: pd.DataFrame) -> Figure:
     """Effect of each claim over all groups, with its 95 % interval, its margin and its verdict."""
-    part = table[table["group"] == "all"].set_index("claim").loc[list(sentences)]
+    part = table[table["group"] == "all"].reset_index(drop=True)
     figure, axes = _rows(len(part))
     for verdict, (colour, marker) in VERDICTS.items():
         rows = np.flatnonzero(part["verdict"] == verdict)
