@@ -69,7 +69,7 @@ CHAPTERS = {
     ),
     "08_budget": dict(
         needs=["03_sae", "04_delta"],
-        tables=["path.csv", "tilt.csv", "composition.csv"],
+        tables=["path.csv", "tilt.csv", "composition.csv", "kinds.csv"],
         figures=["latent_path.svg", "latent_path_by_group.svg", "tilt.svg"],
         work=[],
     ),
@@ -87,9 +87,15 @@ CHAPTERS = {
     ),
     "11_selection": dict(
         needs=["03_sae", "04_delta"],
-        tables=["doses.csv", "selected.csv", "kinds.csv"],
+        tables=["doses.csv", "selected.csv"],
         figures=["doses.svg", "selection.svg"],
         work=["answers-selected.safetensors"],
+    ),
+    "12_side_effects": dict(
+        needs=["03_sae", "04_delta", "05_joint", "06_controls"],
+        tables=["side_effects.csv"],
+        figures=["trade_off.svg"],
+        work=["numbers-side-effects.json"],
     ),
     "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg"], work=["numbers-full-size.json"]),
     "14_claims": dict(

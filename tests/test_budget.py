@@ -157,7 +157,7 @@ def test_intersections_are_scored_five_ways_and_need_their_members(answers, sae,
     crossed.counts[0, 0, 2:] = 0
     crossed.counts[0, 2, 3:] = 0
     deltas = [random_delta(["Female", "Black"], seed) for seed in range(3)]
-    direct = fit_crossed(answers, sae, crossed, FOLDS, epochs=1)
+    direct = fit_crossed(answers, sae, crossed, FOLDS, deltas, epochs=1)
     scores = compose(answers, sae, FOLDS, deltas, crossed, direct)
     table = composition_table(crossed, scores, np.arange(3), 20, 0)
     assert list(table.offset) == ["shared only", "first member", "second member", "sum of members", "fitted directly"]

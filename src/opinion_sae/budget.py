@@ -15,7 +15,7 @@ from torch import nn
 from opinion_sae.answers import AnswerPath
 from opinion_sae.crossfit import cross_fit
 from opinion_sae.delta import DenseOffset, GroupDelta
-from opinion_sae.fit import fit_frozen, fit_offset, refit_strongest, strongest_latents
+from opinion_sae.fit import fit_offset, refit_strongest, strongest_latents
 from opinion_sae.metrics import Scores, bootstrap_mean, by_group, mean, score
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Survey
@@ -208,12 +208,16 @@ def fit_crossed(
     sae: SparseAutoencoder,
     crossed: Survey,
     folds: Int[np.ndarray, "question"],
+    shared: Sequence[GroupDelta],
     **settings: float | int,
 ) -> list[GroupDelta]:
-    """Offsets fitted directly to the intersections' answers, one per fold."""
+    """Offsets fitted directly to the intersections' answers, one per fold, from the folds' fits of Delta_shared."""
+    shares, starts = torch.from_numpy(crossed.shares).float(), iter(shared)
 
     def fit(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
-        return fit_frozen(answers, sae, crossed, train=train, validation=validation, **settings)
+        offset = GroupDelta(crossed.groups, sae.width).to(answers.lm.device)
+        offset.shared.data.copy_(next(starts).shared.detach())
+        return offset, fit_offset(answers, offset, sae, shares, train, validation, **settings)
 
     return cross_fit(answers, sae, folds, fit).offsets
 

@@ -17,8 +17,8 @@ from opinion_sae.answers import AnswerPath
 from opinion_sae.crossfit import CrossFit, cross_fit, fold_parts
 from opinion_sae.delta import GroupDelta
 from opinion_sae.fit import Positions, fit_frozen, fit_to_budget, proximal_step, refit_strongest, units
-from opinion_sae.losses import l1, mean_kl, reconstruction
 from opinion_sae.language_model import LanguageModel
+from opinion_sae.losses import l1, mean_kl, reconstruction
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.sae_quality import plain_text, sae_quality
@@ -73,14 +73,14 @@ def fit_joint(
     *,
     train: Positions | None = None,
     validation: Positions | None = None,
-    held_out: Float[Tensor, "token d"] | None = None,
+    held_out: Float[Tensor, "held_out d"] | None = None,
     start: GroupDelta | None = None,
     keep_error: bool = True,
     kl_weight: float = 1.0,
     sparsity_weight: float = 0.01,
     token_batch: int = 1024,
     token_steps: int = 1,
-    sae_lr: float = 3e-4,
+    sae_lr: float = 3e-5,
     epochs: int = 15,
     batch: int = 16,
     lr: float = 0.3,
@@ -124,7 +124,7 @@ def fit_joint(
     rates = [group["lr"] for group in optimiser.param_groups]
     generator = torch.Generator().manual_seed(seed)
     size = judged_tokens(sae, held_out)[1]
-    rows, best = [], None
+    rows, scores = [], []
     for epoch in progress(range(epochs + 1), "joint"):
         sums = dict.fromkeys(TERMS, np.nan)
         if epoch:
@@ -149,14 +149,13 @@ def fit_joint(
         fvu, active = judged_tokens(sae, held_out)
         held = {"kl": kl, "reconstruction": fvu, "sparsity": active / size}
         rows.append(_row(epoch, sums, held, delta, l1_weight / unit))
-        if best is None or kl_weight * kl + fvu < best[0]:
-            best, since = (kl_weight * kl + fvu, _state(delta), _state(sae)), 0
-        else:
-            since += 1
-        if since >= patience:
+        if kl_weight * kl + fvu < min(scores, default=np.inf):
+            best = _state(delta), _state(sae)
+        scores.append(kl_weight * kl + fvu)
+        if epoch and epoch - 1 - np.argmin(scores[1:]) >= patience:  # the first steps often do harm
             break
-    delta.load_state_dict(best[1])
-    sae.load_state_dict(best[2])
+    delta.load_state_dict(best[0])
+    sae.load_state_dict(best[1])
     sae.requires_grad_(False)
     return delta, pd.concat([history, pd.DataFrame(rows).assign(stage="joint")], ignore_index=True)
 

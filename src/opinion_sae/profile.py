@@ -52,6 +52,10 @@ class Profile:
     sparsity: float  # lambda of joint training
     joint_lr: float  # of the SAE in joint training
     scratch_steps: int  # token batches per question batch for an SAE trained from scratch
+    l1_grid: list[float]  # weights of |D|_1 to choose from on validation, beside l1
+    select_layers: list[int]  # of `make select`: hook layers to choose from
+    select_steps: int  # of `make select`: training steps of each layer's SAE
+    kl_weights: list[float]  # of `make select`: beta to choose from
     budgets: list[int]  # latents per group on the path from many to few
     tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
     refit_lr: float  # as delta_lr, where a fit goes on from another: joint training, budgets, tilts

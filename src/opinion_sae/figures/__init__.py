@@ -8,6 +8,8 @@ from opinion_sae.figures.answers import alignment, alignment_by_group, differenc
 from opinion_sae.figures.controls import against, claims
 from opinion_sae.figures.latents import latent_heatmap, latent_path, latent_path_by_group, tilt
 from opinion_sae.figures.published import compare_models, groups_by_model
+from opinion_sae.figures.selection import doses, layer_grid
+from opinion_sae.figures.side_effects import trade_off
 from opinion_sae.figures.style import METHODS, STYLE, group_labels, matrix, rank, save_svg
 from opinion_sae.figures.training import delta_training, joint_training, sae_training
 
@@ -21,6 +23,7 @@ __all__ = [
     "claims",
     "delta_training",
     "differences",
+    "doses",
     "group_distance",
     "group_labels",
     "groups_by_model",
@@ -28,10 +31,12 @@ __all__ = [
     "latent_heatmap",
     "latent_path",
     "latent_path_by_group",
+    "layer_grid",
     "matrix",
     "position_shares",
     "rank",
     "sae_training",
     "save_svg",
     "tilt",
+    "trade_off",
 ]

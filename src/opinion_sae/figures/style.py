@@ -20,6 +20,7 @@ METHODS = {
     "uniform": ("uniform", "#999999", "P", ":"),
     "shared-delta": ("Δ shared only", "#E69F00", "s", "--"),
     "delta": ("Δ shared + group", "#0072B2", "o", "-"),
+    "delta-selected": ("Δ, doses and γ chosen", "#56B4E9", "D", "--"),
     "delta-joint": ("Δ, SAE trained with it", "#D55E00", "v", "-"),
     "dense": ("dense vector", "#CC79A7", "^", "-."),
     "position-prior": ("people's place preference", "#777777", "<", ":"),
