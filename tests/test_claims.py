@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from opinion_sae.artifacts import read_json
 from opinion_sae.claims import CLAIMS, claims_page, reviewers_page
+from opinion_sae.paths import ROOT
 from opinion_sae.statistics import VERDICTS, Claim, claims_table
 
 ONE, TWO = Claim("Ours is better.", "ours", "theirs"), Claim("Ours is best.", "ours", "best")
@@ -47,13 +49,21 @@ def test_a_claim_that_was_not_tested_is_said_to_be_so(page):
 def test_every_row_of_the_table_has_every_cell(page):
     rows = [line for line in page((-0.05, 0.05)).splitlines() if line.startswith("|")]
     assert len(rows) == 4 and {row.count(" | ") for row in rows} == {6}
-    assert "{doc}`/chapters/07_alignment`, `make book`" in rows[2] and "| 30 | 1 | " in rows[2]
+    assert "{numref}`fig-alignment`, `make book`" in rows[2] and "| 30 | 1 | " in rows[2]
 
 
 def test_the_books_claims_are_told_apart():
     sentences = [claim.sentence for claim in CLAIMS]
     assert len(set(sentences)) == len(sentences) and all(s.endswith(".") and "|" not in s for s in sentences)
     assert {"supported", "not supported", "mixed"} == set(VERDICTS)
+
+
+def test_the_figures_that_claims_name_are_drawn_in_the_book():
+    drawn = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in read_json(path)["cells"]:
+            drawn.add(cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"))
+    assert {claim.figure for claim in CLAIMS} <= drawn
 
 
 def test_the_reviewers_are_answered_from_the_table(tiny):

@@ -15,17 +15,27 @@ from opinion_sae.survey import Survey
 
 MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
 
-CONTROLS, LONG = "chapters/06_controls", "make evaluate"
+CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
 CLAIMS = (
     Claim("On new questions, Δ is closer to the groups than the unsteered model is.", "delta", "unsteered"),
     Claim("So is one offset shared by all groups.", "shared-delta", "unsteered"),
     Claim("Δ does better than the same share for every option.", "delta", "uniform"),
     Claim("Δ does better than the group's mean answer by option position.", "delta", "position-prior"),
     Claim("Δ does better than temperature and biases fitted to each group.", "delta", "calibrated"),
-    Claim("The group's own part adds to what one shared offset gives.", "delta", "shared-delta"),
-    Claim("That gain is the group's: it is larger than with shuffled group labels.", "delta", "shuffled-groups"),
-    Claim("A group is served better by its own Δ than by the others'.", "delta", "other-delta"),
-    Claim("A group is served better by its own Δ than by another's of the same attribute.", "delta", "sibling-delta"),
+    Claim(
+        "The group's own part adds to what one shared offset gives.",
+        "delta",
+        "shared-delta",
+        figure="fig-delta-over-shared",
+    ),
+    Claim(
+        "That gain is the group's: it is larger than with shuffled group labels.",
+        "delta",
+        "shuffled-groups",
+        figure=CONTROLS,
+    ),
+    Claim("A group is served better by its own Δ than by the others'.", "delta", "other-delta", figure=MATRIX),
+    Claim("And better than by those of its attribute's other groups.", "delta", "sibling-delta", figure=MATRIX),
     Claim("It matters which latents Δ is on.", "delta", "random-latents", figure=CONTROLS),
     Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation", figure=CONTROLS),
     Claim("It matters which way the group's own part points.", "delta", "sign-flip-deviation", figure=CONTROLS),
@@ -107,7 +117,7 @@ def _row(claim: Claim, row: pd.Series) -> str:
         str(row["n_questions"]),
         str(row["n_seeds"]),
         _p(row["p_holm"]),
-        f"{{doc}}`/{claim.figure}`, `{claim.command}`",
+        f"{{numref}}`{claim.figure}`, `{claim.command}`",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -139,7 +149,9 @@ def _groups(claim: Claim, table: pd.DataFrame) -> str:
     worse = rows["group"][sure & (rows["low"] > rows["margin"])].tolist()
     if not len(rows) or not better and not worse:
         return ""
-    said = [f"supported for {len(better)} of {len(rows)} groups ({', '.join(better)})"] if better else []
+    others = [group for group in rows["group"] if group not in better]
+    named = better if len(better) <= len(others) else ["not " + ", ".join(others)] if others else ["all"]
+    said = [f"supported for {len(better)} of {len(rows)} groups ({', '.join(named)})"] if better else []
     said += [f"the other way round for {', '.join(worse)}"] if worse else []
     return f"- {claim.sentence[:-1]}: {'; '.join(said)}."
 

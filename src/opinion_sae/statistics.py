@@ -32,14 +32,14 @@ class Effect(NamedTuple):
 class Claim:
     """`method` has a KL lower than that of `reference` plus `margin` (nats): 0 for 'better', more for 'no worse'.
 
-    `figure` is the page that draws it, `command` what makes it.
+    `figure` is the name of the one that draws it, `command` what makes it.
     """
 
     sentence: str
     method: str
     reference: str
     margin: float = 0.0
-    figure: str = "chapters/07_alignment"
+    figure: str = "fig-alignment"
     command: str = "make book"
 
 
