@@ -5,8 +5,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from opinion_sae.topk import SparseDecode, TopKEncode, scatter_rows
-from opinion_sae.train import train_sae, unexplained
+from opinion_sae.topk import BLOCK, SparseDecode, TopKEncode, batch_top_k, scatter_rows, top_k
+from opinion_sae.train import TopKTraining, train_sae, unexplained
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 9))
 
@@ -56,6 +56,61 @@ def test_scatter_rows_is_the_product_with_the_sparse_matrix(sizes, data, seed):
     rows = torch.randn(batch, d, generator=generator)
     S = torch.zeros(batch, m).scatter(1, indices, values)
     torch.testing.assert_close(scatter_rows(values, indices, rows, m), S.T @ rows, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.data(), st.integers(0, 2**32))
+def test_top_k_in_rounds_finds_what_topk_finds(batch, blocks, data, seed):
+    m = blocks * BLOCK**2
+    k = data.draw(st.integers(1, m))
+    pre = torch.randn(batch, m, generator=torch.Generator().manual_seed(seed))
+    values, indices = top_k(pre, k)
+    torch.testing.assert_close(values.sort(1).values, pre.topk(k).values.sort(1).values, rtol=0, atol=0)
+    assert torch.equal(pre.gather(1, indices), values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 30), st.data(), st.integers(0, 2**32))
+def test_batch_top_k_shares_out_the_largest_of_all(batch, m, data, seed):
+    k = data.draw(st.integers(1, m))
+    generator = torch.Generator().manual_seed(seed)
+    pre = 1 + torch.rand(batch, m, generator=generator) + torch.arange(batch)[:, None] * data.draw(st.booleans())
+    values, indices = batch_top_k(pre, k)
+    found = torch.zeros(batch, m).scatter(1, indices, values)
+    expected = torch.zeros(batch * m).scatter(0, (top := pre.flatten().topk(k * batch)).indices, top.values)
+    torch.testing.assert_close(found, expected.view(batch, m), rtol=0, atol=0)
+    assert values.shape[1] == int((found > 0).sum(1).max())
+
+
+def test_batch_top_k_by_hand():
+    values, indices = batch_top_k(torch.tensor([[5.0, 1.0, 4.0, 3.0], [0.0, 2.0, -1.0, 0.5]]), 2)
+    assert [dict(zip(i, v, strict=True)) for i, v in zip(indices.tolist(), values.tolist(), strict=True)][0] == {
+        0: 5.0, 2: 4.0, 3: 3.0
+    }  # fmt: skip
+    assert sorted(values[1].tolist()) == [0.0, 0.0, 2.0]  # one of this row's four, in a row of three places
+
+
+@pytest.mark.parametrize("batch_topk", [False, True])
+def test_the_loss_curve_is_that_of_the_dense_formula(batch_topk, sparse_data):
+    data = (sparse_data[1] - sparse_data[1].mean(0)) / sparse_data[1].std()
+    W = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(1)), dim=1)
+    training = TopKTraining(W, 2, lr=1e-2, batch_topk=batch_topk)
+    W_enc, W_dec, b_enc, b_dec = (w.clone().requires_grad_() for w in (W, W, torch.zeros(40), torch.zeros(16)))
+    optimiser = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=1e-2)
+    for step in range(20):
+        x = data[100 * step : 100 * step + 100]
+        pre = (x - b_dec.detach()) @ W_enc.T + b_enc
+        rows = pre.view(1, -1) if batch_topk else pre
+        top = rows.topk(2 * pre.numel() // 40 if batch_topk else 2)
+        z = torch.zeros_like(rows).scatter(1, top.indices, top.values.relu()).view_as(pre)
+        loss = (x - z @ W_dec - b_dec).pow(2).sum(1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        W_dec.data /= W_dec.data.norm(dim=1, keepdim=True)
+        assert training.step(x).loss.item() == pytest.approx(loss.item(), rel=1e-4)
+    assert loss < 0.7 * (data**2).sum(1).mean()
 
 
 def test_latents_by_hand():

@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from opinion_sae.losses import reconstruction, tilted
 from opinion_sae.progress import progress
 from opinion_sae.sae import SparseAutoencoder
-from opinion_sae.topk import SparseDecode, TopKEncode
+from opinion_sae.topk import SparseDecode, TopKEncode, batch_top_k, top_k
 
 
 def check_finite(loss: Tensor, where: str) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(f"{where}: the loss is {loss.item()}; try a lower learning rate")
+
+
+class SparseStep(NamedTuple):
+    """What a training step found before it changed the weights."""
+
+    loss: Float[Tensor, ""]
+    values: Float[Tensor, "batch active"]
+    indices: Int[Tensor, "batch active"]
+
+
+class TopKTraining:
+    """A top-k SAE in training (Gao et al. 2024): its weights, and steps of Adam on sum |x - x_hat|^2 / variance.
+
+    Latents are the k largest of W_enc (x - b_dec) + b_enc, x_hat = W_dec z + b_dec; b_dec is trained as the decoder's
+    bias alone. The encoder starts as the decoder's transpose, and decoder rows keep norm 1. With `batch_topk` the
+    k * batch largest latents of a batch are active instead of k a row. `dtype` is that of the encoder product; the
+    rest stays in float32.
+    """
+
+    def __init__(
+        self,
+        W_dec: Float[Tensor, "m d"],
+        k: int,
+        *,
+        lr: float,
+        variance: float = 1.0,
+        tilt: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        batch_topk: bool = False,
+    ):
+        width, d = W_dec.shape
+        self.W_dec, self.W_enc = nn.Parameter(W_dec.clone()), nn.Parameter(W_dec.clone())
+        self.b_enc, self.b_dec = (nn.Parameter(torch.zeros(n, device=W_dec.device)) for n in (width, d))
+        parameters = [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
+        self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)
+        self.k, self.variance, self.tilt, self.dtype = k, variance, tilt, dtype
+        self.select = batch_top_k if batch_topk else top_k
+        self.product = torch.empty(0, dtype=dtype, device=W_dec.device)  # takes the size of the first batch
+
+    def step(self, x: Float[Tensor, "batch d"]) -> SparseStep:
+        """One step on a batch."""
+        if self.product.shape != (len(x), len(self.W_enc)):
+            self.product = self.product.new_empty(len(x), len(self.W_enc))
+        centred = x - self.b_dec.detach()
+        values, indices = TopKEncode.apply(
+            centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product
+        )
+        x_hat = SparseDecode.apply(values, indices, self.W_dec) + self.b_dec
+        loss = tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        return SparseStep(loss.detach(), values.detach(), indices)
 
 
 def train_sae(
@@ -46,30 +103,21 @@ def train_sae(
     mean = train.mean(0)
     scale = 1 / (train - mean).pow(2).mean().sqrt()
     scaled = (train - mean) * scale
-    W_dec = nn.Parameter(normalize(torch.randn(width, train.shape[1], generator=generator), dim=1))
-    W_enc = nn.Parameter(W_dec.detach().clone())
-    b_enc, b_dec = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(train.shape[1]))
-    optimiser = torch.optim.Adam([W_enc, W_dec, b_enc, b_dec], lr=lr, betas=(0.9, 0.999), fused=True)
+    W_dec = normalize(torch.randn(width, train.shape[1], generator=generator), dim=1)
+    variance = scaled.pow(2).sum(1).mean().item()
+    training = TopKTraining(W_dec, k, lr=lr, variance=variance, tilt=tilt, dtype=dtype)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
+        training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
     )
-    variance = scaled.pow(2).sum(1).mean()
     rows, fired, every = [], torch.zeros(width, dtype=torch.bool), max(1, steps // 50)
     for step in progress(range(steps), "SAE"):
         x = scaled[torch.randint(len(scaled), (batch,), generator=generator)]
-        values, indices = TopKEncode.apply(x - b_dec.detach(), W_enc, b_enc, k, dtype)
-        x_hat = SparseDecode.apply(values, indices, W_dec) + b_dec
-        loss = tilted((x - x_hat).pow(2).sum(1) / variance, tilt)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        loss, values, indices = training.step(x)
         schedule.step()
-        with torch.no_grad():
-            W_dec.copy_(normalize(W_dec, dim=1))
         fired[indices[values > 0]] = True
         if (step + 1) % every == 0 or step + 1 == steps:
             check_finite(loss, f"SAE training, step {step + 1}")
-            sae = _unscaled(W_enc, b_enc, W_dec, b_dec, k, mean, scale, metadata)
+            sae = _unscaled(training, mean, scale, metadata)
             held_out = float("nan") if validation is None else unexplained(sae, validation)
             l0, dead = (values > 0).sum(1).float().mean().item(), 1 - fired.float().mean().item()
             rows.append((step + 1, loss.item(), held_out, l0, dead))
@@ -78,23 +126,14 @@ def train_sae(
 
 
 @torch.no_grad()
-def _unscaled(
-    W_enc: Tensor,
-    b_enc: Tensor,
-    W_dec: Tensor,
-    b_dec: Tensor,
-    k: int,
-    mean: Tensor,
-    scale: Tensor,
-    metadata: dict | None,
-) -> SparseAutoencoder:
+def _unscaled(training: TopKTraining, mean: Tensor, scale: Tensor, metadata: dict | None) -> SparseAutoencoder:
     """The SAE for activations as they are, from one for (x - mean) * scale: z and b_enc shrink by the scale."""
     return SparseAutoencoder(
-        W_enc.T.contiguous().clone(),
-        b_enc / scale,
-        W_dec.detach().clone(),
-        b_dec / scale + mean,
-        k=k,
+        training.W_enc.T.contiguous().clone(),
+        training.b_enc / scale,
+        training.W_dec.detach().clone(),
+        training.b_dec / scale + mean,
+        k=training.k,
         metadata=metadata,
     ).requires_grad_(False)
 
