@@ -67,7 +67,7 @@ def activations(
     """
     lm.check_layer(hook_layer)
     found = []
-    for tokens, real in progress(text_windows(lm, texts, length), "activations"):
+    for tokens, real in progress(text_windows(lm, texts, length, lm.tokens_per_batch), "activations"):
         residual = lm.residual(tokens, hook_layer).cpu()
         found.append(residual[content(residual, real)])
     return torch.cat(found)

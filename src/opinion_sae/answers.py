@@ -47,14 +47,14 @@ class AnswerPath:
         hook_layer: int,
         orders: int = 2,
         persona: str = "",
-        tokens_per_batch: int = 4096,
+        tokens_per_batch: int | None = None,
         prompts: Sequence[Prompt] | None = None,
     ):
         lm.check_layer(hook_layer)
         self.lm, self.questions, self.hook_layer, self.orders = lm, tuple(questions), hook_layer, orders
         self.prompts = build_prompts(lm.tokenizer, questions, orders, persona) if prompts is None else list(prompts)
         self.letters, self.has_option = letter_table(self.prompts)
-        self._run_prompts(tokens_per_batch)
+        self._run_prompts(tokens_per_batch or lm.tokens_per_batch)
 
     @torch.no_grad()
     def _run_prompts(self, tokens_per_batch: int) -> None:

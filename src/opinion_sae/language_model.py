@@ -43,6 +43,11 @@ class LanguageModel:
         return self.model.dtype
 
     @property
+    def tokens_per_batch(self) -> int:
+        """As many as keep a GPU busy; on a CPU as few as its caches hold between two layers."""
+        return 1024 if self.device.type == "cpu" else 8192
+
+    @property
     def device(self) -> torch.device:
         return self.model.get_input_embeddings().weight.device
 
