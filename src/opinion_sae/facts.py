@@ -79,6 +79,7 @@ def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts) -> tuple[Fact
     return Facts(tuple(facts.questions[i] for i in kept), facts.right[kept]), prompts
 
 
-def load_passages(path: Path = DATA / "passages.txt") -> list[str]:
-    """The plain passages, in the file's order; a blank line stands between two."""
-    return [passage.strip() for passage in read_text(path).split("\n\n") if passage.strip()]
+def load_passages(max_passages: int = 0, path: Path = DATA / "passages.txt") -> list[str]:
+    """The plain passages, or the first `max_passages` of them; in the file a blank line stands between two."""
+    passages = [passage.strip() for passage in read_text(path).split("\n\n") if passage.strip()]
+    return passages[: max_passages or None]
