@@ -99,7 +99,7 @@ CHAPTERS = {
     ),
     "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg"], work=["numbers-full-size.json"]),
     "14_claims": dict(
-        needs=["02_unsteered", "04_delta", "05_joint", "06_controls"],
+        needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
         tables=["claims.csv"],
         figures=["claims.svg"],
         work=[],

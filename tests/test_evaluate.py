@@ -57,6 +57,7 @@ def book(answers, sae, survey):
     splits = by_question(FOLDS)
     fitted = evaluate.one_seed(answers, sae, survey, splits, 0, **SETTINGS)
     others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
+    others["delta-selected"] = fitted["shared-delta"]
     others["diff-means"] = evaluate.persona_directions(answers, survey, splits, count=6).log_probs
     return {**fitted, **others, **evaluate.references(answers, survey, splits)}
 

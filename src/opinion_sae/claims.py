@@ -43,6 +43,10 @@ CLAIMS = (
         "The SAE's own decoder does better than its rows permuted.", "shared-delta", "permuted-decoder", figure=CONTROLS
     ),
     Claim("It helps to train the SAE along with Δ.", "delta-joint", "delta"),
+    Claim("Δ with doses and sparsity chosen on validation does better than Δ as fitted.", "delta-selected", "delta"),
+    Claim("So chosen, it does better than the same share for every option.", "delta-selected", "uniform"),
+    Claim("So chosen, it does better than the mean answer by option position.", "delta-selected", "position-prior"),
+    Claim("So chosen, it does better than temperature and biases.", "delta-selected", "calibrated"),
     Claim(f"Δ is no worse than a dense vector, by a margin of {MARGIN} nats.", "delta", "dense", MARGIN),
     Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
     Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),

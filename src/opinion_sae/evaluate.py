@@ -48,7 +48,8 @@ from opinion_sae.survey import Survey, load_survey, question_clusters, question_
 Tables = dict[str, Float[np.ndarray, "_ question option"]]  # held-out log p by method; one row may stand for all
 SEEDS = 5
 SHOTS = 3  # examples in a few-shot prompt
-LORA: dict[str, float | int] = {"rank": 8, "epochs": 5, "groups": 4, "batch": 8, "lr": 5e-4}
+LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "groups": 4, "batch": 8, "lr": 1e-3}
+ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))  # of the chapters
 PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 # where the questions tested come from, by the end of a method's name
 SPLITS = {"-by-topic": "topic", "-by-survey": "survey", "left-out-shared": "group", "left-out-sibling": "group"}
@@ -264,8 +265,7 @@ def evaluate(profile: Profile) -> Path:
     `evaluate.csv`, `evaluate_claims.csv` and, last, `evaluate.json`: hashes, versions, machine and seconds per item.
     """
     run = open_run(profile.output)
-    book = {**load_answers(run.work), **load_answers(run.work, "answers-controls.safetensors")}
-    book |= load_answers(run.work, "answers-joint.safetensors")
+    book = {name: table for file in ANSWERS for name, table in load_answers(run.work, file).items()}
     survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
     sae, lm = load_sae(run.work / "sae").requires_grad_(False), load_language_model(profile.model, profile.dtype)
     answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)

@@ -126,10 +126,10 @@ def fit_lora(
     split: Split,
     *,
     rank: int = 8,
-    epochs: int = 5,
+    epochs: int = 6,
     groups: int = 4,
     batch: int = 8,
-    lr: float = 5e-4,
+    lr: float = 1e-3,
     seed: int = 0,
 ) -> tuple[Float[np.ndarray, "group test option"], pd.DataFrame]:
     """Answers to the split's test questions by an adapter fitted to its training questions, and a row per epoch.
