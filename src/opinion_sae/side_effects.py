@@ -32,7 +32,7 @@ from opinion_sae.sae import SparseAutoencoder, load_sae
 from opinion_sae.steering import scaled
 from opinion_sae.survey import Survey
 
-Cells = dict[str, Float[np.ndarray, "group unit"]]  # by quantity; NaN where there is nothing to measure
+Cells = dict[str, Float[np.ndarray, "group _"]]  # by quantity, a column per unit; NaN where there is nothing to measure
 COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
 ELSEWHERE = ("text_loss", "next_token_kl", "accuracy")  # quantities whose units are no survey questions
 
@@ -115,7 +115,7 @@ def survey_cells(
     for one in steered:
         test = fold_parts(folds, one.fold)[2]
         part = for_questions(answers, torch.from_numpy(test))
-        some, p = survey.select(questions=test), by_order(part, one)
+        some, p = survey.select(questions=test.tolist()), by_order(part, one)
         found = answer_cells(some, p.mean(2)[..., : some.shares.shape[-1]])
         found["option_mass"] = part.option_mass(one.sae, one.offset).numpy()
         if answers.orders > 1:
@@ -315,7 +315,7 @@ def side_effect_numbers(table: pd.DataFrame) -> dict[str, str]:
     """Formatted values for the prose, over all groups: accuracy, perplexity, next-token KL and others' answers."""
     rows = table[table["group"] == "all"].set_index(["method", "quantity"])
 
-    def show(method: str, quantity: str, form: str, scale: float = 1) -> str:
+    def show(method: str, quantity: str, form: str, scale: int = 1) -> str:
         value, low, high = (scale * rows.loc[(method, quantity), name] for name in ("value", "low", "high"))
         return f"{value:{form}} ({low:{form}} to {high:{form}})"
 
