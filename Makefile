@@ -1,6 +1,7 @@
-# make book | tables | select | evaluate | test | full-size | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | tables | select | evaluate | test | bench | full-size | clean | help        PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
+DEVICE ?= cpu
 # for snakemake, such as --profile profiles/slurm
 FLAGS ?=
 
@@ -8,7 +9,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
 
-.PHONY: help book tables select evaluate test full-size clean
+.PHONY: help book tables select evaluate test bench full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -20,6 +21,8 @@ help:
 	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
 	@echo "                          about an hour: results/<name>/evaluate.csv"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
+	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
+	@echo "                          benchmarks/*.json, *.csv; DEVICE=cuda for a GPU"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make clean                remove everything that a run made, except published results"
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
@@ -45,6 +48,13 @@ test: $(READY)
 	$(SNAKEMAKE) --config profile=smoke
 	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
 	@$(SNAKEMAKE) all --touch --config profile=smoke 2>/dev/null
+
+# The peers are installed for this only, and not with what they ask for: dictionary-learning's
+# own dependencies bring a torchvision for another torch, with which transformers does not load.
+bench: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	$(PY) -m benchmarks $(DEVICE)
 
 full-size: $(READY)
 	$(PY) -m benchmarks.full_size
