@@ -270,7 +270,7 @@ def trade_off_table(table: pd.DataFrame) -> pd.DataFrame:
     value, low = part["value"].unstack(), part["low"].unstack()
     order = [method for method in table["method"].unique() if method != "unsteered"]
     gain = value["alignment_change"].where(low["alignment_change"] > 0) / 0.01
-    lost = -100 * value["accuracy_change"]
+    lost = 0.0 - 100 * value["accuracy_change"]  # and not -0.0 where nothing is lost
     columns = {
         "alignment gained": value["alignment_change"],
         "KL gained (nats)": -value["kl_change"],
