@@ -170,7 +170,7 @@ def joint_terms(
     size: float,
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
-    coded = [code_and_output(sae, x) for x in batches]
+    coded = [code_and_output(sae, x, answers.lm.dtype) for x in batches]
     fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
     active = [values.sum(1).mean() / size for values, _ in coded]
     log_probs = answers.log_probs(sae, delta, questions)
@@ -182,17 +182,19 @@ def joint_terms(
 
 
 def code_and_output(
-    sae: SparseAutoencoder, x: Float[Tensor, "batch d"]
+    sae: SparseAutoencoder, x: Float[Tensor, "batch d"], dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "batch active"], Float[Tensor, "batch d"]]:
     """Active latents' values and decode(z), with gradients for the SAE; for top-k SAEs as in `train_sae`.
 
-    W_enc (x - b_dec) + b_enc is taken as W_enc x + (b_enc - W_enc b_dec), so that b_dec has its gradient too.
+    Their encoder product runs in `dtype`, and has no gradient for x - b_dec; that of b_dec comes with the bias.
     """
     if sae.k is None:
         code = sae.encode_sparse(x)
         return code.values, sae.decode_sparse(code)
     rows = sae.W_enc.T
-    values, indices = TopKEncode.apply(x.to(rows.device), rows, sae.b_enc - rows @ sae.b_dec, sae.k, torch.float32)
+    centre = sae.b_dec.detach()
+    bias = sae.b_enc - rows.detach() @ (sae.b_dec - centre)  # b_enc, with a gradient for b_dec
+    values, indices = TopKEncode.apply(x.to(rows.device) - centre, rows, bias, sae.k, dtype)
     x_hat = SparseDecode.apply(values, indices, sae.W_dec) + sae.b_dec
     return values.to(x.device), x_hat.to(x.device)
 
