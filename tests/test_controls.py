@@ -16,6 +16,7 @@ from opinion_sae.controls import (
     from_shared,
     move_latents,
     others_kl,
+    others_scores,
     permuted_decoder,
     random_order,
     shuffled_groups,
@@ -180,6 +181,9 @@ def test_kl_under_others_offsets_is_the_matrix_off_its_diagonal(survey):
     for group, others in enumerate(([1, 2], [0, 2], [0, 1], [4], [3])):
         assert np.nanmean(found[group]) - own[group] == pytest.approx(matrix[others, group].mean())
         assert np.nanmean(full[group]) - own[group] == pytest.approx(np.delete(matrix[:, group], group).mean())
+    methods = others_scores(survey, log_probs)
+    np.testing.assert_array_equal(methods["sibling-delta"].kl, found)
+    np.testing.assert_array_equal(methods["other-delta"].kl, full)
     alone = survey.select(groups=[0, 3])
     assert np.isnan(others_kl(alone, log_probs[[0, 3]], same_attribute=True)).all()
 

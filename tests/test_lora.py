@@ -1,5 +1,7 @@
 """The adapter changes nothing before it is trained and nothing afterwards; in between its loss falls."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +83,11 @@ def test_examples_are_of_the_questions_given_and_of_groups_that_answered(survey)
 def test_a_loss_that_is_not_finite_stops_the_fit(prompts):
     with pytest.raises(FloatingPointError, match="fitting the adapter, s, epoch"):
         fit_lora(prompts, SPLIT, epochs=3, groups=3, batch=2, lr=1e30)
+
+
+def test_no_answer_to_a_test_question_enters_the_fit(lm, survey, prompts):
+    counts = survey.counts.copy()
+    counts[:, SPLIT.test] = counts[:, SPLIT.test, ::-1]
+    other = GroupPrompts(lm, dataclasses.replace(survey, counts=counts), orders=2)
+    settings = {"epochs": 2, "groups": 2, "lr": 0.02}
+    np.testing.assert_array_equal(fit_lora(other, SPLIT, **settings)[0], fit_lora(prompts, SPLIT, **settings)[0])
