@@ -23,7 +23,7 @@ def test_a_row_for_each_reference_with_its_label():
     columns = ["method", "reference", "group", "kl_difference", "low", "high", "n_questions"]
     axes = against(pd.DataFrame(rows, columns=columns)).axes[0]
     assert labels(axes) == ["Δ shared + group minus uniform", "Δ shared only minus new-one"]
-    assert "9 questions" in axes.get_xlabel()
+    assert "9 held-out questions" in axes.get_xlabel()
     points = [container.lines[0].get_xdata()[0] for container in axes.containers]
     assert points == [-0.1, 0.1] and axes.yaxis_inverted()
 

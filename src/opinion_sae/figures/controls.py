@@ -19,11 +19,9 @@ def against(table: pd.DataFrame) -> Figure:
     for place, row in zip(range(len(table)), table.to_dict("records"), strict=True):
         error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
         marker = "o" if row["method"] == "delta" else "s"
-        axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2)
+        axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2, markersize=4)
     axes.set_yticks(np.arange(len(table)), _differences(table))
-    axes.set_xlabel(
-        f"difference in mean held-out KL (nats), {table['n_questions'].max()} questions; below zero is closer"
-    )
+    axes.set_xlabel(f"difference in mean KL (nats)\n{table['n_questions'].max()} held-out questions, below zero is closer")
     return figure
 
 
@@ -35,11 +33,11 @@ def claims(table: pd.DataFrame) -> Figure:
         rows = np.flatnonzero(part["verdict"] == verdict)
         one = part.iloc[rows]
         error = [one["effect"] - one["low"], one["high"] - one["effect"]]
-        axes.errorbar(one["effect"], rows, xerr=error, fmt=marker, color=colour, capsize=2, label=verdict)
+        axes.errorbar(one["effect"], rows, xerr=error, fmt=marker, color=colour, capsize=2, markersize=4, label=verdict)
     at_margin = np.flatnonzero(part["margin"] > 0)
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
     axes.set_yticks(np.arange(len(part)), _differences(part))
-    axes.set_xlabel("difference in mean held-out KL (nats); below zero is closer")
+    axes.set_xlabel("difference in mean held-out KL (nats)\nbelow zero is closer")
     axes.legend(fontsize=7)
     return figure
 
