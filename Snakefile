@@ -104,6 +104,7 @@ CHAPTERS = {
         figures=["claims.svg"],
         work=[],
     ),
+    "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALONE = {"03_sae", "04_delta"}  # the rest waits for these
@@ -161,6 +162,8 @@ def shown(name):
     made = {"07_alignment": "evaluate.json", "11_selection": "selection.csv", "14_claims": "evaluate.json"}
     if name in made:  # by `make evaluate` and `make select`
         return [path for path in [RUN.results / made[name]] if path.is_file()]
+    if name == "15_speed":
+        return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
     if name != "13_opinionqa":
         return []
     files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import Gemma2Config
 
 from benchmarks import full_size
 from opinion_sae.activations import activations
@@ -88,10 +89,10 @@ def packaged(dtype: str = "auto") -> Case:
     return Case(lm, survey, sae, texts, hook_layer=15)
 
 
-def gemma(device: str) -> Case:
+def gemma(device: str, config: Gemma2Config = full_size.GEMMA_2_2B) -> Case:
     """Gemma 2 2B's shape with random weights in bfloat16 and a random JumpReLU SAE, 16k wide."""
     survey = load_survey(["gss-2018", "nonvoters-2020"])
-    lm = full_size.make_model(full_size.GEMMA_2_2B, full_size.make_tokenizer(survey))
+    lm = full_size.make_model(config, full_size.make_tokenizer(survey))
     lm.model.to(device)
     answers = AnswerPath(lm, survey.questions[:16], full_size.HOOK_LAYER, orders=1)
     sae = full_size.make_sae(answers).to(device)

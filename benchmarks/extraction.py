@@ -45,9 +45,9 @@ def store(case: Case, windows: Int[Tensor, "window token"], prompts: int, how: s
         hooked = HookedProxyLM(model, case.lm.tokenizer, hook_names=[name])
     else:
         name = f"blocks.{case.hook_layer}.hook_out"
-        hooked = TransformerBridge.boot_transformers(
-            case.lm.name, hf_model=model, tokenizer=copy.deepcopy(case.lm.tokenizer), dtype=dtype
-        )
+        tokenizer = copy.deepcopy(case.lm.tokenizer)
+        tokenizer.init_kwargs |= {"name_or_path": "", "add_bos_token": True}  # else the bridge fetches one of its own
+        hooked = TransformerBridge.boot_transformers(case.lm.name, hf_model=model, tokenizer=tokenizer, dtype=dtype)
     rows = Dataset.from_dict({"tokens": windows.tolist()})
 
     def run() -> Float[Tensor, "token d"]:

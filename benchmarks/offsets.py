@@ -18,6 +18,7 @@ from opinion_sae.losses import mean_kl
 from opinion_sae.sae import SparseAutoencoder
 
 PEER = "transformers, forward hook"
+ALL = 10**9  # tokens a batch
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # of probabilities, and of gradients relative to their norm
 
 
@@ -60,7 +61,7 @@ def gradient_difference(case: Case, answers: AnswerPath, peer: HookedModel, grou
 def check_equal(case: Case, questions: int, groups: int) -> dict[str, float]:
     """Largest difference between the two ways in gradients and probabilities on this much of the work."""
     answers = case.answers(questions)
-    peer = HookedModel(answers, tokens_per_batch=10**9)
+    peer = HookedModel(answers, tokens_per_batch=ALL)
     delta = case.delta(answers, groups)
     ours, theirs = answers.predict(case.sae, delta).exp(), peer.predict(case.sae, delta).exp()
     return {
@@ -79,7 +80,8 @@ def fastest(
         work(peer)
         times[size] = seconds(lambda peer=peer: work(peer), case.device), peer
     best = min(times, key=lambda size: times[size][0])
-    return times[best][1], {f"{size} tokens a batch": digits(found) for size, (found, _) in times.items()}
+    names = {size: "all prompts in one batch" if size == ALL else f"{size} tokens a batch" for size in sizes}
+    return times[best][1], {names[size]: digits(found) for size, (found, _) in times.items()}
 
 
 def fit_delta_step(case: Case, machine: Machine, peer_rounds: int) -> tuple[Row, dict]:
@@ -88,7 +90,7 @@ def fit_delta_step(case: Case, machine: Machine, peer_rounds: int) -> tuple[Row,
     shares = case.shares(case.step_questions, case.step_groups).to(case.device)
     theirs = case.delta(answers, case.step_groups)
     peer, settings = fastest(
-        answers, (500, 1000, 10**9), case, lambda peer: peer.gradient(case.sae, theirs, shares[:1])
+        answers, (500, 1000, ALL), case, lambda peer: peer.gradient(case.sae, theirs, shares[:1])
     )
     ours = our_step(answers, case.sae, case.delta(answers, case.step_groups), shares)
     for _ in range(3):

@@ -26,15 +26,14 @@ def one_precision(case: Case, lm: LanguageModel, steps: int, epochs: int) -> dic
     survey = case.survey.select(groups=range(min(GROUPS, len(case.survey.groups))))
     answers = AnswerPath(lm, survey.questions, case.hook_layer, orders=1)
     shares = torch.from_numpy(survey.shares).float()
+    mixed = np.random.default_rng(0).permutation(len(survey.questions))
+    validation, judged, train = (part.tolist() for part in np.array_split(mixed, 3))
     found: dict[str, list[float]] = {"explained_variance": [], "held_out_kl": []}
     for seed in range(SEEDS):
         sae, _ = train_sae(x, width=2048, k=32, steps=steps, batch=1024, lr=3e-3, seed=seed, dtype=lm.dtype)
         found["explained_variance"].append(1 - unexplained(sae, held_out))
-        order = np.random.default_rng(seed).permutation(len(survey.questions))
-        judged = order[: len(order) // 4]
-        parts = {"train": order[len(order) // 2 :].tolist(), "validation": order[len(order) // 4 : len(order) // 2].tolist()}
-        delta, _ = fit_frozen(answers, sae, survey, **parts, epochs=epochs, seed=seed)
-        asked = torch.from_numpy(judged)
+        delta, _ = fit_frozen(answers, sae, survey, train=train, validation=validation, epochs=epochs, seed=seed)
+        asked = torch.tensor(judged)
         found["held_out_kl"].append(mean_kl(shares[:, asked], answers.predict(sae, delta, asked)).item())
     return found
 
@@ -42,8 +41,8 @@ def one_precision(case: Case, lm: LanguageModel, steps: int, epochs: int) -> dic
 def compare(case: Case, single: LanguageModel, steps: int = 150, epochs: int = 3) -> list[dict]:
     """A row per measure: means in both precisions, their difference, and the spread between seeds in float32.
 
-    `single` is the model of the case in float32. Splits and SAEs differ from seed to seed, and are the same in both
-    precisions. `within` says whether the precisions differ by less than the seeds do (standard deviation).
+    `single` is the model of the case in float32. A seed is that of the SAE's start and batches and of the order of the
+    questions in the fit; held-out text and questions are always the same. `within` says whether the precisions differ by less than the seeds do (standard deviation).
     """
     both = {"float32": one_precision(case, single, steps, epochs), "bfloat16": one_precision(case, case.lm, steps, epochs)}
     rows = []

@@ -67,8 +67,9 @@ class Machine(NamedTuple):
         return sum(max(stage.flops / self.flops[stage.dtype], stage.bytes / self.bandwidth) for stage in stages)
 
 
-def measure_machine(device: torch.device, size: int = 2048, megabytes: int = 256) -> Machine:
-    """The best of several products of `size` square matrices per dtype, and of several copies beyond any cache."""
+def measure_machine(device: torch.device) -> Machine:
+    """The best of several products of large square matrices per dtype, and of several copies beyond any cache."""
+    size, megabytes = (8192, 2048) if device.type == "cuda" else (2048, 256)
     flops = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, size, size, device=device).to(dtype)

@@ -10,6 +10,7 @@ from opinion_sae.figures.latents import latent_heatmap, latent_path, latent_path
 from opinion_sae.figures.published import compare_models, groups_by_model
 from opinion_sae.figures.selection import doses, layer_grid
 from opinion_sae.figures.side_effects import trade_off
+from opinion_sae.figures.speed import growth, speed_ratios
 from opinion_sae.figures.style import METHODS, STYLE, group_labels, matrix, rank, save_svg
 from opinion_sae.figures.training import delta_training, joint_training, sae_training
 
@@ -27,6 +28,7 @@ __all__ = [
     "group_distance",
     "group_labels",
     "groups_by_model",
+    "growth",
     "joint_training",
     "latent_heatmap",
     "latent_path",
@@ -37,6 +39,7 @@ __all__ = [
     "rank",
     "sae_training",
     "save_svg",
+    "speed_ratios",
     "tilt",
     "trade_off",
 ]
