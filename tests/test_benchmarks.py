@@ -1,8 +1,11 @@
 """The benchmarks on models small enough for a test: both ways agree, and what is written has the form promised."""
 
+import ast
 import importlib.util
 import json
 import math
+import sys
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -216,9 +219,17 @@ def test_files_that_are_not_there_are_named_with_the_command(tmp_path):
     assert "not measured" in speed.on_gpu(tmp_path)
 
 
-def test_the_peers_are_pinned():
+def test_what_the_benchmarks_import_is_declared_and_the_peers_are_pinned():
     lines = (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()
-    assert all("==" in line for line in lines if not line.startswith("#"))
+    peers = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = {*project["dependencies"], *project["optional-dependencies"]["bench"], *peers, "benchmarks", "opinion-sae"}
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            tops = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+            assert {name.replace("_", "-") for name in tops} <= known, path.name
 
 
 def test_profile_rows_add_up():
