@@ -137,6 +137,9 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
     joined = evaluate.with_evaluated(ours, found)
     assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
+    page = evaluate.evaluated_page(found)
+    assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
+    assert evaluate.evaluated_page(nothing) == nothing.note
     assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
     other = evaluate.load_evaluated(tmp_path, survey, "n")
     assert "are of other model than this run" in other.note and not len(other.claims)

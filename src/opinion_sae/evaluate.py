@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -332,7 +332,9 @@ def with_evaluated(table: pd.DataFrame, evaluated: Evaluated) -> pd.DataFrame:
 
 def evaluated_page(evaluated: Evaluated) -> str:
     """MyST text: the claims page of `make evaluate`, after the note on where it comes from."""
-    return "\n\n".join([evaluated.note, *([claims_page(CLAIMS, evaluated.claims)] if len(evaluated.claims) else [])])
+    claims = [replace(claim, figure="fig-evaluated", command="make evaluate") for claim in CLAIMS]
+    pages = [claims_page(claims, evaluated.claims)] if len(evaluated.claims) else []
+    return "\n\n".join([evaluated.note, *pages])
 
 
 def main(arguments: list[str]) -> None:
