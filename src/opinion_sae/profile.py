@@ -58,8 +58,8 @@ class Profile:
     kl_weights: list[float]  # of `make select`: beta to choose from
     budgets: list[int]  # latents per group on the path from many to few
     tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
-    refit_lr: float  # as delta_lr, where a fit goes on from another: joint training, budgets, tilts
-    refit_epochs: int  # for each budget and tilt, from the fitted offset
+    refit_lr: float  # as delta_lr, where a fit goes on from another: joint training, budgets
+    refit_epochs: int  # for each budget, from the fitted offset, and for each kind of offset
     crossed: list[str]  # intersections of attributes, such as party x sex; may be empty
     strengths: list[float]  # doses of the offset; 0 and 1 among them
     open_question: str  # answered in words

@@ -26,7 +26,7 @@ GROUP_DOSES = (0.5, 1.0)
 class Selected(NamedTuple):
     """The outcome of `select_offsets`."""
 
-    grid: pd.DataFrame  # fold, l1, kept, shared, group, latents, validation_kl, chosen
+    grid: pd.DataFrame  # fold, l1, kept, shared, group, latents, n_questions, validation_kl, chosen
     offsets: list[GroupDelta]  # one per fold
     log_probs: Float[np.ndarray, "group question option"]  # held out
 
@@ -66,7 +66,7 @@ def select_offsets(
             kl = _kl(answers, sae, shares, SharedOnly(offset) if u == 0 else offset, validation)
             latents = (offset.offsets() != 0).sum(1).float().mean().item()
             row = {"fold": fold, "l1": weight, "kept": kept, "shared": s, "group": u}
-            row |= {"latents": latents, "validation_kl": kl}
+            row |= {"latents": latents, "n_questions": len(validation), "validation_kl": kl}
             found.append((kl, latents, len(found), row, offset))
         *_, best, offset = min(found, key=lambda candidate: candidate[:3])
         rows.extend({**row, "chosen": row is best} for *_, row, _ in found)

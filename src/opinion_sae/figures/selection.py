@@ -27,8 +27,8 @@ def doses(grid: pd.DataFrame) -> Figure:
             axes.plot(rows["shared"], rows["validation_kl"], line, marker=marker, color=colour, ms=4, label=name)
         chosen = grid[(grid["fold"] == fold) & grid["chosen"]]
         axes.plot(chosen["shared"], chosen["validation_kl"], "o", ms=11, fillstyle="none", color="black")
-        axes.set_title(f"fold {fold}", fontsize=9, loc="left")
-    panels[0, 0].set_ylabel("mean KL, validation questions (nats)")
+        axes.set_title(f"fold {fold}: {chosen['n_questions'].iloc[0]} questions", fontsize=9, loc="left")
+    panels[0, 0].set_ylabel("validation KL (nats)")
     figure.supxlabel("dose of Δ_shared", fontsize=9)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
@@ -50,7 +50,7 @@ def layer_grid(table: pd.DataFrame) -> Figure:
         label = names[mode] if mode == "unsteered" else f"{names[mode]}, γ = {l1:g}"
         _points(panels[0], part, "layer", "kl", style, label)
     panels[0].set_xlabel("layer")
-    panels[0].set_ylabel("mean KL, validation questions (nats)")
+    panels[0].set_ylabel("validation KL (nats)")
     panels[0].legend(fontsize=7)
     joint = table[table["mode"] == "joint"]
     for axes, name, label in zip(panels[1:], ("kl", "fvu"), ("KL (nats)", "unexplained variance"), strict=True):
