@@ -14,6 +14,7 @@ from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.claims import CLAIMS, claims_page
 from opinion_sae.fit import fit_offset
 from opinion_sae.metrics import score
+from opinion_sae.personas import persona_residuals
 from opinion_sae.profile import load_profile
 from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.splits import by_question
@@ -58,7 +59,7 @@ def book(answers, sae, survey):
     fitted = evaluate.one_seed(answers, sae, survey, splits, 0, **SETTINGS)
     others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
     others["delta-selected"] = fitted["shared-delta"]
-    others["diff-means"] = evaluate.persona_directions(answers, survey, splits, count=6).log_probs
+    others["diff-means"] = evaluate.persona_directions(answers, survey, splits).log_probs
     return {**fitted, **others, **evaluate.references(answers, survey, splits)}
 
 
@@ -158,6 +159,9 @@ def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
         evaluate.evaluate(profile)
 
 
-def test_the_default_books_direction_needs_few_prompts(answers, survey):
-    found = evaluate.persona_directions(answers, survey, by_question(FOLDS), count=6)
+def test_the_default_books_direction_needs_few_prompts(answers, survey, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))
+    found = evaluate.persona_directions(answers, survey, by_question(FOLDS))
+    assert len(asked[0]) == 3 and set(FOLDS[asked[0]]) == {0, 1, 2}  # so that every split has some to train on
     assert found.log_probs.shape == (4, 12, 2) and len(found.offsets) == 3

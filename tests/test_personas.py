@@ -12,7 +12,7 @@ from opinion_sae.personas import (
     persona,
     persona_answers,
     persona_residuals,
-    spread_questions,
+    spread,
 )
 from opinion_sae.splits import Split
 
@@ -77,8 +77,9 @@ def test_a_broken_file_is_named(lm, two_groups, tmp_path):
         persona_answers(lm, two_groups, 1, 2, "qa", tmp_path)
 
 
-def test_spread_questions(two_groups):
-    assert spread_questions(two_groups, 2).tolist() == [0, 2] and spread_questions(two_groups, 9).tolist() == [0, 1, 2]
+def test_questions_are_spread_evenly():
+    questions = np.array([3, 5, 8])
+    assert spread(questions, 2).tolist() == [3, 8] and spread(questions, 9).tolist() == [3, 5, 8]
 
 
 def test_residuals_alone_are_those_of_the_prompts(lm, two_groups):

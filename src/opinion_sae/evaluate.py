@@ -37,7 +37,7 @@ from opinion_sae.language_model import load_language_model
 from opinion_sae.lora import GroupPrompts, fit_lora
 from opinion_sae.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.paths import open_run
-from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_residuals, read_part, spread_questions
+from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_residuals, read_part, spread
 from opinion_sae.profile import Profile, load_profile
 from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder, load_sae
@@ -91,9 +91,14 @@ def controls(
     }
 
 
-def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 8) -> CrossFit:
-    """'diff-means' from the 'portray' prompts of `count` questions for each group, each in one order of its options."""
-    asked = spread_questions(survey, count)
+def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 2) -> CrossFit:
+    """'diff-means' from the 'portray' prompts of a few questions for each group, each in one order of its options.
+
+    Of each split's test questions `count` are asked, at most a quarter but one at least, spread evenly; each split uses
+    those that are its training questions.
+    """
+    chosen = [spread(split.test, max(1, min(count, len(split.test) // 4))) for split in splits]
+    asked = np.unique(np.concatenate(chosen))
     residuals = persona_residuals(answers.lm, survey, answers.hook_layer, "portray", asked)
     return diff_means(answers, survey, splits, residuals, asked)[0]
 

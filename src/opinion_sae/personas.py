@@ -111,7 +111,7 @@ def few_shot(
         asked, rows = split.test.tolist(), []
         for group in range(len(survey.groups)):
             answered = split.train[survey.respondents[group, split.train] > 0]
-            chosen = answered[np.unique(np.linspace(0, len(answered) - 1, min(shots, len(answered))).astype(int))]
+            chosen = spread(answered, shots)
             path = folder / f"few-shot-{number}-{group}.safetensors"
             text = examples(survey, group, chosen.tolist())
             rows.append(ask_once(path, lm, survey, asked, hook_layer, orders, text)["log_probs"])
@@ -192,6 +192,6 @@ def read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
         raise ValueError(f"{path}: not a safetensors file ({error}); delete it and run again") from error
 
 
-def spread_questions(survey: Survey, count: int) -> Int[np.ndarray, "asked"]:
-    """`count` questions spread evenly over the survey, for directions that need no more."""
-    return np.unique(np.linspace(0, len(survey.questions) - 1, min(count, len(survey.questions))).astype(int))
+def spread(questions: Int[np.ndarray, "some"], count: int) -> Int[np.ndarray, "asked"]:
+    """`count` of the questions spread evenly, or all if there are fewer."""
+    return questions[np.unique(np.linspace(0, len(questions) - 1, min(count, len(questions))).astype(int))]
