@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,12 @@ def fit_joint(
     rates = [group["lr"] for group in optimiser.param_groups]
     generator = torch.Generator().manual_seed(seed)
     size = judged_tokens(sae, held_out)[1]
+    weights = {"reconstruction": 1.0, "sparsity": sparsity_weight, "kl": kl_weight, "l1": l1_weight / unit}
+
+    def draw() -> list[Tensor]:
+        indices = [torch.randint(len(tokens), (token_batch,), generator=generator) for _ in range(token_steps)]
+        return [tokens[index] for index in indices]
+
     rows, scores = [], []
     for epoch in progress(range(epochs + 1), "joint"):
         sums = dict.fromkeys(TERMS, np.nan)
@@ -131,20 +137,7 @@ def fit_joint(
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - (epoch - 1) / epochs)
             chunks = torch.as_tensor(train)[torch.randperm(len(train), generator=generator)].split(batch)
-            steps = []
-            for chunk in chunks:
-                drawn = [torch.randint(len(tokens), (token_batch,), generator=generator) for _ in range(token_steps)]
-                terms = joint_terms(answers, sae, delta, shares, chunk, [tokens[index] for index in drawn], size)
-                loss = terms["reconstruction"] + sparsity_weight * terms["sparsity"] + kl_weight * terms["kl"]
-                check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                proximal_step(optimiser, delta, l1_weight / unit)
-                with torch.no_grad():
-                    sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
-                steps.append([terms[name].item() for name in TERMS])
-            sums = dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
+            sums = _train_epoch(answers, sae, delta, shares, chunks, draw, optimiser, size, weights, epoch)
         kl = mean_kl(shares[:, judged], answers.predict(sae, delta, judged)).item()
         fvu, active = judged_tokens(sae, held_out)
         held = {"kl": kl, "reconstruction": fvu, "sparsity": active / size}
@@ -158,6 +151,34 @@ def fit_joint(
     sae.load_state_dict(best[1])
     sae.requires_grad_(False)
     return delta, pd.concat([history, pd.DataFrame(rows).assign(stage="joint")], ignore_index=True)
+
+
+def _train_epoch(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    delta: GroupDelta,
+    shares: Float[Tensor, "group question option"],
+    chunks: Sequence[Tensor],
+    draw: Callable[[], list[Tensor]],
+    optimiser: torch.optim.Adam,
+    size: float,
+    weights: dict[str, float],
+    epoch: int,
+) -> dict[str, float]:
+    """One step per chunk of questions, each with the batches of activations that `draw` gives; the terms' means."""
+    steps = []
+    for chunk in chunks:
+        terms = joint_terms(answers, sae, delta, shares, chunk, draw(), size)
+        loss = sum(weights[name] * terms[name] for name in TERMS)
+        check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        proximal_step(optimiser, delta, weights["l1"])
+        with torch.no_grad():
+            sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
+        steps.append([terms[name].item() for name in TERMS])
+    return dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
 
 
 def joint_terms(

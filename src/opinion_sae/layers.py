@@ -100,8 +100,8 @@ def rows_of_fold(
     for beta in p.kl_weights if layer == p.hook_layer else []:
         own, tokens = copy.deepcopy(sae), layers.tokens["training"][layer]
         joint = {"start": first[p.l1], "held_out": held_out, "kl_weight": beta, "sae_lr": p.joint_lr, "lr": p.refit_lr}
-        joint |= {"sparsity_weight": p.sparsity, "l1_weight": p.l1}
-        delta, _ = fit_joint(answers, own, survey, tokens, **parts, **joint, **settings)
+        joint |= {"sparsity_weight": p.sparsity, "l1_weight": p.l1, "patience": p.epochs}  # as in chapter 05
+        delta, _ = fit_joint(answers, own, survey, tokens, **parts, **{**settings, **joint})
         rows.append(row("joint", p.l1, beta, own, delta))
     return rows
 
