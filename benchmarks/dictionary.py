@@ -21,8 +21,8 @@ from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.train import TopKTraining
 
 LR = 1e-3
-STEPS = 20  # before explained variance is compared
-AGREE = 0.03  # in explained variance: the peers clip gradients and treat the decoder's norm differently
+STEPS = 12  # before explained variance is compared
+AGREE = 0.015  # in explained variance: the peers treat the decoder's norm and bias differently
 
 
 class Trainer(NamedTuple):
@@ -40,7 +40,7 @@ class Start(NamedTuple):
 
 
 def ours(start: Start, dtype: torch.dtype, batch_topk: bool = False) -> Trainer:
-    training = TopKTraining(start.W_dec, start.k, lr=LR, dtype=dtype, batch_topk=batch_topk)
+    training = TopKTraining(start.W_dec, start.k, lr=LR, dtype=dtype, batch_topk=batch_topk, clip=1.0)  # as both peers
 
     def reconstruct(x: Tensor) -> Tensor:
         return SparseAutoencoder(training.W_enc.T, training.b_enc, training.W_dec, training.b_dec, k=start.k)(x)

@@ -34,7 +34,8 @@ class TopKTraining:
 
     Latents are the k largest of W_enc (x - b_dec) + b_enc, x_hat = W_dec z + b_dec; b_dec is trained as the decoder's
     bias alone. The encoder starts as the decoder's transpose, and decoder rows keep norm 1. With `batch_topk` the
-    k * batch largest latents of a batch are active instead of k a row. `dtype` is that of the encoder product; the
+    k * batch largest latents of a batch are active instead of k a row. `clip` bounds the norm of all gradients together,
+    as other trainers do. `dtype` is that of the encoder product; the
     rest stays in float32.
     """
 
@@ -48,13 +49,14 @@ class TopKTraining:
         tilt: float = 0.0,
         dtype: torch.dtype = torch.float32,
         batch_topk: bool = False,
+        clip: float | None = None,
     ):
         width, d = W_dec.shape
         self.W_dec, self.W_enc = nn.Parameter(W_dec.clone()), nn.Parameter(W_dec.clone())
         self.b_enc, self.b_dec = (nn.Parameter(torch.zeros(n, device=W_dec.device)) for n in (width, d))
         parameters = [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
         self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)
-        self.k, self.variance, self.tilt, self.dtype = k, variance, tilt, dtype
+        self.k, self.variance, self.tilt, self.dtype, self.clip = k, variance, tilt, dtype, clip
         self.select = batch_top_k if batch_topk else top_k
         self.product = torch.empty(0, dtype=dtype, device=W_dec.device)  # takes the size of the first batch
 
@@ -70,6 +72,8 @@ class TopKTraining:
         loss = tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
         self.optimiser.zero_grad()
         loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.clip)
         self.optimiser.step()
         with torch.no_grad():
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
