@@ -51,7 +51,9 @@ CLAIMS = (
     Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
     Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),
     Claim(f"Δ is no worse than a linear probe at its layer, by a margin of {MARGIN} nats.", "delta", "probe", MARGIN),
-    Claim("Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best", command=LONG),
+    Claim(
+        "Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best", command=LONG
+    ),
     Claim("Δ does better than examples of the group's answers in the prompt.", "delta", "few-shot", command=LONG),
     Claim(
         f"Δ is no worse than LoRA over prompts that name the group, by a margin of {MARGIN} nats.",

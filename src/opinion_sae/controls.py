@@ -189,9 +189,7 @@ def others_kl(
     return found
 
 
-def others_scores(
-    survey: Survey, log_probs: Float[np.ndarray, "group question option"]
-) -> dict[str, Scores]:
+def others_scores(survey: Survey, log_probs: Float[np.ndarray, "group question option"]) -> dict[str, Scores]:
     """`others_kl` as methods to compare with: 'other-delta' (all other groups), 'sibling-delta' (of the attribute).
 
     Only KL; the rest is NaN.

@@ -120,10 +120,7 @@ def two_stages(
 ) -> dict[str, CrossFit]:
     """'shared-delta' and 'delta' for any splits, the first stage fitted once for both."""
     shared = first_stage(answers, sae, survey, splits, **settings)
-    return {
-        "shared-delta": shared,
-        "delta": from_shared(answers, sae, survey, splits, shared.offsets, **settings),
-    }
+    return {"shared-delta": shared, "delta": from_shared(answers, sae, survey, splits, shared.offsets, **settings)}
 
 
 def one_seed(

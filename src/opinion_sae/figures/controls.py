@@ -21,7 +21,9 @@ def against(table: pd.DataFrame) -> Figure:
         marker = "o" if row["method"] == "delta" else "s"
         axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2, markersize=4)
     axes.set_yticks(np.arange(len(table)), _differences(table))
-    axes.set_xlabel(f"difference in mean KL (nats)\n{table['n_questions'].max()} held-out questions, below zero is closer")
+    axes.set_xlabel(
+        f"difference in mean KL (nats)\n{table['n_questions'].max()} held-out questions, below zero is closer"
+    )
     return figure
 
 
@@ -43,7 +45,9 @@ def claims(table: pd.DataFrame) -> Figure:
 
 
 def _differences(table: pd.DataFrame) -> list[str]:
-    return [f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)]
+    return [
+        f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
+    ]
 
 
 def _rows(count: int) -> tuple[Figure, plt.Axes]:
