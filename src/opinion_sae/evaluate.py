@@ -160,8 +160,8 @@ def evaluation(
     first seed is that of the other splits too. `settings` go to `fit_offset`.
     """
     splits, count, first = by_question(folds), int(folds.max()) + 1, seeds[0]
-    about = [answers.lm.sha256, str(answers.lm.dtype), sae.sha256(), survey_hash(survey), answers.hook_layer]
-    about += [answers.orders, folds.tolist(), first, sorted(settings.items())]
+    about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders, folds.tolist(), first]
+    fitted = [sae.sha256(), answers.hook_layer, sorted(settings.items())]  # prompts and LoRA do without
 
     def kept(name: str, make: Callable[[], Tables], *more: object) -> Tables:
         return remembered(folder / f"{name}.safetensors", [name, *about, *more], make)
@@ -169,7 +169,7 @@ def evaluation(
     tables = {name: [table] for name, table in book.items()}
     for seed in seeds[1:]:
         run = partial(one_seed, answers, sae, survey, splits, seed, **settings)
-        for name, table in kept(f"seed-{seed}", run).items():
+        for name, table in kept(f"seed-{seed}", run, *fitted).items():
             tables[name].append(table)
 
     def elsewhere(others: Sequence[Split], suffix: str) -> Tables:
@@ -182,8 +182,8 @@ def evaluation(
 
     once: Tables = {}
     for suffix, others in other_splits(survey, count, first).items():
-        once |= kept(f"split{suffix}", partial(elsewhere, others, suffix))
-    once |= kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without))
+        once |= kept(f"split{suffix}", partial(elsewhere, others, suffix), *fitted)
+    once |= kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without), *fitted)
     once |= prompts(answers, survey, splits, folder, kept)
     once["lora"] = lora(answers, survey, splits, first, kept)
     return tables | {name: [table] for name, table in once.items()}
