@@ -201,8 +201,10 @@ def test_bad_encoding_and_absent_files_are_named(tmp_path):
         load_survey(str(folder))
     with pytest.raises(FileNotFoundError, match="no info.csv"):
         load_survey(f"opinionqa:{tmp_path / 'American_Trends_Panel_W26' / '..' / '..'}")
-    with pytest.raises(FileNotFoundError, match="opinionqa:<folder>"):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere; get OpinionQA as book/reproduce.md says"):
         load_survey(f"opinionqa:{tmp_path / 'nowhere'}")
+    with pytest.raises(FileNotFoundError, match="opinionqa:<folder>"):
+        load_survey(f"{tmp_path / 'nowhere'}")
 
 
 @pytest.mark.parametrize(

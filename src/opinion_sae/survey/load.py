@@ -62,7 +62,12 @@ def _read(source: str, attributes: Sequence[str]) -> SurveyTable:
     if kind == "globalopinionqa":
         return read_global_opinionqa(shares_file(kind, rest))
     folder = Path(rest if kind == "opinionqa" else source).expanduser().absolute()
-    if kind == "opinionqa" and folder.is_dir():
+    if kind == "opinionqa":
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"survey {source!r}: no folder {folder}; get OpinionQA as book/reproduce.md says, and "
+                "put it or a link to it there"
+            )
         return read_opinionqa(folder, attributes)
     if (folder / "questions.csv").is_file():
         return read_counted(folder)
