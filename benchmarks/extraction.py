@@ -111,7 +111,8 @@ def extract_activations(case: Case, machine: Machine, peer_rounds: int) -> tuple
                 }  # fmt: skip
         how, prompts = min(tried, key=tried.get)
         name = f"SAELens ActivationsStore, {precision}"
-        ways[name] = Way(store(case, windows, prompts, how, dtype), rounds=peer_rounds)
+        done = len(windows) // prompts * prompts / len(windows)  # whole batches only
+        ways[name] = Way(store(case, windows, prompts, how, dtype), share=done, rounds=peer_rounds)
     times = in_turn(ways, 3, case.device)
     floor = machine.floor(lower_stages(case, windows))
     rows = [row("extract_activations", "s", times, name, floor, str(case.device)) for name in times if name != "ours"]
