@@ -65,7 +65,7 @@ def book(answers, sae, survey):
 
 @pytest.fixture(scope="module")
 def tables(answers, sae, survey, folder, book):
-    return evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
+    return evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
 
 
 def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
@@ -91,11 +91,11 @@ def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
 
     for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups", "fit_lora"):
         monkeypatch.setattr(evaluate, name, refuse)
-    again = evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
+    again = evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
     for name, found in tables.items():
         np.testing.assert_array_equal(found, again[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(answers, sae, survey, FOLDS, folder, book, range(2), epochs=2, lr=0.1)
+        evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), epochs=2, lr=0.1)
     seconds = {path.stem for path in folder.glob("*.json")}
     assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
 

@@ -204,5 +204,8 @@ def test_offsets_are_tied_to_model_layer_and_sae(lm, sae, tmp_path):
         load_delta_for(path, lm, other)
     with pytest.raises(ValueError, match="fitted with model gpt, but used with model tiny-llama"):
         check_belongs({**about, "model": "gpt"}, lm, sae, LAYER)
+    check_belongs({**about, "model": "its name elsewhere", "model_sha256": lm.sha256}, lm, sae, LAYER)
+    with pytest.raises(ValueError, match="fitted with model_sha256 0ff, but used with model_sha256 "):
+        check_belongs({**about, "model_sha256": "0ff"}, lm, sae, LAYER)
     with pytest.raises(ValueError, match="does not say for which sae"):
         check_belongs({"model": lm.name, "hook_layer": "2"}, lm, sae, LAYER)

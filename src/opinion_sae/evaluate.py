@@ -30,10 +30,10 @@ from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
 from opinion_sae.baselines import choose, everyone, position_prior, uniform
 from opinion_sae.claims import CLAIMS, claims_page, kl_cells
 from opinion_sae.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
-from opinion_sae.crossfit import CrossFit, load_answers
+from opinion_sae.crossfit import CrossFit, load_activations, load_answers
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.fit import fit_dense, fit_frozen
-from opinion_sae.language_model import load_language_model
+from opinion_sae.language_model import LanguageModel, load_language_model
 from opinion_sae.lora import GroupPrompts, fit_lora
 from opinion_sae.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.paths import open_run
@@ -41,6 +41,7 @@ from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_resi
 from opinion_sae.profile import Profile, load_profile
 from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder, load_sae
+from opinion_sae.sae_quality import obtain_sae
 from opinion_sae.splits import Split, assemble, by_question, by_survey, by_topic, held_out, leave_groups_out
 from opinion_sae.statistics import claims_table
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
@@ -145,7 +146,7 @@ def one_seed(
 
 def evaluation(
     answers: AnswerPath,
-    sae: SparseAutoencoder,
+    saes: Callable[[int], SparseAutoencoder],
     survey: Survey,
     folds: Int[np.ndarray, "question"],
     folder: Path,
@@ -157,9 +158,10 @@ def evaluation(
 
     Each item is kept in `folder` as soon as it is done, under a hash of all that it depends on; what is there is read.
     Returns held-out log p by method, one table per seed; `book` has those of the first seed, and everything of one. The
-    first seed is that of the other splits too. `settings` go to `fit_offset`.
+    first seed is that of the other splits too. `saes` gives the SAE of a seed. `settings` go to `fit_offset`.
     """
     splits, count, first = by_question(folds), int(folds.max()) + 1, seeds[0]
+    sae = saes(first)
     about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders, folds.tolist(), first]
     fitted = [sae.sha256(), answers.hook_layer, sorted(settings.items())]  # prompts and LoRA do without
 
@@ -168,7 +170,10 @@ def evaluation(
 
     tables = {name: [table] for name, table in book.items()}
     for seed in seeds[1:]:
-        run = partial(one_seed, answers, sae, survey, splits, seed, **settings)
+
+        def run(seed: int = seed) -> Tables:
+            return one_seed(answers, saes(seed), survey, splits, seed, **settings)
+
         for name, table in kept(f"seed-{seed}", run, *fitted).items():
             tables[name].append(table)
 
@@ -269,17 +274,18 @@ def evaluate(profile: Profile) -> Path:
     run = open_run(profile.output)
     book = {name: table for file in ANSWERS for name, table in load_answers(run.work, file).items()}
     survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
-    sae, lm = load_sae(run.work / "sae").requires_grad_(False), load_language_model(profile.model, profile.dtype)
+    lm = load_language_model(profile.model, profile.dtype)
+    saes = partial(sae_of_seed, profile, lm)
     answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
     folds, folder = question_folds(survey, profile.folds, profile.seed), run.work / "evaluate"
     seeds = range(profile.seed, profile.seed + SEEDS)
-    tables = evaluation(answers, sae, survey, folds, folder, book, seeds, **fit_settings(profile))
+    tables = evaluation(answers, saes, survey, folds, folder, book, seeds, **fit_settings(profile))
     rows, claims = evaluation_tables(survey, tables, profile.bootstrap, profile.seed)
     write_csv(run.results / "evaluate.csv", rows)
     write_csv(run.results / "evaluate_claims.csv", claims)
     items = {path.stem: read_json(path)["seconds"] for path in sorted(folder.glob("*.json"))}
     about = {
-        "hashes": {"data": survey_hash(survey), "model": lm.sha256, "sae": sae.sha256()},
+        "hashes": {"data": survey_hash(survey), "model": lm.sha256, "sae": saes(profile.seed).sha256()},
         "profile": asdict(profile),
         "seeds": list(seeds),
         "lora": LORA,
@@ -290,6 +296,18 @@ def evaluate(profile: Profile) -> Path:
     }
     write_json(run.results / "evaluate.json", about)
     return run.results / "evaluate.csv"
+
+
+def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoencoder:
+    """The SAE of the book for the profile's seed; for another, one trained anew on the same activations, if the
+    profile trains it at all."""
+    run = open_run(profile.output)
+    if seed == profile.seed or profile.sae != "train":
+        return load_sae(run.work / "sae").requires_grad_(False)
+    size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
+    size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
+    sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
+    return sae.requires_grad_(False)
 
 
 def fit_settings(profile: Profile) -> dict[str, float | int]:

@@ -146,14 +146,17 @@ def check_belongs(
 ) -> None:
     """Raise ValueError, naming both sides, if offsets were fitted with another model, layer or SAE.
 
-    `about` is what `GroupDelta.load` read from the file's header: model, hook_layer and sae (its SHA-256). A model
-    given as a path may have any name; then layer and SAE have to match.
+    `about` is what `GroupDelta.load` read from the file's header: model, hook_layer and sae (its SHA-256), and where
+    the book wrote it model_sha256, which then stands for the model's name. Without it a model given as a path may have
+    any name.
     """
     here = {"model": lm.name, "hook_layer": str(hook_layer), "sae": sae.sha256()}
+    if "model_sha256" in about:
+        here["model_sha256"] = lm.sha256
     for key, value in here.items():
         if key not in about:
             raise ValueError(f"{source}: the header does not say for which {key} it is; it has {sorted(about)}")
-        if key == "model" and Path(lm.name).expanduser().exists():
+        if key == "model" and ("model_sha256" in about or Path(lm.name).expanduser().exists()):
             continue
         if about[key] != value:
             raise ValueError(f"{source}: fitted with {key} {about[key]}, but used with {key} {value}")
