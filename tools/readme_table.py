@@ -46,9 +46,17 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
             "03_sae",
         ),
         (f"One offset for all groups, against none: {difference('shared-delta', 'unsteered')}", "headline", "04_delta"),
-        (f"Offsets with the groups' own part, against it: {difference('delta', 'shared-delta')}", "Δ over Δ_shared", "04_delta"),
+        (
+            f"Offsets with the groups' own part, against it: {difference('delta', 'shared-delta')}",
+            "Δ over Δ_shared",
+            "04_delta",
+        ),
         (f"Δ against a dense vector with the same loss: {difference('delta', 'dense')}", "headline", "04_delta"),
-        (f"With the SAE trained along, against Δ alone: {difference('delta-joint', 'delta')}", "joint training", "05_joint"),
+        (
+            f"With the SAE trained along, against Δ alone: {difference('delta-joint', 'delta')}",
+            "joint training",
+            "05_joint",
+        ),
         (
             f"Δ against people's preference for places, which reads no question: {difference('delta', 'position-prior')}",
             "headline",
