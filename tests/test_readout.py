@@ -30,7 +30,7 @@ def answers(lm, tiny):
 
 def test_logits_give_back_the_unsteered_answers(answers):
     has_option = answers.has_option.unflatten(0, (3, 2))[:, 0]
-    torch.testing.assert_close(log_mean(unsteered_logits(answers)[None], has_option), answers.predict())
+    torch.testing.assert_close(log_mean(unsteered_logits(answers)[None], has_option).float(), answers.predict())
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt-neox"])
@@ -38,10 +38,10 @@ def test_the_hidden_state_times_the_unembedding_gives_the_logits(family, tiny):
     answers = AnswerPath(tiny.lm(family), tiny.questions, 1, orders=2)
     head, letters = answers.lm.model.get_output_embeddings(), answers.letters.unflatten(0, (3, 2))
     with torch.no_grad():
-        logits = torch.einsum("qkd,qkod->qko", last_hidden(answers), head.weight[letters])
+        logits = torch.einsum("qkd,qkod->qko", last_hidden(answers).float(), head.weight[letters])
         cap = getattr(answers.lm.model.config, "final_logit_softcapping", None)
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    torch.testing.assert_close(logits, unsteered_logits(answers), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, unsteered_logits(answers).float(), atol=1e-5, rtol=1e-4)
     assert not answers.lm.norm._forward_hooks
 
 

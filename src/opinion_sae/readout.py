@@ -28,14 +28,14 @@ def unsteered_logits(answers: AnswerPath, batch: int = 32) -> Float[Tensor, "que
         answers.option_logits(items, answers.residual[items].to(answers.lm.device)[:, None])[:, 0].cpu()
         for items in torch.arange(len(answers.prompts)).split(batch)
     ]
-    return torch.cat(logits).unflatten(0, (len(answers.questions), answers.orders))
+    return torch.cat(logits).double().unflatten(0, (len(answers.questions), answers.orders))
 
 
 @torch.no_grad()
 def last_hidden(answers: AnswerPath, batch: int = 32) -> Float[Tensor, "question order d"]:
     """What the unembedding reads: the last token's stream after the final norm, unsteered."""
     kept: list[Tensor] = []
-    handle = answers.lm.norm.register_forward_hook(lambda module, args, output: kept.append(output[:, 0].float().cpu()))
+    handle = answers.lm.norm.register_forward_hook(lambda module, args, output: kept.append(output[:, 0].double().cpu()))
     try:
         unsteered_logits(answers, batch)
     finally:
@@ -102,7 +102,7 @@ def probe(
     x is the residual stream at the last token, mean over orders, centred and in units of 1 / RMS |x - mean x|; o the
     place of the option as it was asked, N the number of options. Fitted like `unembedding`.
     """
-    x = answers.residual.unflatten(0, (len(answers.questions), answers.orders)).mean(1)
+    x = answers.residual.double().unflatten(0, (len(answers.questions), answers.orders)).mean(1)
     x = x - x.mean(0)
     x = in_span(x / x.pow(2).sum(-1).mean().sqrt())
     width, d = answers.letters.shape[1], x.shape[1]
@@ -136,7 +136,7 @@ def _fit_all(
     if answers.questions != survey.questions:
         raise ValueError(f"the answers are to other questions than those of the survey {survey.name}")
     has_option = answers.has_option.unflatten(0, (len(survey.questions), answers.orders))[:, 0]
-    shares, parts = torch.from_numpy(survey.shares).float(), []
+    shares, parts = torch.from_numpy(survey.shares).double(), []
     for split in progress(splits, "read-out"):
         seen, costs, found = torch.from_numpy(split.train), [], []
         for ridge in RIDGES:
@@ -145,7 +145,7 @@ def _fit_all(
                 judged = log_mean(read(parameters, torch.from_numpy(split.validation)), has_option[split.validation])
                 tested = log_mean(read(parameters, torch.from_numpy(split.test)), has_option[split.test])
             costs.append(validation_kl(survey, judged.numpy(), split.validation))
-            found.append(tested.numpy())
+            found.append(tested.float().numpy())
         parts.append(found[int(np.argmin(costs))])
     return assemble(parts, splits, len(survey.questions))
 
@@ -160,11 +160,15 @@ def fit_ridge(
     shared_only: bool = False,
     steps: int = 60,
 ) -> Float[Tensor, "some_groups p"]:
-    """Minimise mean KL + ridge (|shared|^2 + mean_g |deviation_g|^2) from zero by L-BFGS; one row if shared only."""
+    """Minimise mean KL + ridge (|shared|^2 + mean_g |deviation_g|^2) from zero by L-BFGS; one row if shared only.
+
+    In float64: a weak ridge is still far from its minimum after `steps`, and the path there would blow up the rounding
+    of float32 until two runs differ in the third digit.
+    """
     answered = ~shares.isnan().any(-1).all(0)
     train, shares = train[answered], shares[:, answered]
-    shared = torch.zeros(1, size, requires_grad=True)
-    deviation = torch.zeros(len(shares), size, requires_grad=True)
+    shared = torch.zeros(1, size, dtype=torch.float64, requires_grad=True)
+    deviation = torch.zeros(len(shares), size, dtype=torch.float64, requires_grad=True)
     parts = [shared] if shared_only else [shared, deviation]
     optimiser = torch.optim.LBFGS(parts, max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
 
