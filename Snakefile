@@ -107,8 +107,9 @@ CHAPTERS = {
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
-ALONE = {"03_sae", "04_delta"}  # the rest waits for these
-FIRST = {"05_joint", "08_budget"}  # the longest: started last, they would run on alone at the end
+ALONE = {"03_sae", "04_delta"}  # the rest waits for these, so they get all cores
+# the longest, and what others wait for: started last, they would run on alone at the end
+FIRST = ["08_budget", "05_joint", "06_controls", "10_steering"]
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
@@ -118,6 +119,8 @@ except (FileNotFoundError, ValueError) as error:
     sys.exit(f"error: {error}")
 
 RUN = PROFILE.run
+if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
+    ALONE = set()
 
 
 def code_hash():
@@ -207,7 +210,7 @@ for chapter, files in CHAPTERS.items():
             environment="" if chapter in ALONE else "OMP_WAIT_POLICY=passive",
         message:
             "{params.notebook}"
-        priority: 1 if chapter in FIRST else 0
+        priority: len(FIRST) - FIRST.index(chapter) if chapter in FIRST else 0
         # the others run two at a time on two cores, as much of a chapter is work for one core
         threads: workflow.cores if chapter in ALONE else 1
         shell:

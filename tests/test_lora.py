@@ -57,12 +57,12 @@ def test_an_untrained_adapter_changes_nothing_and_leaves_nothing_behind(family, 
 
 
 def test_the_loss_falls_and_the_best_epoch_is_kept(prompts):
-    answers, history = fit_lora(prompts, SPLIT, rank=4, epochs=8, groups=3, lr=0.02)
+    answers, history = fit_lora(prompts, SPLIT, rank=4, epochs=8, examples=12, lr=0.02)
     assert history["epoch"].tolist() == list(range(9)) and np.isnan(history["train_kl"][0])
     assert history["train_kl"].iloc[-1] < 0.7 * history["train_kl"].iloc[1]
     assert answers.shape == (3, 2, 3)
     np.testing.assert_allclose(np.exp(answers).sum(-1), 1, rtol=1e-5)
-    again, _ = fit_lora(prompts, SPLIT, rank=4, epochs=8, groups=3, lr=0.02)
+    again, _ = fit_lora(prompts, SPLIT, rank=4, epochs=8, examples=12, lr=0.02)
     np.testing.assert_array_equal(answers, again)
 
 
@@ -82,12 +82,12 @@ def test_examples_are_of_the_questions_given_and_of_groups_that_answered(survey)
 
 def test_a_loss_that_is_not_finite_stops_the_fit(prompts):
     with pytest.raises(FloatingPointError, match="fitting the adapter, s, epoch"):
-        fit_lora(prompts, SPLIT, epochs=3, groups=3, batch=2, lr=1e30)
+        fit_lora(prompts, SPLIT, epochs=3, examples=12, batch=2, lr=1e30)
 
 
 def test_no_answer_to_a_test_question_enters_the_fit(lm, survey, prompts):
     counts = survey.counts.copy()
     counts[:, SPLIT.test] = counts[:, SPLIT.test, ::-1]
     other = GroupPrompts(lm, dataclasses.replace(survey, counts=counts), orders=2)
-    settings = {"epochs": 2, "groups": 2, "lr": 0.02}
+    settings = {"epochs": 2, "examples": 8, "lr": 0.02}
     np.testing.assert_array_equal(fit_lora(other, SPLIT, **settings)[0], fit_lora(prompts, SPLIT, **settings)[0])

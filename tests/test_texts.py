@@ -45,7 +45,8 @@ def test_the_model_writes_the_same_texts_for_the_same_seed(chat, tiny, two_group
     texts = write_texts(lm, two_groups, tokens=60, seed=0, length=20, batch=2)
     assert texts == write_texts(lm, two_groups, tokens=60, seed=0, length=20, batch=2)
     assert texts != write_texts(lm, two_groups, tokens=60, seed=1, length=20, batch=2)
-    assert len(texts) == 3
+    assert len(texts) == 8  # of 8 tokens each: few tokens make eight short pieces
+    assert len(write_texts(lm, two_groups, tokens=190, seed=0, length=20, batch=2)) == 10
     for text in texts:  # only what was written, without the request and its marks
         assert "<s>" not in text and "</s>" not in text
         assert not any(task in text for task in writing_tasks(two_groups, 16, seed=0))
@@ -54,7 +55,7 @@ def test_the_model_writes_the_same_texts_for_the_same_seed(chat, tiny, two_group
 def test_self_adds_the_prompts_but_never_an_answer(lm, two_groups, tiny):
     texts = load("self", lm, two_groups)
     prompts = prompt_texts(lm, two_groups)
-    assert texts[-6:] == prompts and len(texts) == 1 + 6
+    assert texts[-6:] == prompts and len(texts) == 8 + 6
     assert prompts[0].count("Yes") == 1 and prompts[0].endswith("Answer:")
 
 

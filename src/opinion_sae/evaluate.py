@@ -49,7 +49,7 @@ from opinion_sae.survey import Survey, load_survey, question_clusters, question_
 Tables = dict[str, Float[np.ndarray, "_ question option"]]  # held-out log p by method; one row may stand for all
 SEEDS = 5
 SHOTS = 3  # examples in a few-shot prompt
-LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "groups": 4, "batch": 8, "lr": 1e-3}
+LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))  # of the chapters
 PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 # where the questions tested come from, by the end of a method's name

@@ -127,7 +127,7 @@ def fit_lora(
     *,
     rank: int = 8,
     epochs: int = 6,
-    groups: int = 4,
+    examples: int = 150,
     batch: int = 8,
     lr: float = 1e-3,
     seed: int = 0,
@@ -135,11 +135,13 @@ def fit_lora(
     """Answers to the split's test questions by an adapter fitted to its training questions, and a row per epoch.
 
     Minimises KL(h_g || p) over groups and questions by Adam, its steps shrinking to zero, `batch` prompts a step. An
-    epoch takes each question with `groups` of its groups, drawn anew. The epoch with the lowest KL on the validation
-    questions (the same `groups` of each throughout) is kept; epoch 0 is the prompt alone. Raises FloatingPointError for
-    a loss that is not finite. After Suh et al. 2025, who train one adapter over prompts that name the group.
+    epoch takes each question with as many of its groups, drawn anew, as make about `examples` prompts (one at least).
+    The epoch with the lowest KL on the validation questions (the same groups of each throughout) is kept; epoch 0 is
+    the prompt alone. Raises FloatingPointError for a loss that is not finite. After Suh et al. 2025, who train one
+    adapter over prompts that name the group.
     """
     survey, rng = prompts.survey, np.random.default_rng(seed)
+    groups = max(1, examples // len(split.train))
     judged = draw(survey, split.validation, groups, prompts.orders, rng)
     with adapter(prompts.lm, rank, seed) as parameters:
         optimiser = torch.optim.Adam(parameters, lr=lr)
@@ -149,8 +151,8 @@ def fit_lora(
             if epoch:
                 for group in optimiser.param_groups:
                     group["lr"] = lr * (1 - (epoch - 1) / epochs)
-                examples = draw(survey, split.train, groups, prompts.orders, rng)
-                train = _pass(prompts, examples, optimiser, batch, f"{split.name}, epoch {epoch}")
+                drawn = draw(survey, split.train, groups, prompts.orders, rng)
+                train = _pass(prompts, drawn, optimiser, batch, f"{split.name}, epoch {epoch}")
             kl = prompts.mean_loss(judged)
             if not rows or kl < min(row["validation_kl"] for row in rows):
                 best = copy.deepcopy([parameter.detach() for parameter in parameters])

@@ -158,12 +158,12 @@ def fit_ridge(
     size: int,
     ridge: float,
     shared_only: bool = False,
-    steps: int = 60,
+    steps: int = 1000,
 ) -> Float[Tensor, "some_groups p"]:
     """Minimise mean KL + ridge (|shared|^2 + mean_g |deviation_g|^2) from zero by L-BFGS; one row if shared only.
 
-    In float64: a weak ridge is still far from its minimum after `steps`, and the path there would blow up the rounding
-    of float32 until two runs differ in the third digit.
+    In float64 and to the minimum (some hundred steps at the weakest ridge): a fit stopped on the way there would blow
+    up the rounding of its input until two runs differ in the third digit.
     """
     answered = ~shares.isnan().any(-1).all(0)
     train, shares = train[answered], shares[:, answered]

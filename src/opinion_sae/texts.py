@@ -64,11 +64,12 @@ def writing_tasks(survey: Survey, tasks: int, seed: int) -> list[str]:
 def write_texts(
     lm: LanguageModel, survey: Survey, tokens: int, seed: int, length: int = 120, batch: int = 128
 ) -> list[str]:
-    """About `tokens` tokens of text sampled from the model itself, at most `length` tokens a piece, without the requests.
+    """About `tokens` tokens of text sampled from the model itself, without the requests: pieces of at most `length`.
 
-    A base model, which follows no requests, goes on from the request's own words.
+    At least eight pieces, shorter ones if `tokens` are few. A base model, which follows no requests, goes on from the
+    request's own words.
     """
-    tokenizer = lm.tokenizer
+    tokenizer, length = lm.tokenizer, min(length, -(-tokens // 8))
     if tokenizer.pad_token is None:  # as in Llama 3, Mistral or Pythia
         tokenizer.pad_token = tokenizer.eos_token
     requests = writing_tasks(survey, -(-tokens // length), seed)
