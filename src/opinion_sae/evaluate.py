@@ -208,13 +208,13 @@ def prompts(
     answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, kept: Callable[..., Tables]
 ) -> Tables:
     """Persona prompts of the three styles, for each split the one that is best on validation, and few-shot prompts."""
-    lm, layer, orders = answers.lm, answers.hook_layer, answers.orders
+    lm, orders = answers.lm, answers.orders
 
     def told(style: str) -> Tables:
-        return {f"prompt-{style}": persona_answers(lm, survey, layer, orders, style, folder)[0]}
+        return {f"prompt-{style}": persona_answers(lm, survey, orders, style, folder)}
 
     def shown() -> Tables:
-        return {"few-shot": few_shot(lm, survey, splits, layer, orders, folder, SHOTS)}
+        return {"few-shot": few_shot(lm, survey, splits, orders, folder, SHOTS)}
 
     styles: Tables = {}
     for style in STYLES:

@@ -18,6 +18,7 @@ from opinion_sae.losses import mean_kl
 from opinion_sae.personas import persona
 from opinion_sae.progress import progress
 from opinion_sae.prompts import Prompt, build_prompts
+from opinion_sae.shared_prefix import mean_answers
 from opinion_sae.splits import Split
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
@@ -70,22 +71,12 @@ class GroupPrompts:
         """`loss` over many examples, in nats."""
         return sum(self.loss(batch).item() * len(batch) for batch in self.batches(examples)) / len(examples)
 
-    @torch.no_grad()
     def predict(self, questions: Int[np.ndarray, "asked"]) -> Float[np.ndarray, "group asked option"]:
         """log p of every group's answers to `questions`, averaged over orders; -inf where there is no such option."""
+        items = [question * self.orders + order for question in questions for order in range(self.orders)]
         width = self.survey.counts.shape[-1]
-        total = np.zeros((len(self.survey.groups), len(questions), width))
-        at = {int(question): place for place, question in enumerate(questions)}
-        cells = [(group, question) for group in range(len(self.survey.groups)) for question in at]
-        examples = [(*cell, order) for cell in cells for order in range(self.orders)]
-        for batch in progress(list(self.batches(examples)), "lora answers"):
-            found = self.log_probs(batch).double().exp().cpu().numpy()
-            for (group, question, _), row in zip(batch, found, strict=True):
-                total[group, at[question], : len(row)] += row / self.orders
-        for question, place in at.items():
-            total[:, place, len(self.survey.questions[question].options) :] = 0
-        with np.errstate(divide="ignore"):
-            return np.log(total).astype(np.float32)
+        groups = progress(self.prompts, "lora answers")
+        return np.stack([mean_answers(self.lm, [group[i] for i in items], self.orders, width) for group in groups])
 
 
 @contextmanager

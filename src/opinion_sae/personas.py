@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import replacing
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.prompts import LETTERS, build_prompts, describe, question_text
+from opinion_sae.shared_prefix import mean_answers
 from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
@@ -59,27 +59,22 @@ def persona(style: str, survey: Survey, group: int) -> str:
 def persona_answers(
     lm: LanguageModel,
     survey: Survey,
-    hook_layer: int,
     orders: int,
     style: str,
     folder: Path,
     questions: Sequence[int] | None = None,
-    batch: int = 64,
-) -> tuple[Float[np.ndarray, "group asked option"], Float[np.ndarray, "group asked d"]]:
-    """log p under each group's persona, and the stream after `hook_layer` at the last token, averaged over orders.
+) -> Float[np.ndarray, "group asked option"]:
+    """log p under each group's persona, averaged over orders; of all questions if `questions` is None.
 
     A group's part is written to `<folder>/<style>-<group number>.safetensors` as soon as it is done and read from there
-    if it is to the same prompts of the same model, so that a run that was stopped goes on where it was. `batch`
-    questions at a time, or the kept keys and values would fill the memory. All questions if `questions` is None.
+    if it is to the same prompts of the same model, so that a run that was stopped goes on where it was.
     """
     asked = list(range(len(survey.questions))) if questions is None else list(questions)
-    log_probs, residuals = [], []
+    log_probs = []
     for group in progress(range(len(survey.groups)), f"persona {style}"):
-        text, path = persona(style, survey, group), folder / f"{style}-{group}.safetensors"
-        tensors = ask_once(path, lm, survey, asked, hook_layer, orders, text, batch)
-        log_probs.append(tensors["log_probs"])
-        residuals.append(tensors["residual"])
-    return np.stack(log_probs), np.stack(residuals)
+        path = folder / f"{style}-{group}.safetensors"
+        log_probs.append(ask_once(path, lm, survey, asked, orders, persona(style, survey, group)))
+    return np.stack(log_probs)
 
 
 def examples(survey: Survey, group: int, questions: Sequence[int]) -> str:
@@ -93,13 +88,7 @@ def examples(survey: Survey, group: int, questions: Sequence[int]) -> str:
 
 
 def few_shot(
-    lm: LanguageModel,
-    survey: Survey,
-    splits: Sequence[Split],
-    hook_layer: int,
-    orders: int,
-    folder: Path,
-    shots: int = 4,
+    lm: LanguageModel, survey: Survey, splits: Sequence[Split], orders: int, folder: Path, shots: int = 4
 ) -> Float[np.ndarray, "group question option"]:
     """log p of each split's test questions after `shots` of its training questions with the group's answers.
 
@@ -113,30 +102,22 @@ def few_shot(
             answered = split.train[survey.respondents[group, split.train] > 0]
             chosen = spread(answered, shots)
             path = folder / f"few-shot-{number}-{group}.safetensors"
-            text = examples(survey, group, chosen.tolist())
-            rows.append(ask_once(path, lm, survey, asked, hook_layer, orders, text)["log_probs"])
+            rows.append(ask_once(path, lm, survey, asked, orders, examples(survey, group, chosen.tolist())))
         parts.append(np.stack(rows))
     return assemble(parts, splits, len(survey.questions))
 
 
 def ask_once(
-    path: Path,
-    lm: LanguageModel,
-    survey: Survey,
-    asked: Sequence[int],
-    hook_layer: int,
-    orders: int,
-    text: str,
-    batch: int = 64,
-) -> dict[str, Float[np.ndarray, "asked _"]]:
+    path: Path, lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str
+) -> Float[np.ndarray, "asked option"]:
     """`ask_group`, or what it left in `path` for the same prompts to the same model."""
-    key = prompt_key(lm, survey, asked, hook_layer, orders, text)
+    key = prompt_key(lm, survey, asked, orders, text)
     tensors = read_part(path, key)
     if tensors is None:
-        tensors = ask_group(lm, survey, asked, hook_layer, orders, text, batch)
+        tensors = {"log_probs": ask_group(lm, survey, asked, orders, text)}
         with replacing(path) as side:
             save_file(tensors, side, metadata={"key": key})
-    return tensors
+    return tensors["log_probs"]
 
 
 @torch.no_grad()
@@ -156,26 +137,17 @@ def persona_residuals(
 
 
 def ask_group(
-    lm: LanguageModel, survey: Survey, asked: Sequence[int], hook_layer: int, orders: int, text: str, batch: int
-) -> dict[str, Float[np.ndarray, "asked _"]]:
-    """Answers and mean residuals of one persona, `batch` questions at a time."""
-    width = survey.counts.shape[-1]
-    log_probs, residuals = np.full((len(asked), width), -np.inf, np.float32), []
-    for start in range(0, len(asked), batch):
-        part = [survey.questions[q] for q in asked[start : start + batch]]
-        answers = AnswerPath(lm, part, hook_layer, orders, text)
-        found = answers.predict().numpy()[0]
-        log_probs[start : start + len(part), : found.shape[1]] = found
-        residuals.append(answers.residual.unflatten(0, (len(part), orders)).mean(1).numpy())
-    return {"log_probs": log_probs, "residual": np.concatenate(residuals)}
+    lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str
+) -> Float[np.ndarray, "asked option"]:
+    """Answers after one text, averaged over orders."""
+    prompts = build_prompts(lm.tokenizer, [survey.questions[q] for q in asked], orders, text)
+    return mean_answers(lm, prompts, orders, survey.counts.shape[-1])
 
 
-def prompt_key(
-    lm: LanguageModel, survey: Survey, asked: Sequence[int], hook_layer: int, orders: int, text: str
-) -> str:
+def prompt_key(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> str:
     """Hash of all that a group's answers depend on."""
     questions = [(survey.questions[q].text, survey.questions[q].options) for q in asked]
-    about = [lm.name, lm.sha256, str(lm.dtype), hook_layer, orders, text, survey.counts.shape[-1], questions]
+    about = [lm.name, lm.sha256, str(lm.dtype), orders, text, survey.counts.shape[-1], questions]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

@@ -1,0 +1,74 @@
+"""Unsteered answers to prompts that begin alike: the common beginning is run once, and every prompt goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opinion_sae.answers import NEVER, length_batches, letter_table
+from opinion_sae.language_model import LanguageModel
+from opinion_sae.prompts import Prompt
+
+
+def mean_answers(
+    lm: LanguageModel, prompts: Sequence[Prompt], orders: int, width: int
+) -> Float[np.ndarray, "question width"]:
+    """log p of `width` options, averaged over the `orders` prompts of each question; -inf where there is no such option."""
+    found = read_prompts(lm, prompts).double().unflatten(0, (-1, orders)).logsumexp(1) - np.log(orders)
+    _, has_option = letter_table(prompts)
+    answers = np.full((len(found), width), -np.inf, np.float32)
+    answers[:, : found.shape[1]] = found.masked_fill(~has_option[::orders], -torch.inf).numpy()
+    return answers
+
+
+@torch.no_grad()
+def read_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> Float[Tensor, "item option"]:
+    """log p of each prompt's options, `NEVER` or less where there is no such option; on the CPU, nothing is kept."""
+    prefix = common_prefix([prompt.tokens for prompt in prompts])
+    beginning, layers = Beginning() if prefix else None, range(len(lm.layers))
+    if prefix:
+        tokens = torch.tensor([prompts[0].tokens[:prefix]])
+        lm.run_layers(lm.embed(tokens), layers, *lm.causal(*tokens.shape), beginning)
+    rest = [torch.tensor(prompt.tokens[prefix:]) for prompt in prompts]
+    lengths, (letters, has_option) = torch.tensor([len(row) for row in rest]), letter_table(prompts)
+    logits = torch.empty(letters.shape)
+    for items in length_batches(lengths, lm.tokens_per_batch):
+        tokens = torch.nn.utils.rnn.pad_sequence([rest[i] for i in items], batch_first=True)
+        keys = torch.arange(prefix + tokens.shape[1], device=lm.device)
+        positions = keys[prefix:].expand(len(items), -1)
+        distance = positions[:, :, None] - keys
+        hidden = lm.run_layers(
+            lm.embed(tokens), layers, positions, lm.attention_masks(distance >= 0, distance), beginning
+        )
+        last = hidden[torch.arange(len(items)), lengths[items] - 1]
+        logits[items] = lm.logits(last, letters[items]).cpu()
+    return logits.masked_fill(~has_option, NEVER).log_softmax(-1)
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with; at least one of each row is left over."""
+    count = 0
+    for column in zip(*(row[:-1] for row in rows), strict=False):
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
+
+
+class Beginning:
+    """A cache that keeps the keys and values of the first pass; later ones see them before their own, without a copy
+    of the former being kept for each prompt."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args: object) -> tuple[Tensor, Tensor]:
+        if layer not in self.kept:
+            self.kept[layer] = keys, values
+            return keys, values
+        old_keys, old_values = (old.expand(len(keys), -1, -1, -1) for old in self.kept[layer])
+        return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
