@@ -8,6 +8,7 @@ import torch
 
 from opinion_sae.answers import AnswerPath
 from opinion_sae.readout import (
+    RIDGES,
     calibrated,
     fit_ridge,
     in_span,
@@ -65,6 +66,24 @@ def test_no_ridge_is_lighter_than_what_it_starts_from(answers, two_groups):
     assert (free[0] - free[1]).abs().max() > 0.1
     one = fit_ridge(read, shares, torch.arange(3), has_option, 4, 1e-4, shared_only=True)
     assert one.shape == (1, 4)
+
+
+def test_rounding_of_the_input_does_not_grow():
+    """Another number of threads moves the seventh digit; it must not show in the third, with the weakest ridge either."""
+    draw = torch.Generator().manual_seed(0)
+    x = (torch.randn(10, 60, generator=draw, dtype=torch.float64) + 3) / 60**0.5
+    shares = torch.rand(6, 10, 4, generator=draw, dtype=torch.float64)
+    shares, has_option = shares / shares.sum(-1, keepdim=True), torch.ones(10, 4, dtype=torch.bool)
+
+    def answers(features):
+        def read(parameters, questions):
+            return torch.einsum("qd,god->gqo", features[questions], parameters.unflatten(1, (4, 60)))[:, :, None]
+
+        fitted = fit_ridge(read, shares[:, :5], torch.arange(5), has_option, 240, RIDGES[0])
+        return read(fitted, torch.arange(5, 10)).softmax(-1)
+
+    noise = 1e-6 * torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(answers(x + noise), answers(x), atol=1e-4, rtol=0)
 
 
 def test_a_bias_by_hand(answers, tiny):
