@@ -62,8 +62,8 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
         axes.axvline(floor.set_index("group").loc["all", measure], color="#000000", linestyle=":", linewidth=1)
     panels[0].set_yticks(y, [METHODS[method][0] for method in part.index])
     panels[0].invert_yaxis()
-    panels[0].set_xlabel("mean KL, people to model (nats); lower is closer")
-    panels[1].set_xlabel("alignment, ordinal questions; higher is closer")
+    panels[0].set_xlabel("mean KL, people to model (nats)\nlower is closer")
+    panels[1].set_xlabel("alignment, ordinal questions\nhigher is closer")
     panels[0].set_title(
         f"{part['n_questions'].iloc[0]} held-out questions; dotted: noise floor", loc="left", fontsize=9
     )

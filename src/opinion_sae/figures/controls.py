@@ -9,6 +9,18 @@ from matplotlib.figure import Figure
 
 from opinion_sae.figures.style import METHODS
 
+# labels of what is compared here only
+OTHERS = {
+    "other-delta": "other groups' Δ",
+    "sibling-delta": "Δ of the attribute's other groups",
+    "random-latents-deviation": "group's part on random latents",
+    "sign-flip-deviation": "group's part, sign flipped",
+    "delta-by-topic": "Δ from other topics",
+    "shared-delta-by-topic": "Δ shared from other topics",
+    "delta-by-survey": "Δ from the other survey",
+    "left-out-shared": "Δ shared, group left out",
+    "left-out-sibling": "Δ of its attribute, group left out",
+}
 # verdict: colour, marker
 VERDICTS = {"supported": ("#0072B2", "o"), "mixed": ("#E69F00", "s"), "not supported": ("#777777", "X")}
 
@@ -58,4 +70,4 @@ def _rows(count: int) -> tuple[Figure, plt.Axes]:
 
 
 def _label(method: str) -> str:
-    return METHODS[method][0] if method in METHODS else method
+    return METHODS[method][0] if method in METHODS else OTHERS.get(method, method)
