@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from opinion_sae.language_model import wrap
+from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.survey import Question, Survey
 
 CHAT = (
@@ -113,6 +114,13 @@ def make_survey(shares, questions=QUESTIONS, groups=("Female", "Male"), attribut
     )
 
 
+def make_sae(seed=0):
+    """24 random latents of the tiny models' stream, of which 4 fire at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    W_enc, W_dec = (torch.randn(*shape, generator=generator) for shape in ((32, 24), (24, 32)))
+    return SparseAutoencoder(W_enc, torch.zeros(24), W_dec, torch.zeros(32), k=4).requires_grad_(False)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The makers above, since test modules cannot import one another."""
@@ -123,6 +131,7 @@ def tiny():
         lm = staticmethod(make_lm)
         question = staticmethod(make_question)
         survey = staticmethod(make_survey)
+        sae = staticmethod(make_sae)
         questions = QUESTIONS
 
     return Tiny
@@ -144,3 +153,16 @@ def two_groups():
             [[0.2, 0.8, 0, 0], [0.7, 0.1, 0.1, 0.1], [nan, nan, nan, nan]],
         ]
     )
+
+
+@pytest.fixture(scope="session")
+def six_questions():
+    """Two groups' answers to six questions of two and three options; the second group did not answer the fifth."""
+    rng = np.random.default_rng(0)
+    questions = [make_question(f"q{i}", options, f"Is it {i}?") for i, options in enumerate([("Yes", "No"), "abc"] * 3)]
+    shares = np.zeros((2, 6, 3))
+    for q, question in enumerate(questions):
+        n = len(question.options)
+        shares[:, q, :n] = rng.dirichlet(np.ones(n), 2)
+    shares[1, 4] = np.nan
+    return make_survey(shares, questions)

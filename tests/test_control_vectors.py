@@ -8,7 +8,6 @@ import torch
 from opinion_sae.answers import AnswerPath
 from opinion_sae.control_vectors import export_control_vectors, file_names, mean_shift
 from opinion_sae.delta import DenseOffset, GroupDelta
-from opinion_sae.sae import SparseAutoencoder
 
 LAYER = 2
 GROUPS = ("Republican", "65+", "$75,000 or more")
@@ -20,10 +19,8 @@ def answers(tiny, lm):
 
 
 @pytest.fixture(scope="module")
-def sae():
-    generator = torch.Generator().manual_seed(0)
-    W_enc, W_dec = (torch.randn(*shape, generator=generator) for shape in ((32, 24), (24, 32)))
-    return SparseAutoencoder(W_enc, torch.zeros(24), W_dec, torch.zeros(32), k=4).requires_grad_(False)
+def sae(tiny):
+    return tiny.sae()
 
 
 def filled(offset):

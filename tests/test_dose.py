@@ -19,7 +19,6 @@ from opinion_sae.dose import (
     text_losses,
 )
 from opinion_sae.metrics import kl
-from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.steering import scaled
 
 LAYER = 2
@@ -29,15 +28,8 @@ TEXTS = ["The weather is often cold, they say.", "Question: yes? Answer: no, nev
 
 
 @pytest.fixture(scope="module")
-def survey(tiny):
-    rng = np.random.default_rng(0)
-    questions = [tiny.question(f"q{i}", options, f"Is it {i}?") for i, options in enumerate([("Yes", "No"), "abc"] * 3)]
-    shares = np.zeros((2, 6, 3))
-    for q, question in enumerate(questions):
-        n = len(question.options)
-        shares[:, q, :n] = rng.dirichlet(np.ones(n), 2)
-    shares[1, 4] = np.nan  # a question that the second group did not answer
-    return tiny.survey(shares, questions)
+def survey(six_questions):
+    return six_questions
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +38,8 @@ def answers(lm, survey):
 
 
 @pytest.fixture(scope="module")
-def sae():
-    generator = torch.Generator().manual_seed(0)
-    W_enc, W_dec = (torch.randn(*shape, generator=generator) for shape in ((32, 24), (24, 32)))
-    return SparseAutoencoder(W_enc, torch.zeros(24), W_dec, torch.zeros(32), k=4).requires_grad_(False)
+def sae(tiny):
+    return tiny.sae()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from opinion_sae.crossfit import fold_parts
 from opinion_sae.delta import DenseOffset, GroupDelta
 from opinion_sae.facts import Facts, fact_prompts
 from opinion_sae.metrics import kl
-from opinion_sae.sae import SparseAutoencoder
 from opinion_sae.side_effects import (
     Steered,
     accuracy_verdict,
@@ -45,15 +44,8 @@ TEXTS = ["The weather is often cold, they say.", "Yes? No, never, and so on.", "
 
 
 @pytest.fixture(scope="module")
-def survey(tiny):
-    rng = np.random.default_rng(0)
-    questions = [tiny.question(f"q{i}", options, f"Is it {i}?") for i, options in enumerate([("Yes", "No"), "abc"] * 3)]
-    shares = np.zeros((2, 6, 3))
-    for q, question in enumerate(questions):
-        n = len(question.options)
-        shares[:, q, :n] = rng.dirichlet(np.ones(n), 2)
-    shares[1, 4] = np.nan  # a question that the second group did not answer
-    return tiny.survey(shares, questions)
+def survey(six_questions):
+    return six_questions
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +54,8 @@ def answers(lm, survey):
 
 
 @pytest.fixture(scope="module")
-def sae():
-    return made_sae()
-
-
-def made_sae(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    W_enc, W_dec = (torch.randn(*shape, generator=generator) for shape in ((32, 24), (24, 32)))
-    return SparseAutoencoder(W_enc, torch.zeros(24), W_dec, torch.zeros(32), k=4).requires_grad_(False)
+def sae(tiny):
+    return tiny.sae()
 
 
 def made_delta(seed, size=1.0):
@@ -316,7 +302,7 @@ def test_a_table_without_the_unsteered_model_is_refused(survey):
         side_effects_table(survey, {"delta": {"kl": np.ones((2, 6))}}, np.arange(6), 10, 0)
 
 
-def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, answers, sae):
+def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, tiny, answers, sae):
     for fold in range(3):
         made_delta(fold).save(tmp_path / f"delta-{fold}.safetensors")
         shared = made_delta(fold)
@@ -324,7 +310,7 @@ def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, answers, sae):
         shared.save(tmp_path / f"shared-{fold}.safetensors")
     dense = {str(fold): torch.full((2, 32), float(fold)) for fold in range(3)}
     save_file(dense, tmp_path / "dense.safetensors")
-    made_sae(1).save(tmp_path / "joint" / "sae")
+    tiny.sae(1).save(tmp_path / "joint" / "sae")
     made_delta(7).save(tmp_path / "joint" / "delta.safetensors")
     found = load_steered(tmp_path, answers, sae, FOLDS, seed=0)
     names = ["unsteered", "shared-delta", "delta-half", "delta", "random-latents", "dense", "delta-joint"]
