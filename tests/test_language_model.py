@@ -111,6 +111,15 @@ def test_a_model_that_does_not_fit_the_gpus_is_refused(tiny):
         wrap("mine", model, tiny.tokenizer(), "none")
 
 
+def test_the_unembedding_is_never_given_a_slice(tiny):
+    """For which torch's product of a batch copies the weights once per row."""
+    lm, seen = tiny.lm(), []
+    lm.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    ids = torch.arange(2, 14).reshape(3, 4)
+    lm.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    assert seen == [True] * 3
+
+
 def test_dtypes_are_named_or_measured():
     assert resolve_dtype("float32") is torch.float32 and resolve_dtype("bfloat16") is torch.bfloat16
     assert resolve_dtype("auto") in (torch.float32, torch.bfloat16)

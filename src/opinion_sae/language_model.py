@@ -217,6 +217,8 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":
             module.float()  # GPT-NeoX: on the CPU torch's LayerNorm wants its weights as wide as the stream
+    # generate's first step passes a slice; torch then copies the whole unembedding once per row, gigabytes at a time
+    model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
     check_layer_by_layer(lm)
     return lm
