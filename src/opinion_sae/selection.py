@@ -48,7 +48,7 @@ def select_offsets(
     Candidates are s Delta_shared + u D_g for doses s and u: the fold's fit of both parts (from `deltas`, u > 0), its
     fit of Delta_shared alone (from `shared`, u = 0), the same cut to its strongest latents, for each of `budgets`, and
     Delta_shared fitted anew under each of the `stronger` L1 strengths. `settings` are those of the first stage, for
-    `fit_offset`. Of equals, the one with fewer latents is taken.
+    `fit_offset`. Of equals (to 1e-5 nats), the one with fewer latents is taken.
     """
     shares = torch.from_numpy(survey.shares).float()
     rows, offsets = [], []
@@ -68,7 +68,8 @@ def select_offsets(
             row = {"fold": fold, "l1": weight, "kept": kept, "shared": s, "group": u}
             row |= {"latents": latents, "n_questions": len(validation), "validation_kl": kl}
             found.append((kl, latents, len(found), row, offset))
-        *_, best, offset = min(found, key=lambda candidate: candidate[:3])
+        # equal to 1e-5 nats is equal: the last digits are another machine's rounding
+        *_, best, offset = min(found, key=lambda candidate: (round(candidate[0], 5), *candidate[1:3]))
         rows.extend({**row, "chosen": row is best} for *_, row, _ in found)
         offsets.append(offset)
         return offset, pd.DataFrame([best])
