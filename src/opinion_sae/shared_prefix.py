@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,12 +52,7 @@ def read_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> Float[Tensor, 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with; at least one of each row is left over."""
-    count = 0
-    for column in zip(*(row[:-1] for row in rows), strict=False):
-        if len(set(column)) > 1:
-            break
-        count += 1
-    return count
+    return len(os.path.commonprefix([row[:-1] for row in rows]))
 
 
 class Beginning:
