@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.cases import Case
+from benchmarks.hooked import as_loaded
 from benchmarks.timing import Machine, Row, Stage, Way, digits, in_turn, row, seconds
 from opinion_sae.activations import SINK_NORM, activations, text_windows
 
@@ -39,7 +40,7 @@ def store(case: Case, windows: Int[Tensor, "window token"], prompts: int, how: s
     from sae_lens.training.activations_store import ActivationsStore
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = copy.deepcopy(case.lm.model).to(dtype)
+    model = as_loaded(case.lm).to(dtype)
     name = f"model.layers.{case.hook_layer}"
     if how == "HookedProxyLM":
         hooked = HookedProxyLM(model, case.lm.tokenizer, hook_names=[name])

@@ -7,25 +7,36 @@ by the library's own function, so that only the passes through the model differ.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from opinion_sae.answers import NEVER, AnswerPath, length_batches
 from opinion_sae.delta import GroupDelta, RectifiedShift
+from opinion_sae.language_model import LanguageModel
 from opinion_sae.sae import SparseAutoencoder
+
+
+def as_loaded(lm: LanguageModel) -> PreTrainedModel:
+    """A copy of the model with the attention that transformers itself would take for it."""
+    model = copy.deepcopy(lm.model)
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    return model
 
 
 class HookedModel:
     """Option probabilities by whole forward passes; takes prompts, letters and weights from an `AnswerPath`.
 
-    One prompt per question. `answers` lends its tokens and its model, none of what it has computed.
+    One prompt per question. `answers` lends its tokens and its weights, none of what it has computed.
     """
 
     def __init__(self, answers: AnswerPath, tokens_per_batch: int):
         if answers.orders != 1:
             raise ValueError(f"one order of options is compared, the answers have {answers.orders}")
-        self.answers, self.lm = answers, answers.lm
+        self.answers, self.model = answers, as_loaded(answers.lm)
         lengths = torch.tensor([len(prompt.tokens) for prompt in answers.prompts])
         self.batches = [self._padded(items) for items in length_batches(lengths, tokens_per_batch)]
 
@@ -36,7 +47,7 @@ class HookedModel:
         real = torch.arange(tokens.shape[1]) >= tokens.shape[1] - lengths[:, None]
         batch = {"items": torch.tensor(items), "input_ids": tokens, "attention_mask": real.long()}
         batch["position_ids"] = (real.cumsum(1) - 1).clamp_min(0)
-        return {name: part.to(self.lm.device) for name, part in batch.items()}
+        return {name: part.to(self.model.device) for name, part in batch.items()}
 
     def log_probs(
         self, sae: SparseAutoencoder, offsets: Float[Tensor, "1 m"], batch: dict[str, Tensor]
@@ -50,10 +61,10 @@ class HookedModel:
             return torch.cat([hidden[:, :-1], x_g[:, None].to(hidden.dtype)], dim=1)
 
         items = batch["items"].cpu()
-        handle = self.lm.layers[self.answers.hook_layer].register_forward_hook(hook)
+        handle = self.model.base_model.layers[self.answers.hook_layer].register_forward_hook(hook)
         try:
             passed = {name: part for name, part in batch.items() if name != "items"}
-            logits = self.lm.model(**passed, use_cache=False, logits_to_keep=1).logits[:, 0].float()
+            logits = self.model(**passed, use_cache=False, logits_to_keep=1).logits[:, 0].float()
         finally:
             handle.remove()
         letters = self.answers.letters[items].to(logits.device)

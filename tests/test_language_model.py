@@ -133,7 +133,7 @@ def test_a_saved_folder_comes_back_the_same(tmp_path, tiny):
     model.save_pretrained(tmp_path)
     tiny.tokenizer(chat=True).save_pretrained(tmp_path)
     lm = load_language_model(str(tmp_path), "float32")
-    torch.testing.assert_close(lm.model(TOKENS).logits, model.eval()(TOKENS).logits)
+    torch.testing.assert_close(lm.model(TOKENS).logits, model.eval()(TOKENS).logits, atol=1e-4, rtol=1e-4)
     assert lm.tokenizer.chat_template == tiny.tokenizer(chat=True).chat_template
     assert load_language_model(str(tmp_path), "bfloat16").dtype == torch.bfloat16
     assert lm.name == str(tmp_path) and lm.sha256.startswith("sha256:")

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from opinion_sae.attention import PRODUCTS
 from opinion_sae.weights import load_weights
 
 Edit = Callable[[Float[Tensor, "batch token d"]], Float[Tensor, "batch token d"]]
@@ -217,6 +218,8 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":
             module.float()  # GPT-NeoX: on the CPU torch's LayerNorm wants its weights as wide as the stream
+    if next(model.parameters()).device.type == "cpu":
+        model.set_attn_implementation(PRODUCTS)
     # generate's first step passes a slice; torch then copies the whole unembedding once per row, gigabytes at a time
     model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
