@@ -36,14 +36,16 @@ def test_answers_are_those_of_the_prompts_with_the_persona(lm, two_groups, tmp_p
     found = persona_answers(lm, two_groups, 2, "bio", tmp_path)
     for group in range(2):
         answers = AnswerPath(lm, two_groups.questions, 1, 2, persona("bio", two_groups, group))
-        np.testing.assert_allclose(found[group], answers.predict()[0], atol=1e-5)
-    assert np.abs(np.exp(found[0]) - np.exp(found[1])).max() > 1e-4
+        np.testing.assert_allclose(found.log_probs[group], answers.predict()[0], atol=1e-5)
+        np.testing.assert_allclose(found.option_mass[group], answers.option_mass()[0], rtol=1e-4)
+    assert np.abs(np.exp(found.log_probs[0]) - np.exp(found.log_probs[1])).max() > 1e-4
 
 
 def test_some_questions_only(lm, two_groups, tmp_path):
     some = persona_answers(lm, two_groups, 2, "qa", tmp_path, questions=[0, 2])
-    assert some.shape == (2, 2, 4)
-    np.testing.assert_allclose(some, persona_answers(lm, two_groups, 2, "qa", tmp_path)[:, [0, 2]], atol=1e-5)
+    assert some.log_probs.shape == (2, 2, 4)
+    for part, whole in zip(some, persona_answers(lm, two_groups, 2, "qa", tmp_path), strict=True):
+        np.testing.assert_allclose(part, whole[:, [0, 2]], atol=1e-5)
 
 
 def test_a_stopped_run_goes_on_where_it_was_and_other_prompts_are_asked_anew(lm, two_groups, tmp_path, monkeypatch):
@@ -63,7 +65,8 @@ def test_a_stopped_run_goes_on_where_it_was_and_other_prompts_are_asked_anew(lm,
     assert len(asked) == 3 and asked[2] == asked[1]  # the first group was not asked again
     again = persona_answers(lm, two_groups, 2, "portray", tmp_path)
     assert len(asked) == 3
-    np.testing.assert_array_equal(first, again)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
     persona_answers(lm, two_groups, 1, "portray", tmp_path)  # one order of the options
     assert len(asked) == 5
 
@@ -94,7 +97,7 @@ def test_examples_say_what_most_of_the_group_chose(two_groups):
 
 def test_few_shot_shows_training_questions_that_the_group_answered(lm, two_groups, tmp_path):
     split = Split("s", np.array([0, 2]), np.array([1]), np.array([1]))
-    found = few_shot(lm, two_groups, [split], 1, tmp_path)
+    found = few_shot(lm, two_groups, [split], 1, tmp_path).log_probs
     assert found.shape == (2, 3, 4) and np.isnan(found[:, [0, 2]]).all()
     for group, shown in ((0, [0, 2]), (1, [0])):  # the second group did not answer question 2
         text = examples(two_groups, group, shown)

@@ -164,7 +164,7 @@ def answer_with(method, answers, sae, survey, splits):
         return choose(survey, candidates, splits)[0]
     if method == "few-shot":
         with TemporaryDirectory() as folder:
-            return few_shot(answers.lm, survey, splits, 1, Path(folder))
+            return few_shot(answers.lm, survey, splits, 1, Path(folder)).log_probs
     return {"calibrated": calibrated, "unembedding": unembedding, "probe": probe}[method](answers, survey, splits)
 
 

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
-from opinion_sae.answers import NEVER, length_batches, letter_table
+from opinion_sae.answers import length_batches
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.losses import mean_kl
 from opinion_sae.personas import persona
 from opinion_sae.progress import progress
 from opinion_sae.prompts import Prompt, build_prompts
-from opinion_sae.shared_prefix import mean_answers
+from opinion_sae.shared_prefix import Told, read_prompts, told
 from opinion_sae.splits import Split
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
@@ -43,22 +43,13 @@ class GroupPrompts:
 
     def log_probs(self, examples: Sequence[Example]) -> Float[Tensor, "example option"]:
         """log p of each option; nothing is kept between passes, since the adapter changes every layer."""
-        prompts = [self.prompt(example) for example in examples]
-        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts])
-        rows = [torch.tensor(prompt.tokens) for prompt in prompts]
-        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        positions, masks = self.lm.causal(*tokens.shape)
-        hidden = self.lm.run_layers(self.lm.embed(tokens), range(len(self.lm.layers)), positions, masks)
-        letters, has_option = letter_table(prompts)
-        logits = self.lm.logits(hidden[torch.arange(len(rows)), lengths - 1], letters)
-        return logits.masked_fill(~has_option.to(logits.device), NEVER).log_softmax(-1)
+        return read_prompts(self.lm, [self.prompt(example) for example in examples])[0]
 
     def loss(self, examples: Sequence[Example]) -> Float[Tensor, ""]:
         """Mean KL(h_g || p) in nats over the examples, all of which the group answered."""
         log_probs = self.log_probs(examples)
         groups, questions = (torch.tensor(part) for part in list(zip(*examples, strict=True))[:2])
-        shares = self.shares[groups, questions, : log_probs.shape[1]].to(log_probs.device)
-        return mean_kl(shares[None], log_probs[None])
+        return mean_kl(self.shares[None, groups, questions, : log_probs.shape[1]], log_probs[None])
 
     def batches(self, examples: Sequence[Example], tokens: int = 2048) -> Iterator[list[Example]]:
         """The examples in batches of like length, of at most so many tokens."""
@@ -71,12 +62,13 @@ class GroupPrompts:
         """`loss` over many examples, in nats."""
         return sum(self.loss(batch).item() * len(batch) for batch in self.batches(examples)) / len(examples)
 
-    def predict(self, questions: Int[np.ndarray, "asked"]) -> Float[np.ndarray, "group asked option"]:
-        """log p of every group's answers to `questions`, averaged over orders; -inf where there is no such option."""
+    def predict(self, questions: Int[np.ndarray, "asked"]) -> Told:
+        """Every group's answers to `questions`."""
         items = [question * self.orders + order for question in questions for order in range(self.orders)]
         width = self.survey.counts.shape[-1]
         groups = progress(self.prompts, "lora answers")
-        return np.stack([mean_answers(self.lm, [group[i] for i in items], self.orders, width) for group in groups])
+        parts = [told(self.lm, [group[i] for i in items], self.orders, width) for group in groups]
+        return Told(*map(np.stack, zip(*parts, strict=True)))
 
 
 @contextmanager
@@ -112,6 +104,7 @@ def draw(
     return found
 
 
+@contextmanager
 def fit_lora(
     prompts: GroupPrompts,
     split: Split,
@@ -122,8 +115,8 @@ def fit_lora(
     batch: int = 8,
     lr: float = 1e-3,
     seed: int = 0,
-) -> tuple[Float[np.ndarray, "group test option"], pd.DataFrame]:
-    """Answers to the split's test questions by an adapter fitted to its training questions, and a row per epoch.
+) -> Iterator[pd.DataFrame]:
+    """A row per epoch; while the block runs the model has an adapter that was fitted to the split's training questions.
 
     Minimises KL(h_g || p) over groups and questions by Adam, its steps shrinking to zero, `batch` prompts a step. An
     epoch takes each question with as many of its groups, drawn anew, as make about `examples` prompts (one at least).
@@ -151,7 +144,7 @@ def fit_lora(
         with torch.no_grad():
             for parameter, value in zip(parameters, best, strict=True):
                 parameter.copy_(value)
-        return prompts.predict(split.test), pd.DataFrame(rows).assign(split=split.name)
+        yield pd.DataFrame(rows).assign(split=split.name)
 
 
 def _pass(

@@ -17,7 +17,7 @@ from opinion_sae.artifacts import replacing
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.prompts import LETTERS, build_prompts, describe, question_text
-from opinion_sae.shared_prefix import mean_answers
+from opinion_sae.shared_prefix import Told, told
 from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
@@ -63,18 +63,18 @@ def persona_answers(
     style: str,
     folder: Path,
     questions: Sequence[int] | None = None,
-) -> Float[np.ndarray, "group asked option"]:
-    """log p under each group's persona, averaged over orders; of all questions if `questions` is None.
+) -> Told:
+    """Answers under each group's persona; to all questions if `questions` is None.
 
     A group's part is written to `<folder>/<style>-<group number>.safetensors` as soon as it is done and read from there
     if it is to the same prompts of the same model, so that a run that was stopped goes on where it was.
     """
     asked = list(range(len(survey.questions))) if questions is None else list(questions)
-    log_probs = []
+    parts = []
     for group in progress(range(len(survey.groups)), f"persona {style}"):
         path = folder / f"{style}-{group}.safetensors"
-        log_probs.append(ask_once(path, lm, survey, asked, orders, persona(style, survey, group)))
-    return np.stack(log_probs)
+        parts.append(ask_once(path, lm, survey, asked, orders, persona(style, survey, group)))
+    return Told(*map(np.stack, zip(*parts, strict=True)))
 
 
 def examples(survey: Survey, group: int, questions: Sequence[int]) -> str:
@@ -89,35 +89,45 @@ def examples(survey: Survey, group: int, questions: Sequence[int]) -> str:
 
 def few_shot(
     lm: LanguageModel, survey: Survey, splits: Sequence[Split], orders: int, folder: Path, shots: int = 4
-) -> Float[np.ndarray, "group question option"]:
-    """log p of each split's test questions after `shots` of its training questions with the group's answers.
+) -> Told:
+    """Answers to each split's test questions after `shots` of its training questions with the group's answers.
 
     The examples are spread evenly over the training questions that the group answered. Nothing says which group it is.
     Resumable like `persona_answers`, a file per split and group.
     """
     parts = []
     for number, split in enumerate(progress(splits, "few-shot")):
-        asked, rows = split.test.tolist(), []
-        for group in range(len(survey.groups)):
-            answered = split.train[survey.respondents[group, split.train] > 0]
-            chosen = spread(answered, shots)
+        rows = []
+        for group, text in enumerate(shown_examples(survey, split, shots)):
             path = folder / f"few-shot-{number}-{group}.safetensors"
-            rows.append(ask_once(path, lm, survey, asked, orders, examples(survey, group, chosen.tolist())))
-        parts.append(np.stack(rows))
-    return assemble(parts, splits, len(survey.questions))
+            rows.append(ask_once(path, lm, survey, split.test.tolist(), orders, text))
+        parts.append(Told(*map(np.stack, zip(*rows, strict=True))))
+    return assemble_told(parts, splits, len(survey.questions))
 
 
-def ask_once(
-    path: Path, lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str
-) -> Float[np.ndarray, "asked option"]:
+def shown_examples(survey: Survey, split: Split, shots: int) -> list[str]:
+    """For each group `shots` of the split's training questions with its answers."""
+    texts = []
+    for group in range(len(survey.groups)):
+        answered = split.train[survey.respondents[group, split.train] > 0]
+        texts.append(examples(survey, group, spread(answered, shots).tolist()))
+    return texts
+
+
+def assemble_told(parts: Sequence[Told], splits: Sequence[Split], questions: int) -> Told:
+    """`assemble` for everything that was told."""
+    return Told(*(assemble(found, splits, questions) for found in zip(*parts, strict=True)))
+
+
+def ask_once(path: Path, lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> Told:
     """`ask_group`, or what it left in `path` for the same prompts to the same model."""
     key = prompt_key(lm, survey, asked, orders, text)
     tensors = read_part(path, key)
     if tensors is None:
-        tensors = {"log_probs": ask_group(lm, survey, asked, orders, text)}
+        tensors = ask_group(lm, survey, asked, orders, text)._asdict()
         with replacing(path) as side:
             save_file(tensors, side, metadata={"key": key})
-    return tensors["log_probs"]
+    return Told(**tensors)
 
 
 @torch.no_grad()
@@ -136,18 +146,16 @@ def persona_residuals(
     return np.stack(found)
 
 
-def ask_group(
-    lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str
-) -> Float[np.ndarray, "asked option"]:
-    """Answers after one text, averaged over orders."""
+def ask_group(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> Told:
+    """Answers after one text."""
     prompts = build_prompts(lm.tokenizer, [survey.questions[q] for q in asked], orders, text)
-    return mean_answers(lm, prompts, orders, survey.counts.shape[-1])
+    return told(lm, prompts, orders, survey.counts.shape[-1])
 
 
 def prompt_key(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> str:
     """Hash of all that a group's answers depend on."""
     questions = [(survey.questions[q].text, survey.questions[q].options) for q in asked]
-    about = [lm.name, lm.sha256, str(lm.dtype), orders, text, survey.counts.shape[-1], questions]
+    about = [Told._fields, lm.name, lm.sha256, str(lm.dtype), orders, text, survey.counts.shape[-1], questions]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

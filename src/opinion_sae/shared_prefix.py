@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,23 +13,35 @@ from torch import Tensor
 
 from opinion_sae.answers import NEVER, length_batches, letter_table
 from opinion_sae.language_model import LanguageModel
+from opinion_sae.metrics import total_variation
 from opinion_sae.prompts import Prompt
 
 
-def mean_answers(
-    lm: LanguageModel, prompts: Sequence[Prompt], orders: int, width: int
-) -> Float[np.ndarray, "question width"]:
-    """log p of `width` options, averaged over the `orders` prompts of each question; -inf where there is no such option."""
-    found = read_prompts(lm, prompts).double().unflatten(0, (-1, orders)).logsumexp(1) - np.log(orders)
-    _, has_option = letter_table(prompts)
-    answers = np.full((len(found), width), -np.inf, np.float32)
-    answers[:, : found.shape[1]] = found.masked_fill(~has_option[::orders], -torch.inf).numpy()
-    return answers
+class Told(NamedTuple):
+    """Answers to the prompts of some questions; of several groups, each has a first axis for them."""
+
+    log_probs: Float[np.ndarray, "*group question option"]  # mean over orders of the options; -inf: no such option
+    option_mass: Float[np.ndarray, "*group question"]  # of the next token's probability, on the letters; likewise
+    order_tv: Float[np.ndarray, "*group question"]  # total variation between two orders; NaN if there is one only
 
 
 @torch.no_grad()
-def read_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> Float[Tensor, "item option"]:
-    """log p of each prompt's options, `NEVER` or less where there is no such option; on the CPU, nothing is kept."""
+def told(lm: LanguageModel, prompts: Sequence[Prompt], orders: int, width: int) -> Told:
+    """Answers over `width` options to questions of `orders` prompts each."""
+    log_probs, mass = (found.double().unflatten(0, (-1, orders)) for found in read_prompts(lm, prompts))
+    mean = log_probs.logsumexp(1) - np.log(orders)
+    _, has_option = letter_table(prompts)
+    answers = np.full((len(mean), width), -np.inf, np.float32)
+    answers[:, : mean.shape[1]] = mean.masked_fill(~has_option[::orders], -torch.inf).numpy()
+    p, one = log_probs.exp().numpy(), np.full(len(mean), np.nan)
+    return Told(answers, mass.mean(1).numpy(), total_variation(p[:, 0], p[:, 1]) if orders > 1 else one)
+
+
+def read_prompts(
+    lm: LanguageModel, prompts: Sequence[Prompt]
+) -> tuple[Float[Tensor, "item option"], Float[Tensor, "item"]]:
+    """log p of each prompt's options, `NEVER` or less where there is no such option, and the share of the next token's
+    probability that lies on them. Nothing is kept."""
     prefix = common_prefix([prompt.tokens for prompt in prompts])
     beginning, layers = Beginning() if prefix else None, range(len(lm.layers))
     if prefix:
@@ -36,7 +49,7 @@ def read_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> Float[Tensor, 
         lm.run_layers(lm.embed(tokens), layers, *lm.causal(*tokens.shape), beginning)
     rest = [torch.tensor(prompt.tokens[prefix:]) for prompt in prompts]
     lengths, (letters, has_option) = torch.tensor([len(row) for row in rest]), letter_table(prompts)
-    logits = torch.empty(letters.shape)
+    logits, mass = torch.empty(letters.shape), torch.empty(len(letters))
     for items in length_batches(lengths, lm.tokens_per_batch):
         tokens = torch.nn.utils.rnn.pad_sequence([rest[i] for i in items], batch_first=True)
         keys = torch.arange(prefix + tokens.shape[1], device=lm.device)
@@ -47,7 +60,10 @@ def read_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> Float[Tensor, 
         )
         last = hidden[torch.arange(len(items)), lengths[items] - 1]
         logits[items] = lm.logits(last, letters[items]).cpu()
-    return logits.masked_fill(~has_option, NEVER).log_softmax(-1)
+        with torch.no_grad():
+            on_letters = lm.logits(last).softmax(-1).cpu().gather(-1, letters[items])
+            mass[items] = on_letters.masked_fill(~has_option[items], 0).sum(-1)
+    return logits.masked_fill(~has_option, NEVER).log_softmax(-1), mass
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

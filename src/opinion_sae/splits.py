@@ -97,10 +97,10 @@ def held_out(answers: AnswerPath, sae: object, splits: Sequence[Split], fit: Fit
 
 
 def assemble(
-    parts: Sequence[Float[np.ndarray, "group _ option"]], splits: Sequence[Split], questions: int
-) -> Float[np.ndarray, "group question option"]:
+    parts: Sequence[Float[np.ndarray, "group _ *option"]], splits: Sequence[Split], questions: int
+) -> Float[np.ndarray, "group question *option"]:
     """One table of all questions from each split's answers to its test questions; NaN where there is no answer."""
-    table = np.full((parts[0].shape[0], questions, parts[0].shape[2]), np.nan, np.float32)
+    table = np.full((parts[0].shape[0], questions, *parts[0].shape[2:]), np.nan, np.float32)
     for split, part in zip(splits, parts, strict=True):
         table[:, split.test] = part
     return table
