@@ -8,17 +8,20 @@ import pandas as pd
 import pytest
 import torch
 
-from opinion_sae import evaluate
+from opinion_sae import evaluate, told
 from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.claims import CLAIMS, claims_page
+from opinion_sae.facts import Facts
 from opinion_sae.fit import fit_offset
 from opinion_sae.metrics import score
 from opinion_sae.personas import persona_residuals
 from opinion_sae.profile import load_profile
 from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.side_effects import side_effects_table
 from opinion_sae.splits import by_question
 from opinion_sae.survey import survey_hash
+from opinion_sae.told import Elsewhere
 
 FOLDS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
 SETTINGS = {"epochs": 1, "lr": 0.1, "shared_lr": 0.5}
@@ -64,8 +67,19 @@ def book(answers, sae, survey):
 
 
 @pytest.fixture(scope="module")
-def tables(answers, sae, survey, folder, book):
-    return evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
+def elsewhere(lm, tiny):
+    questions = tuple(tiny.question(f"f{i}", "ABCD", f"Which is {i}?") for i in range(13))
+    return Elsewhere(lm, Facts(questions, np.arange(13) % 4), [f"They say it is {i} miles." for i in range(13)])
+
+
+@pytest.fixture(scope="module")
+def evaluated(answers, sae, survey, folder, book, elsewhere):
+    return evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2), **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def tables(evaluated):
+    return evaluated[0]
 
 
 def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
@@ -83,19 +97,40 @@ def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
             np.testing.assert_allclose(np.exp(table).sum(-1), 1, rtol=1e-5)  # so every question is answered
 
 
+def test_side_effects_of_what_is_told_are_measured_on_all_there_is(evaluated, survey):
+    _, cells = evaluated
+    assert set(cells) == {"prompt-qa", "prompt-bio", "prompt-portray", "few-shot", "lora"}
+    for method, found in cells.items():
+        assert set(found) == {
+            "kl", "alignment", "others_kl", "entropy", "option_mass", "accuracy", "text_loss", "next_token_kl"
+        }  # fmt: skip
+        assert not np.isnan(found["option_mass"]).any() and found["option_mass"].shape == (4, 12)
+        for name in ("accuracy", "text_loss", "next_token_kl"):
+            assert found[name].shape == (4, 13)
+            assert (~np.isnan(found[name])).sum(0).tolist() == [1] * 13, (method, name)  # each by a quarter of 4
+        assert np.nanmin(found["next_token_kl"]) > 1e-3
+        assert set(found["accuracy"][~np.isnan(found["accuracy"])]) <= {0, 1}
+    plain = {name: np.zeros_like(values) for name, values in cells["lora"].items()}
+    table = side_effects_table(survey, {"unsteered": plain, **cells}, np.arange(12), 50, 0)
+    assert table.loc[table["quantity"] == "accuracy_change", "n"].max() == 13
+
+
 def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
-    answers, sae, survey, folder, book, tables, monkeypatch
+    answers, sae, survey, folder, book, elsewhere, evaluated, monkeypatch
 ):
     def refuse(*args, **settings):
         raise AssertionError("fitted again")
 
-    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups", "fit_lora"):
+    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups"):
         monkeypatch.setattr(evaluate, name, refuse)
-    again = evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), **SETTINGS)
-    for name, found in tables.items():
-        np.testing.assert_array_equal(found, again[name])
+    monkeypatch.setattr(told, "fit_lora", refuse)
+    about = (answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2))
+    again = evaluate.evaluation(*about, **SETTINGS)
+    for before, after in zip(evaluated, again, strict=True):
+        for name, found in before.items():
+            np.testing.assert_equal(found, after[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, range(2), epochs=2, lr=0.1)
+        evaluate.evaluation(*about, epochs=2, lr=0.1)
     seconds = {path.stem for path in folder.glob("*.json")}
     assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
 
@@ -133,10 +168,11 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
     write_csv(tmp_path / "evaluate.csv", rows)
     write_csv(tmp_path / "evaluate_claims.csv", claims)
+    write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
     write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
     found = evaluate.load_evaluated(tmp_path, survey, "m")
     ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
-    joined = evaluate.with_evaluated(ours, found)
+    joined = evaluate.with_evaluated(ours, found.rows)
     assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
     page = evaluate.evaluated_page(found)
     assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
@@ -144,7 +180,8 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
     other = evaluate.load_evaluated(tmp_path, survey, "n")
     assert "are of other model than this run" in other.note and not len(other.claims)
-    pd.testing.assert_frame_equal(evaluate.with_evaluated(ours, other), ours)
+    pd.testing.assert_frame_equal(evaluate.with_evaluated(ours, other.rows), ours)
+    assert found.side_effects["method"].tolist() == ["lora"] and not len(other.side_effects)
 
 
 def test_the_settings_of_a_profile_are_those_of_the_fits():

@@ -27,29 +27,28 @@ from safetensors.numpy import save_file
 
 from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
-from opinion_sae.baselines import choose, everyone, position_prior, uniform
+from opinion_sae.baselines import everyone, position_prior, uniform
 from opinion_sae.claims import CLAIMS, claims_page, kl_cells
 from opinion_sae.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
 from opinion_sae.crossfit import CrossFit, load_activations, load_answers
 from opinion_sae.delta import DenseOffset, GroupDelta
+from opinion_sae.facts import load_facts, load_passages
 from opinion_sae.fit import fit_dense, fit_frozen
 from opinion_sae.language_model import LanguageModel, load_language_model
-from opinion_sae.lora import GroupPrompts, fit_lora
 from opinion_sae.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.paths import open_run
-from opinion_sae.personas import STYLES, few_shot, persona_answers, persona_residuals, read_part, spread
+from opinion_sae.personas import persona_residuals, read_part, spread
 from opinion_sae.profile import Profile, load_profile
 from opinion_sae.readout import calibrated, probe, unembedding
 from opinion_sae.sae import SparseAutoencoder, load_sae
 from opinion_sae.sae_quality import obtain_sae
-from opinion_sae.splits import Split, assemble, by_question, by_survey, by_topic, held_out, leave_groups_out
+from opinion_sae.side_effects import Cells, measure, side_effects_table, unsteered
+from opinion_sae.splits import Split, by_question, by_survey, by_topic, held_out, leave_groups_out
 from opinion_sae.statistics import claims_table
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
+from opinion_sae.told import LORA, Elsewhere, Tables, lora, prompts
 
-Tables = dict[str, Float[np.ndarray, "_ question option"]]  # held-out log p by method; one row may stand for all
 SEEDS = 5
-SHOTS = 3  # examples in a few-shot prompt
-LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))  # of the chapters
 PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 # where the questions tested come from, by the end of a method's name
@@ -151,14 +150,16 @@ def evaluation(
     folds: Int[np.ndarray, "question"],
     folder: Path,
     book: Tables,
+    elsewhere: Elsewhere,
     seeds: Sequence[int] = range(SEEDS),
     **settings: float | int,
-) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
+) -> tuple[dict[str, list[Float[np.ndarray, "_ question option"]]], dict[str, Cells]]:
     """What takes too long for the book: more seeds, other splits, groups left out, persona prompts, LoRA. Resumable.
 
     Each item is kept in `folder` as soon as it is done, under a hash of all that it depends on; what is there is read.
-    Returns held-out log p by method, one table per seed; `book` has those of the first seed, and everything of one. The
-    first seed is that of the other splits too. `saes` gives the SAE of a seed. `settings` go to `fit_offset`.
+    Returns held-out log p by method, one table per seed, and side effects of what `told` has, measured on `elsewhere`
+    too. `book` has the tables of the first seed, and everything of one. The first seed is that of the other splits too.
+    `saes` gives the SAE of a seed. `settings` go to `fit_offset`.
     """
     splits, count, first = by_question(folds), int(folds.max()) + 1, seeds[0]
     sae = saes(first)
@@ -177,7 +178,7 @@ def evaluation(
         for name, table in kept(f"seed-{seed}", run, *fitted).items():
             tables[name].append(table)
 
-    def elsewhere(others: Sequence[Split], suffix: str) -> Tables:
+    def on_others(others: Sequence[Split], suffix: str) -> Tables:
         both = two_stages(answers, sae, survey, others, seed=first, **settings)
         return {name + suffix: fit.log_probs for name, fit in both.items()}
 
@@ -187,11 +188,11 @@ def evaluation(
 
     once: Tables = {}
     for suffix, others in other_splits(survey, count, first).items():
-        once |= kept(f"split{suffix}", partial(elsewhere, others, suffix), *fitted)
+        once |= kept(f"split{suffix}", partial(on_others, others, suffix), *fitted)
     once |= kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without), *fitted)
-    once |= prompts(answers, survey, splits, folder, kept)
-    once["lora"] = lora(answers, survey, splits, first, kept)
-    return tables | {name: [table] for name, table in once.items()}
+    asked, cells = prompts(answers, survey, splits, folder, elsewhere, kept)
+    adapted, of_lora = lora(answers, survey, splits, first, elsewhere, kept)
+    return tables | {name: [table] for name, table in (once | asked | adapted).items()}, cells | of_lora
 
 
 def other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]]:
@@ -202,39 +203,6 @@ def other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]
     if len({question.survey for question in survey.questions}) > 1:
         found["-by-survey"] = by_survey(survey, count, seed)
     return found
-
-
-def prompts(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, kept: Callable[..., Tables]
-) -> Tables:
-    """Persona prompts of the three styles, for each split the one that is best on validation, and few-shot prompts."""
-    lm, orders = answers.lm, answers.orders
-
-    def told(style: str) -> Tables:
-        return {f"prompt-{style}": persona_answers(lm, survey, orders, style, folder)}
-
-    def shown() -> Tables:
-        return {"few-shot": few_shot(lm, survey, splits, orders, folder, SHOTS)}
-
-    styles: Tables = {}
-    for style in STYLES:
-        styles |= kept(f"prompt-{style}", partial(told, style))
-    return {**styles, "prompt-best": choose(survey, styles, splits)[0], **kept("few-shot", shown, SHOTS)}
-
-
-def lora(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], seed: int, kept: Callable[..., Tables]
-) -> Float[np.ndarray, "group question option"]:
-    """Held-out answers of an adapter per split, each kept as soon as it is fitted."""
-    asked = GroupPrompts(answers.lm, survey, answers.orders)
-    parts = []
-    for number, split in enumerate(splits):
-
-        def make(split: Split = split) -> Tables:
-            return {"lora": fit_lora(asked, split, seed=seed, **LORA)[0]}
-
-        parts.append(kept(f"lora-{number}", make, sorted(LORA.items()))["lora"])
-    return assemble(parts, splits, len(survey.questions))
 
 
 def remembered(path: Path, about: Sequence[object], make: Callable[[], Tables]) -> Tables:
@@ -269,7 +237,8 @@ def evaluation_tables(
 def evaluate(profile: Profile) -> Path:
     """Run `evaluation` on what the book of a profile left, and write its tables to the results folder.
 
-    `evaluate.csv`, `evaluate_claims.csv` and, last, `evaluate.json`: hashes, versions, machine and seconds per item.
+    `evaluate.csv`, `evaluate_claims.csv`, `evaluate_side_effects.csv` and, last, `evaluate.json`: hashes, versions,
+    machine and seconds per item.
     """
     run = open_run(profile.output)
     book = {name: table for file in ANSWERS for name, table in load_answers(run.work, file).items()}
@@ -279,10 +248,16 @@ def evaluate(profile: Profile) -> Path:
     answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
     folds, folder = question_folds(survey, profile.folds, profile.seed), run.work / "evaluate"
     seeds = range(profile.seed, profile.seed + SEEDS)
-    tables = evaluation(answers, saes, survey, folds, folder, book, seeds, **fit_settings(profile))
+    facts = load_facts(profile.max_questions)
+    passages = load_passages(profile.folds if profile.max_questions else 0)
+    elsewhere = Elsewhere(lm, facts, passages)
+    tables, cells = evaluation(answers, saes, survey, folds, folder, book, elsewhere, seeds, **fit_settings(profile))
     rows, claims = evaluation_tables(survey, tables, profile.bootstrap, profile.seed)
+    plain = measure(lm, answers, survey, folds, {"unsteered": unsteered(folds)}, facts, passages)
+    effects = side_effects_table(survey, plain | cells, question_clusters(survey), profile.bootstrap, profile.seed)
     write_csv(run.results / "evaluate.csv", rows)
     write_csv(run.results / "evaluate_claims.csv", claims)
+    write_csv(run.results / "evaluate_side_effects.csv", effects[effects["method"] != "unsteered"])
     items = {path.stem: read_json(path)["seconds"] for path in sorted(folder.glob("*.json"))}
     about = {
         "hashes": {"data": survey_hash(survey), "model": lm.sha256, "sae": saes(profile.seed).sha256()},
@@ -327,6 +302,7 @@ class Evaluated(NamedTuple):
 
     rows: pd.DataFrame  # the columns of alignment.csv
     claims: pd.DataFrame  # the columns of claims.csv
+    side_effects: pd.DataFrame  # the columns of side_effects.csv
     note: str
 
 
@@ -338,15 +314,15 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
         hashes = read_json(results / "evaluate.json")["hashes"]
         wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
         if not wrong:
-            rows, claims = (pd.read_csv(results / name) for name in ("evaluate.csv", "evaluate_claims.csv"))
-            return Evaluated(rows, claims, "Of this survey and model are also the tables of `make evaluate`.")
+            tables = (pd.read_csv(results / f"evaluate{name}.csv") for name in ("", "_claims", "_side_effects"))
+            return Evaluated(*tables, "Of this survey and model are also the tables of `make evaluate`.")
         note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
-    return Evaluated(pd.DataFrame({"method": []}), pd.DataFrame({"claim": []}), note)
+    return Evaluated(pd.DataFrame({"method": []}), pd.DataFrame({"claim": []}), pd.DataFrame({"method": []}), note)
 
 
-def with_evaluated(table: pd.DataFrame, evaluated: Evaluated) -> pd.DataFrame:
-    """`alignment.csv` and, below it, the rows of the methods that only `make evaluate` has."""
-    new = evaluated.rows[~evaluated.rows["method"].isin(table["method"])]
+def with_evaluated(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row for each method and, below it, the rows of the methods that only `make evaluate` has."""
+    new = rows[~rows["method"].isin(table["method"])]
     return pd.concat([table, new], ignore_index=True) if len(new) else table
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from opinion_sae.artifacts import read_json, replacing, write_json
-from opinion_sae.paths import ROOT, Run, open_run
+from opinion_sae.paths import ROOT, open_run
 from opinion_sae.preflight import check_run
 from opinion_sae.profile import Profile, load_profile, parameters
 from opinion_sae.progress import VARIABLE

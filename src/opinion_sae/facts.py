@@ -56,16 +56,19 @@ def load_facts(max_questions: int = 0, path: Path = DATA / "facts.csv") -> Facts
     return Facts(tuple(questions[i] for i in kept), np.array(right)[kept])
 
 
-def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts) -> tuple[Facts, list[Prompt]]:
+def fact_prompts(
+    tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str = ""
+) -> tuple[Facts, list[Prompt]]:
     """'Question: ... Answer:' for each question, with the token that each option's text starts with in place of letters.
 
-    The same plain text for chat and base models, after BOS where the tokenizer has one. Questions with two options that
+    The same plain text for chat and base models, after BOS where the tokenizer has one; `before` is text set before the
+    question. Questions with two options that
     start with the same token cannot be told apart so and are left out; ValueError if none remain.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompts, kept = [], []
     for index, question in enumerate(facts.questions):
-        text = f"Question: {question.text}\nAnswer:"
+        text = (f"{before}\n\n" if before else "") + f"Question: {question.text}\nAnswer:"
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         longer = [tokenizer(f"{text} {o}", add_special_tokens=False)["input_ids"] for o in question.options]
         first = tuple(ids[len(tokens)] for ids in longer)

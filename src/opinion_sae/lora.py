@@ -30,7 +30,7 @@ class GroupPrompts:
     """Prompts of every group and question under a persona that names the group, and their answers by whole passes."""
 
     def __init__(self, lm: LanguageModel, survey: Survey, orders: int, style: str = "portray"):
-        self.lm, self.survey, self.orders = lm, survey, orders
+        self.lm, self.survey, self.orders, self.style = lm, survey, orders, style
         self.shares = torch.from_numpy(survey.shares).float()
         self.prompts = [
             build_prompts(lm.tokenizer, survey.questions, orders, persona(style, survey, group))
