@@ -59,7 +59,7 @@ CHAPTERS = {
         needs=["03_sae", "04_delta"],
         tables=["controls.csv"],
         figures=["controls.svg"],
-        work=["answers-controls.safetensors"],
+        work=["answers-controls.safetensors", "diff-means.safetensors", "unembedding.safetensors"],
     ),
     "07_alignment": dict(
         needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
@@ -92,7 +92,7 @@ CHAPTERS = {
         work=["answers-selected.safetensors"],
     ),
     "12_side_effects": dict(
-        needs=["03_sae", "04_delta", "05_joint", "06_controls"],
+        needs=["02_unsteered", "03_sae", "04_delta", "05_joint", "06_controls"],
         tables=["side_effects.csv"],
         figures=["trade_off.svg"],
         work=["numbers-side-effects.json"],

@@ -63,7 +63,7 @@ def book(answers, sae, survey):
     others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
     others["delta-selected"] = fitted["shared-delta"]
     others["diff-means"] = evaluate.persona_directions(answers, survey, splits).log_probs
-    return {**fitted, **others, **evaluate.references(answers, survey, splits)}
+    return {**fitted, **others, **evaluate.references(answers, survey, splits)[0]}
 
 
 @pytest.fixture(scope="module")

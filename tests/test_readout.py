@@ -101,7 +101,11 @@ def test_a_bias_by_hand(answers, tiny):
     assert bias[0, 2:].abs().max() == 0
 
 
-@pytest.mark.parametrize("method", [calibrated, unembedding, probe])
+def unembedded(*args, **settings):
+    return unembedding(*args, **settings)[0]
+
+
+@pytest.mark.parametrize("method", [calibrated, unembedded, probe])
 def test_all_can_fit_each_group_and_one_answer_for_all_cannot(method, lm, two_groups):
     answers = AnswerPath(lm, two_groups.questions, 1, orders=1)
     own, one = (method(answers, two_groups, SAME, shared=shared) for shared in (False, True))
@@ -120,15 +124,18 @@ def test_answers_to_other_questions_are_refused(answers, two_groups):
 
 def test_vectors_in_their_span_keep_their_inner_products():
     vectors = torch.randn(3, 2, 40, generator=torch.Generator().manual_seed(0))
-    found = in_span(vectors)
-    assert found.shape == (3, 2, 6)
+    found, basis = in_span(vectors)
+    assert found.shape == (3, 2, 6) and basis.shape == (40, 6)
+    torch.testing.assert_close(found @ basis.T, vectors, atol=1e-4, rtol=1e-5)
     flat, whole = found.flatten(0, 1), vectors.flatten(0, 1)
     torch.testing.assert_close(flat @ flat.T, whole @ whole.T, atol=1e-4, rtol=1e-5)
     many = torch.randn(50, 1, 40)
-    assert in_span(many) is many
+    assert in_span(many)[0] is many and torch.equal(in_span(many)[1], torch.eye(40))
 
 
 def test_a_fit_in_the_span_is_the_fit(answers, two_groups, monkeypatch):
-    found = unembedding(answers, two_groups, SAME)
-    monkeypatch.setattr("opinion_sae.readout.in_span", lambda vectors: vectors)
-    np.testing.assert_allclose(np.exp(found), np.exp(unembedding(answers, two_groups, SAME)), atol=2e-3)
+    found, rows = unembedding(answers, two_groups, SAME)
+    monkeypatch.setattr("opinion_sae.readout.in_span", lambda v: (v, torch.eye(v.shape[-1], dtype=v.dtype)))
+    whole, whole_rows = unembedding(answers, two_groups, SAME)
+    np.testing.assert_allclose(np.exp(found), np.exp(whole), atol=2e-3)
+    torch.testing.assert_close(rows, whole_rows, atol=0.02 * whole_rows.abs().max().item(), rtol=0.05)

@@ -310,10 +310,12 @@ def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, tiny, answers,
         shared.save(tmp_path / f"shared-{fold}.safetensors")
     dense = {str(fold): torch.full((2, 32), float(fold)) for fold in range(3)}
     save_file(dense, tmp_path / "dense.safetensors")
+    save_file({name: -vectors for name, vectors in dense.items()}, tmp_path / "diff-means.safetensors")
     tiny.sae(1).save(tmp_path / "joint" / "sae")
     made_delta(7).save(tmp_path / "joint" / "delta.safetensors")
     found = load_steered(tmp_path, answers, sae, FOLDS, seed=0)
-    names = ["unsteered", "shared-delta", "delta-half", "delta", "random-latents", "dense", "delta-joint"]
+    names = ["unsteered", "shared-delta", "delta-half", "delta", "random-latents", "dense"]
+    names += ["diff-means", "delta-joint"]
     assert list(found) == names
     assert all([one.fold for one in of] == [0, 1, 2] for name, of in found.items() if name != "delta-joint")
     assert [one.fold for one in found["delta-joint"]] == [0] and found["delta-joint"][0].sae is not sae
@@ -326,3 +328,4 @@ def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, tiny, answers,
         torch.testing.assert_close(moved.sort(1).values, whole.sort(1).values)
         assert isinstance(found["dense"][fold].offset, DenseOffset) and found["dense"][fold].sae is None
         assert (found["dense"][fold].offset.deviation == fold).all()
+        assert (found["diff-means"][fold].offset.deviation == -fold).all()

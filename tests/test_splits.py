@@ -165,7 +165,9 @@ def answer_with(method, answers, sae, survey, splits):
     if method == "few-shot":
         with TemporaryDirectory() as folder:
             return few_shot(answers.lm, survey, splits, 1, Path(folder)).log_probs
-    return {"calibrated": calibrated, "unembedding": unembedding, "probe": probe}[method](answers, survey, splits)
+    if method == "unembedding":
+        return unembedding(answers, survey, splits)[0]
+    return {"calibrated": calibrated, "probe": probe}[method](answers, survey, splits)
 
 
 METHODS = ["delta", "dense", "position-prior", "choose", "calibrated", "unembedding", "probe", "few-shot"]

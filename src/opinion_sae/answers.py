@@ -123,11 +123,12 @@ class AnswerPath:
     ) -> Float[Tensor, "item group option"]:
         """Logits of the option letters in float32, with x_g in place of x at the last token of each prompt."""
         letters = self.letters[items][:, None].expand(-1, x_g.shape[1], -1)
-        return self.lm.logits(self._run_upper(items, x_g), letters)
+        return self.lm.logits(self.run_upper(items, x_g), letters)
 
-    def _run_upper(
+    def run_upper(
         self, items: Int[Tensor, "item"], x_g: Float[Tensor, "item group d"]
     ) -> Float[Tensor, "item group d"]:
+        """The stream after the last layer at the last token, with x_g in place of x after the hook layer."""
         prefix = Prefix(self, items, x_g.shape[1])
         upper = range(self.hook_layer + 1, len(self.lm.layers))
         return self.lm.run_layers(x_g, upper, prefix.positions, prefix.masks, prefix)
@@ -140,7 +141,7 @@ class AnswerPath:
         masses = []
         for items in torch.arange(len(self.prompts)).split(batch):
             x = self.residual[items].to(self.lm.device)
-            logits = self.lm.logits(self._run_upper(items, x[:, None] if delta is None else delta.steer(x, sae)))
+            logits = self.lm.logits(self.run_upper(items, x[:, None] if delta is None else delta.steer(x, sae)))
             letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
             on_letters = logits.softmax(-1).gather(-1, letters).cpu() * self.has_option[items][:, None]
             masses.append(on_letters.sum(-1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,9 +103,13 @@ def save_fits(folder: Path, fits: dict[str, CrossFit], **about: object) -> None:
     for name, method in (("delta", "delta"), ("shared", "shared-delta")):
         for fold, delta in enumerate(fits[method].offsets):
             delta.save(folder / f"{name}-{fold}.safetensors", **header)
-    vectors = {str(n): (dense.shared + dense.deviation).detach() for n, dense in enumerate(fits["dense"].offsets)}
-    with replacing(folder / "dense.safetensors") as side:
-        save_file(vectors, side)
+    save_dense(folder / "dense.safetensors", fits["dense"].offsets)
+
+
+def save_dense(path: Path, offsets: Sequence[DenseOffset]) -> None:
+    """Write the vectors of each fold, both parts in one."""
+    with replacing(path) as side:
+        save_file({str(n): (one.shared + one.deviation).detach() for n, one in enumerate(offsets)}, side)
 
 
 def save_answers(path: Path, tables: dict[str, Float[np.ndarray, "_ question option"]]) -> None:
@@ -122,9 +126,12 @@ def load_answers(folder: Path, name: str = "answers.safetensors") -> dict[str, F
     return {name: tensor.numpy() for name, tensor in load_file(path).items()}
 
 
-def load_dense(folder: Path, count: int) -> list[DenseOffset]:
-    """The dense vectors of the first `count` folds, as `save_fits` wrote them: all in the groups' own part."""
-    groups, vectors = load_deltas(folder, 1)[0].groups, load_file(folder / "dense.safetensors")
+def load_dense(folder: Path, count: int, name: str = "dense") -> list[DenseOffset]:
+    """The dense vectors of the first `count` folds, as `save_dense` wrote them: all in the groups' own part."""
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no vectors there; run the chapters that this one needs first")
+    groups, vectors = load_deltas(folder, 1)[0].groups, load_file(path)
     found = []
     for fold in range(count):
         offset = DenseOffset(groups, vectors[str(fold)].shape[1])

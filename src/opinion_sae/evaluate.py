@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
@@ -55,17 +56,20 @@ PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 SPLITS = {"-by-topic": "topic", "-by-survey": "survey", "left-out-shared": "group", "left-out-sibling": "group"}
 
 
-def references(answers: AnswerPath, survey: Survey, splits: Sequence[Split]) -> Tables:
-    """Answers that steer nothing: seconds in all."""
+def references(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split]
+) -> tuple[Tables, Float[Tensor, "split group letter d"]]:
+    """Answers that steer nothing, seconds in all; and the rows of the trained unembedding."""
+    trained, rows = unembedding(answers, survey, splits)
     return {
         "uniform": uniform(survey),
         "everyone": everyone(survey),
         "position-prior": position_prior(survey, splits),
         "calibrated-shared": calibrated(answers, survey, splits, shared=True),
         "calibrated": calibrated(answers, survey, splits),
-        "unembedding": unembedding(answers, survey, splits),
+        "unembedding": trained,
         "probe": probe(answers, survey, splits),
-    }
+    }, rows
 
 
 def controls(

@@ -69,21 +69,22 @@ def calibrated(
         scaled = logits[questions] * torch.exp(-temperature)[:, :, None, None]
         return scaled + letter[:, places[questions]] + option[:, at_option[questions]]
 
-    return _fit_all(answers, survey, splits, read, 1 + width + (width + 1) * width, shared)
+    return _fit_all(answers, survey, splits, read, 1 + width + (width + 1) * width, shared)[0]
 
 
 def unembedding(
     answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
-) -> Float[np.ndarray, "group question option"]:
+) -> tuple[Float[np.ndarray, "group question option"], Float[Tensor, "split group letter d"]]:
     """Only the option letters' rows of the unembedding move: logit_o = (W + V_g)_letter(o) . h, h the final stream.
 
     V_g = V_shared + V'_g has one row per letter, in units of 1 / RMS |h - mean h|. Minimises the mean KL plus
     ridge (|V_shared|^2 + mean_g |V'_g|^2) over the training questions, as the other methods do; the ridge is the one
     with the lowest validation KL. With a soft cap the change is made above it. h is fixed, so nothing runs but the
-    products V h, in the coordinates of `in_span`.
+    products V h, in the coordinates of `in_span`. Second, V_g of each split in units of 1 / h.
     """
     logits, hidden, places = unsteered_logits(answers), last_hidden(answers), letter_places(answers)
-    hidden = in_span(hidden / hidden.sub(hidden.mean((0, 1))).pow(2).sum(-1).mean().sqrt())
+    unit = hidden.sub(hidden.mean((0, 1))).pow(2).sum(-1).mean().sqrt()
+    hidden, basis = in_span(hidden / unit)
     letters = logits.shape[-1]
 
     def read(parameters: Tensor, questions: Tensor) -> Tensor:
@@ -91,7 +92,8 @@ def unembedding(
         by_letter = torch.einsum("qkd,gld->gqkl", hidden[questions], rows)
         return logits[questions] + by_letter.gather(-1, places[questions].expand(len(rows), -1, -1, -1))
 
-    return _fit_all(answers, survey, splits, read, letters * hidden.shape[-1], shared)
+    found, parameters = _fit_all(answers, survey, splits, read, letters * hidden.shape[-1], shared)
+    return found, torch.stack(parameters).unflatten(2, (letters, -1)) @ basis.T / unit
 
 
 def probe(
@@ -104,7 +106,7 @@ def probe(
     """
     x = answers.residual.double().unflatten(0, (len(answers.questions), answers.orders)).mean(1)
     x = x - x.mean(0)
-    x = in_span(x / x.pow(2).sum(-1).mean().sqrt())
+    x, _ = in_span(x / x.pow(2).sum(-1).mean().sqrt())
     width, d = answers.letters.shape[1], x.shape[1]
     options = torch.tensor([len(question.options) for question in answers.questions])
     at_option = options[:, None] * width + torch.arange(width)
@@ -114,29 +116,30 @@ def probe(
         logits = torch.einsum("qd,god->gqo", x[questions], rows.unflatten(1, (width, d)))
         return (logits + bias[:, at_option[questions]])[:, :, None]
 
-    return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width, shared)
+    return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width, shared)[0]
 
 
-def in_span(vectors: Float[Tensor, "*prompt d"]) -> Float[Tensor, "*prompt r"]:
-    """The vectors in an orthonormal basis of their span, r <= min(d, prompts): their inner products stay as they are.
+def in_span(vectors: Float[Tensor, "*prompt d"]) -> tuple[Float[Tensor, "*prompt r"], Float[Tensor, "d r"]]:
+    """The vectors in an orthonormal basis of their span, r <= min(d, prompts), and that basis: inner products stay.
 
     A map with a ridge reads nothing outside the span of what it was fitted to, so its fit is the same with fewer
     parameters.
     """
     flat = vectors.flatten(0, -2)
     if len(flat) >= flat.shape[1]:
-        return vectors
-    return (flat @ torch.linalg.qr(flat.T).Q).unflatten(0, vectors.shape[:-1])
+        return vectors, torch.eye(flat.shape[1], dtype=flat.dtype)
+    basis = torch.linalg.qr(flat.T).Q
+    return (flat @ basis).unflatten(0, vectors.shape[:-1]), basis
 
 
 def _fit_all(
     answers: AnswerPath, survey: Survey, splits: Sequence[Split], read: ReadOut, size: int, shared: bool
-) -> Float[np.ndarray, "group question option"]:
-    """Held-out answers of a read-out, with the ridge chosen on each split's validation questions."""
+) -> tuple[Float[np.ndarray, "group question option"], list[Float[Tensor, "some_groups p"]]]:
+    """Held-out answers of a read-out, with the ridge chosen on each split's validation questions, and its parameters."""
     if answers.questions != survey.questions:
         raise ValueError(f"the answers are to other questions than those of the survey {survey.name}")
     has_option = answers.has_option.unflatten(0, (len(survey.questions), answers.orders))[:, 0]
-    shares, parts = torch.from_numpy(survey.shares).double(), []
+    shares, parts, chosen = torch.from_numpy(survey.shares).double(), [], []
     for split in progress(splits, "read-out"):
         seen, costs, found = torch.from_numpy(split.train), [], []
         for ridge in RIDGES:
@@ -145,9 +148,11 @@ def _fit_all(
                 judged = log_mean(read(parameters, torch.from_numpy(split.validation)), has_option[split.validation])
                 tested = log_mean(read(parameters, torch.from_numpy(split.test)), has_option[split.test])
             costs.append(validation_kl(survey, judged.numpy(), split.validation))
-            found.append(tested.float().numpy())
-        parts.append(found[int(np.argmin(costs))])
-    return assemble(parts, splits, len(survey.questions))
+            found.append((tested.float().numpy(), parameters))
+        best = found[int(np.argmin(costs))]
+        parts.append(best[0])
+        chosen.append(best[1])
+    return assemble(parts, splits, len(survey.questions)), chosen
 
 
 def fit_ridge(

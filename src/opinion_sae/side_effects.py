@@ -53,7 +53,7 @@ def unsteered(folds: Int[np.ndarray, "question"]) -> list[Steered]:
 def load_steered(
     folder: Path, answers: AnswerPath, sae: SparseAutoencoder, folds: Int[np.ndarray, "question"], seed: int
 ) -> dict[str, list[Steered]]:
-    """Every offset that chapters 04 and 05 left in `folder`, by method, 'unsteered' first; one per fold.
+    """Every offset that chapters 04 to 06 left in `folder`, by method, 'unsteered' first; one per fold.
 
     'delta-half' is Delta at strength 0.5, 'random-latents' Delta moved to random other latents, as in `controls`. Of
     'delta-joint' only fold 0 is kept as a file. Raises FileNotFoundError for files that are not there.
@@ -70,7 +70,8 @@ def load_steered(
     methods = {"unsteered": unsteered(folds)}
     for name, of_folds in offsets.items():
         methods[name] = [Steered(offset, sae, fold) for fold, offset in enumerate(of_folds)]
-    methods["dense"] = [Steered(offset, None, fold) for fold, offset in enumerate(dense)]
+    for name, vectors in (("dense", dense), ("diff-means", load_dense(folder, count, "diff-means"))):
+        methods[name] = [Steered(offset, None, fold) for fold, offset in enumerate(vectors)]
     trained = load_sae(folder / "joint" / "sae").requires_grad_(False)
     joint = GroupDelta.load(folder / "joint" / "delta.safetensors")[0]
     return methods | {"delta-joint": [Steered(joint, trained, 0)]}

@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 
 from opinion_sae.figures.style import METHODS
 
-MARKS = METHODS | {"delta-half": ("Δ at half strength", "#0072B2", "*", "-")}
+MARKS = METHODS | {
+    "delta-half": ("Δ at half strength", "#0072B2", "$½$", "-"),
+    "random-latents": ("Δ on random latents", "#777777", "P", ":"),
+    "prompt-qa": ("persona prompt, question", "#777777", "$Q$", ":"),
+    "prompt-bio": ("persona prompt, sentence", "#777777", "$S$", ":"),
+    "prompt-portray": ("persona prompt, instruction", "#777777", "$I$", ":"),
+}
 DOSES = ("unsteered", "delta-half", "delta")  # joined by a line
 PANELS = (
     ("accuracy_change", -100, "factual accuracy lost (percentage points)", "facts"),
@@ -24,13 +30,13 @@ def trade_off(table: pd.DataFrame) -> Figure:
     """
     part = table[table["group"] == "all"].set_index(["quantity", "method"])
     gain = part.loc["alignment_change"]
-    figure, panels = plt.subplots(1, 2, figsize=(8.5, 4.4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(8.5, 5.2), layout="constrained")
     for axes, (quantity, scale, label, units) in zip(panels, PANELS, strict=True):
         loss = part.loc[quantity, ["value", "low", "high"]] * scale
         for method in gain.index.intersection(loss.index):
             x, y = gain.loc[method], loss.loc[method]
             name, colour, marker, _ = MARKS[method]
-            style = {"fmt": marker, "color": colour, "ms": 7, "capsize": 2, "elinewidth": 0.8, "label": name}
+            style = {"marker": marker, "ls": "none", "color": colour, "ms": 7, "capsize": 2, "elinewidth": 0.8, "label": name}
             axes.errorbar(x["value"], y["value"], _error(y), _error(x), **style)
         doses = [method for method in DOSES[1:] if method in gain.index]
         path = [(0, 0), *((gain.loc[method, "value"], loss.loc[method, "value"]) for method in doses)]
