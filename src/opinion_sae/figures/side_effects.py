@@ -36,7 +36,7 @@ def trade_off(table: pd.DataFrame) -> Figure:
         for method in gain.index.intersection(loss.index):
             x, y = gain.loc[method], loss.loc[method]
             name, colour, marker, _ = MARKS[method]
-            style = {"marker": marker, "ls": "none", "color": colour, "ms": 7, "capsize": 2, "elinewidth": 0.8, "label": name}
+            style = {"marker": marker, "ls": "none", "color": colour, "ms": 9 if "$" in marker else 7, "capsize": 2, "elinewidth": 0.8, "label": name}
             axes.errorbar(x["value"], y["value"], _error(y), _error(x), **style)
         doses = [method for method in DOSES[1:] if method in gain.index]
         path = [(0, 0), *((gain.loc[method, "value"], loss.loc[method, "value"]) for method in doses)]
