@@ -19,7 +19,7 @@ help:
 	@echo "make select               compare layers, strengths and beta on validation: results/<name>/selection.csv;"
 	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"
 	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
-	@echo "                          at most 85 minutes of one core: results/<name>/evaluate.csv"
+	@echo "                          at most 102 minutes of one core: results/<name>/evaluate.csv"
 	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
 	@echo "                          benchmarks/*.json, *.csv; DEVICE=cuda for a GPU"
