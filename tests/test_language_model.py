@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma3TextConfig, GPT2Config
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma3TextConfig, GPT2Config, GptOssConfig
 
 from opinion_sae.language_model import load_language_model, resolve_dtype, wrap
 
 FAMILIES = ("llama", "qwen2", "gemma2", "gpt-neox", "mistral")
+SINKS = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, "initializer_range": 0.4}
 TOKENS = torch.randint(2, 300, (2, 20), generator=torch.Generator().manual_seed(1))
 
 
@@ -94,6 +95,8 @@ def test_a_family_without_the_parts_is_refused(tiny):
     [
         (CohereConfig, {"logit_scale": 0.1, "num_key_value_heads": 2}, r"cohere\).*logits are off by"),
         (Gemma3TextConfig, {"num_key_value_heads": 2}, r"gemma3_text\).*one by one"),
+        # attention with a sink per head, which `attention.py` does not know
+        (GptOssConfig, {**SINKS, "num_key_value_heads": 2}, r"gpt_oss\).*logits are off by.*in attention"),
     ],
 )
 def test_a_family_that_does_more_between_its_layers_is_refused(config, settings, message, tiny):

@@ -8,7 +8,7 @@ import torch
 
 from opinion_sae.answers import AnswerPath
 from opinion_sae.prompts import build_prompts
-from opinion_sae.shared_prefix import Beginning, common_prefix, read_prompts, told
+from opinion_sae.shared_prefix import Beginning, common_prefix, read_answers, read_prompts
 
 
 def test_a_common_prefix_leaves_a_token_of_each_row():
@@ -27,13 +27,13 @@ def test_answers_are_those_of_whole_passes(family, persona, tiny):
     log_probs, mass = read_prompts(lm, prompts)
     by_order = log_probs.exp().unflatten(0, (-1, 2))
     torch.testing.assert_close(by_order.mean(1), expected.exp(), atol=1e-5, rtol=1e-4)
-    found = told(lm, prompts, 2, 5)
+    found = read_answers(lm, prompts, 2, 5)
     assert found.log_probs.shape == (3, 5) and np.isneginf(found.log_probs[:, 4]).all()
     np.testing.assert_allclose(np.exp(found.log_probs[:, :4]), expected.exp(), atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(found.option_mass, kept.option_mass()[0], atol=1e-5, rtol=1e-4)
     tv = (by_order[:, 0] - by_order[:, 1]).abs().sum(-1) / 2
     np.testing.assert_allclose(found.order_tv, tv, atol=1e-5)
-    assert np.isnan(told(lm, prompts[::2], 1, 4).order_tv).all()
+    assert np.isnan(read_answers(lm, prompts[::2], 1, 4).order_tv).all()
     assert common_prefix([prompt.tokens for prompt in prompts]) > len(persona) // 2
 
 

@@ -42,6 +42,12 @@ def test_facts_are_asked_after_the_text(lm, facts):
         assert found[0, i] == (logits[list(prompt.letters)].argmax().item() == facts.right[i])
 
 
+def test_other_facts_or_passages_have_another_key(lm, facts):
+    key = Elsewhere(lm, facts, PASSAGES).key
+    assert key == Elsewhere(lm, facts, PASSAGES).key != Elsewhere(lm, facts, PASSAGES[:3]).key
+    assert key != Elsewhere(lm, facts._replace(right=facts.right[::-1].copy()), PASSAGES).key
+
+
 def test_each_set_of_texts_reads_its_part_and_the_parts_join(lm, facts):
     elsewhere, texts = Elsewhere(lm, facts, PASSAGES, share=2), ["So:", "No:", "It is."]
     parts = [elsewhere.cells(texts, number, 2) for number in range(2)]

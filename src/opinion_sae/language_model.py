@@ -218,25 +218,29 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     for module in model.modules():
         if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":
             module.float()  # GPT-NeoX: on the CPU torch's LayerNorm wants its weights as wide as the stream
-    if next(model.parameters()).device.type == "cpu":
-        model.set_attn_implementation(PRODUCTS)
     # generate's first step passes a slice; torch then copies the whole unembedding once per row, gigabytes at a time
     model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
-    check_layer_by_layer(lm)
+    text = tokenizer("Question: do you read a newspaper every day?", return_tensors="pt")
+    tokens = text["input_ids"].to(lm.device)
+    with torch.no_grad(), lm.mixed_precision():  # from the same stream in float32, or rounding alone would make them differ
+        expected = model(inputs_embeds=lm.embed(tokens), use_cache=False).logits.float()
+    if lm.device.type == "cpu":
+        model.set_attn_implementation(PRODUCTS)
+    check_layer_by_layer(lm, tokens, expected)
     return lm
 
 
 @torch.no_grad()
-def check_layer_by_layer(lm: LanguageModel) -> None:
-    """Raise ValueError unless calling the layers one by one gives the logits of the whole model.
+def check_layer_by_layer(
+    lm: LanguageModel, tokens: Int[Tensor, "1 token"], expected: Float[Tensor, "1 token vocabulary"]
+) -> None:
+    """Raise ValueError unless calling the layers one by one gives `expected`, the whole model's logits as transformers
+    runs it.
 
-    Some families scale embeddings or logits outside the layers; without this they would answer wrongly in silence.
+    Some families scale embeddings or logits outside the layers, or do more in attention than `attention.py` knows;
+    without this they would answer wrongly in silence.
     """
-    text = lm.tokenizer("Question: do you read a newspaper every day?", return_tensors="pt")
-    tokens = text["input_ids"].to(lm.device)
-    with lm.mixed_precision():  # from the same stream in float32, or rounding alone would make them differ
-        expected = lm.model(inputs_embeds=lm.embed(tokens), use_cache=False).logits.float()
     try:
         found = lm.logits(lm.residual(tokens, len(lm.layers) - 1)).to(expected.device)
     except (AttributeError, KeyError, TypeError) as error:
@@ -247,7 +251,7 @@ def check_layer_by_layer(lm: LanguageModel) -> None:
     if not off < (1e-3 if lm.dtype == torch.float32 else 0.2):  # bfloat16 alone may be off by some hundredths
         raise ValueError(
             f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, so "
-            "this family does more between its layers than is known here"
+            "this family does more between its layers, or in attention, than is known here"
         )
 
 

@@ -18,7 +18,7 @@ from opinion_sae.losses import mean_kl
 from opinion_sae.personas import persona
 from opinion_sae.progress import progress
 from opinion_sae.prompts import Prompt, build_prompts
-from opinion_sae.shared_prefix import Told, read_prompts, told
+from opinion_sae.shared_prefix import Told, read_answers, read_prompts
 from opinion_sae.splits import Split
 from opinion_sae.survey import Survey
 from opinion_sae.train import check_finite
@@ -67,7 +67,7 @@ class GroupPrompts:
         items = [question * self.orders + order for question in questions for order in range(self.orders)]
         width = self.survey.counts.shape[-1]
         groups = progress(self.prompts, "lora answers")
-        parts = [told(self.lm, [group[i] for i in items], self.orders, width) for group in groups]
+        parts = [read_answers(self.lm, [group[i] for i in items], self.orders, width) for group in groups]
         return Told(*map(np.stack, zip(*parts, strict=True)))
 
 

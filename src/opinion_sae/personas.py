@@ -17,7 +17,7 @@ from opinion_sae.artifacts import replacing
 from opinion_sae.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.prompts import LETTERS, build_prompts, describe, question_text
-from opinion_sae.shared_prefix import Told, told
+from opinion_sae.shared_prefix import Told, read_answers
 from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
@@ -149,7 +149,7 @@ def persona_residuals(
 def ask_group(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> Told:
     """Answers after one text."""
     prompts = build_prompts(lm.tokenizer, [survey.questions[q] for q in asked], orders, text)
-    return told(lm, prompts, orders, survey.counts.shape[-1])
+    return read_answers(lm, prompts, orders, survey.counts.shape[-1])
 
 
 def prompt_key(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: int, text: str) -> str:

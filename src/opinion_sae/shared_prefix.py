@@ -26,7 +26,7 @@ class Told(NamedTuple):
 
 
 @torch.no_grad()
-def told(lm: LanguageModel, prompts: Sequence[Prompt], orders: int, width: int) -> Told:
+def read_answers(lm: LanguageModel, prompts: Sequence[Prompt], orders: int, width: int) -> Told:
     """Answers over `width` options to questions of `orders` prompts each."""
     log_probs, mass = (found.double().unflatten(0, (-1, orders)) for found in read_prompts(lm, prompts))
     mean = log_probs.logsumexp(1) - np.log(orders)

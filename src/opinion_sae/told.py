@@ -5,6 +5,8 @@ Elsewhere, too, the text stands before whatever is read: the method as its user 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,8 @@ class Elsewhere:
         self.facts = fact_prompts(lm.tokenizer, facts)[0]
         self.windows = [next(iter(text_windows(lm, [text], length))).tokens[0] for text in passages]
         self.streams = [self._above(tokens) for tokens in self.windows]  # before the final norm: no logits are kept
+        read = [[(q.text, q.options) for q in self.facts.questions], self.facts.right.tolist(), list(passages), length, share]
+        self.key = hashlib.sha256(json.dumps(read).encode()).hexdigest()  # of all that is read
 
     @torch.no_grad()
     def _above(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token d"]:
@@ -104,9 +108,9 @@ def prompts(
         ]
         return few_shot(lm, survey, splits, orders, folder, SHOTS)._asdict() | joined(parts)
 
-    found = {f"prompt-{style}": kept(f"prompt-{style}", partial(of_style, style)) for style in STYLES}
+    found = {f"prompt-{style}": kept(f"prompt-{style}", partial(of_style, style), elsewhere.key) for style in STYLES}
     styles = {name: part["log_probs"] for name, part in found.items()}
-    found["few-shot"] = kept("few-shot", of_examples, SHOTS)
+    found["few-shot"] = kept("few-shot", of_examples, SHOTS, elsewhere.key)
     tables = {name: part["log_probs"] for name, part in found.items()}
     return tables | {"prompt-best": choose(survey, styles, splits)[0]}, {
         name: cells_of(survey, part) for name, part in found.items()
@@ -126,7 +130,7 @@ def lora(
             with fit_lora(asked, split, seed=seed, **LORA):
                 return asked.predict(split.test)._asdict() | elsewhere.cells(texts, number, len(splits))
 
-        parts.append(kept(f"lora-{number}", make, sorted(LORA.items())))
+        parts.append(kept(f"lora-{number}", make, sorted(LORA.items()), elsewhere.key))
     answered = assemble_told([Told(*map(part.get, Told._fields)) for part in parts], splits, len(survey.questions))
     others = [{name: part[name] for name in part if name not in Told._fields} for part in parts]
     whole = answered._asdict() | joined(others)
