@@ -12,6 +12,8 @@ from opinion_sae.figures.style import METHODS
 MARKS = METHODS | {
     "delta-half": ("Δ at half strength", "#0072B2", "$½$", "-"),
     "random-latents": ("Δ on random latents", "#777777", "P", ":"),
+    "diff-means": (METHODS["diff-means"][0], "#777777", "$M$", ":"),
+    "few-shot": (METHODS["few-shot"][0], "#777777", "$E$", ":"),
     "prompt-qa": ("persona prompt, question", "#777777", "$Q$", ":"),
     "prompt-bio": ("persona prompt, sentence", "#777777", "$S$", ":"),
     "prompt-portray": ("persona prompt, instruction", "#777777", "$I$", ":"),
