@@ -28,19 +28,19 @@ help:
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
 book: $(READY)
-	$(PY) -m opinion_sae.execute check $(PROFILE)
+	$(PY) -m opinion_sae.book.execute check $(PROFILE)
 	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE)
 
 tables: $(READY)
-	$(PY) -m opinion_sae.execute check $(PROFILE)
+	$(PY) -m opinion_sae.book.execute check $(PROFILE)
 	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE) -- tables
 
 select: $(READY)
-	$(PY) -m opinion_sae.layers $(PROFILE)
+	$(PY) -m opinion_sae.book.select $(PROFILE)
 
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
-	$(PY) -m opinion_sae.evaluate $(PROFILE)
+	$(PY) -m opinion_sae.book.evaluate $(PROFILE)
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).

@@ -6,9 +6,9 @@ snakemake --cores all --config profile=smoke
 import hashlib
 import sys
 
-from opinion_sae.execute import chosen
-from opinion_sae.paths import ROOT
-from opinion_sae.profile import find_profile, load_profile
+from opinion_sae.book.execute import chosen
+from opinion_sae.book.paths import ROOT
+from opinion_sae.book.profile import find_profile, load_profile
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -124,16 +124,16 @@ if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one co
 
 
 def code_hash():
-    """Of the library and its data; book.py and progress.py change no result."""
+    """Of the library and its data; build.py and progress.py change no result."""
     digest = hashlib.sha256()
     for path in sorted(ROOT.glob("src/opinion_sae/**/*")):
-        if path.is_file() and path.suffix != ".pyc" and path.name not in ("book.py", "progress.py"):
+        if path.is_file() and path.suffix != ".pyc" and path.name not in ("build.py", "progress.py"):
             digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 CODE = code_hash()
-PROSE = [ROOT / "src/opinion_sae/book.py", ROOT / "_config.yml"]
+PROSE = [ROOT / "src/opinion_sae/book/build.py", ROOT / "_config.yml"]
 PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
 
 
@@ -186,7 +186,7 @@ rule book:
     message:
         "the book of {params.profile}"
     shell:
-        "{sys.executable:q} -m opinion_sae.book {params.profile:q}"
+        "{sys.executable:q} -m opinion_sae.book.build {params.profile:q}"
 
 
 for chapter, files in CHAPTERS.items():
@@ -214,7 +214,7 @@ for chapter, files in CHAPTERS.items():
         # the others run two at a time on two cores, as much of a chapter is work for one core
         threads: workflow.cores if chapter in ALONE else 1
         shell:
-            "{params.environment} {sys.executable:q} -m opinion_sae.execute notebook {params.profile:q} {params.notebook}"
+            "{params.environment} {sys.executable:q} -m opinion_sae.book.execute notebook {params.profile:q} {params.notebook}"
 
 
 rule tables:
@@ -224,7 +224,7 @@ rule tables:
     message:
         "run.json of the chapters that alignment.csv needs"
     shell:
-        "{sys.executable:q} -m opinion_sae.execute summary {NAME:q}"
+        "{sys.executable:q} -m opinion_sae.book.execute summary {NAME:q}"
 
 
 rule summary:
@@ -238,4 +238,4 @@ rule summary:
     message:
         "run.json"
     shell:
-        "{sys.executable:q} -m opinion_sae.execute summary {params.profile:q}"
+        "{sys.executable:q} -m opinion_sae.book.execute summary {params.profile:q}"

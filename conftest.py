@@ -12,7 +12,7 @@ from nbval.plugin import IPyNbCell
 
 install_import_hook("opinion_sae", "beartype.beartype")  # before any test imports the package
 
-from opinion_sae.execute import KERNEL_ENVIRONMENT, anywhere  # noqa: E402
+from opinion_sae.book.execute import KERNEL_ENVIRONMENT, anywhere  # noqa: E402
 
 os.environ.update(KERNEL_ENVIRONMENT)  # nbval's kernels, like those that made the chapters
 

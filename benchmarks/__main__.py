@@ -1,7 +1,7 @@
 """All benchmarks in one run: python -m benchmarks [cpu | cuda].
 
-    make bench                    the packaged model on the CPU: results.json, details.json, profile.csv, growth.csv
-    make bench DEVICE=cuda        Gemma 2 2B's shape on a GPU: the same files with -cuda in their names
+make bench                    the packaged model on the CPU: results.json, details.json, profile.csv, growth.csv
+make bench DEVICE=cuda        Gemma 2 2B's shape on a GPU: the same files with -cuda in their names
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from benchmarks import cases, dictionary, extraction, full_size, growth, offsets, precision, where
 from benchmarks.timing import digits, measure_machine
 from opinion_sae.artifacts import write_csv, write_json
-from opinion_sae.language_model import LanguageModel, load_language_model
-from opinion_sae.paths import ROOT
+from opinion_sae.book.paths import ROOT
+from opinion_sae.model.language_model import LanguageModel, load_language_model
 
 PEER_ROUNDS = 2  # a peer's step on offsets takes half a minute
 PEER_GROUPS = 3  # of the 30 for which the peer would run every prompt
@@ -43,7 +43,9 @@ def threads_tried(case: cases.Case) -> dict[str, float]:
     return {f"{threads} threads": digits(found) for threads, found in times.items()}
 
 
-def run(case: cases.Case, single: LanguageModel | None, sizes: dict[str, tuple[int, ...]], folder: Path, suffix: str) -> None:
+def run(
+    case: cases.Case, single: LanguageModel | None, sizes: dict[str, tuple[int, ...]], folder: Path, suffix: str
+) -> None:
     """Check, time and write everything. `single` is the model in float32 where there is one to compare with."""
     say("machine and threads")
     threads = threads_tried(case)

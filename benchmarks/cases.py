@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import Gemma2Config
 
 from benchmarks import full_size
-from opinion_sae.activations import activations
-from opinion_sae.answers import AnswerPath
-from opinion_sae.delta import GroupDelta
-from opinion_sae.fit import latent_unit
-from opinion_sae.language_model import LanguageModel, load_language_model
-from opinion_sae.prompts import build_prompts
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.delta.fit import latent_unit
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.model.activations import activations
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel, load_language_model
+from opinion_sae.model.prompts import build_prompts
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.train import train_sae
 from opinion_sae.survey import Survey, load_survey
-from opinion_sae.train import train_sae
 
 
 @dataclass(frozen=True, eq=False)

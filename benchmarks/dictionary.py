@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.timing import Machine, Row, Stage, Way, digits, in_turn, row
-from opinion_sae.activations import activations
 from opinion_sae.losses import reconstruction
-from opinion_sae.sae import SparseAutoencoder
-from opinion_sae.train import TopKTraining
+from opinion_sae.model.activations import activations
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.train import TopKTraining
 
 LR = 1e-3
 STEPS = 12  # before explained variance is compared

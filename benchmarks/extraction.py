@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.cases import Case
 from benchmarks.hooked import as_loaded
 from benchmarks.timing import Machine, Row, Stage, Way, digits, in_turn, row, seconds
-from opinion_sae.activations import SINK_NORM, activations, text_windows
+from opinion_sae.model.activations import SINK_NORM, activations, text_windows
 
 
 def full_windows(case: Case) -> tuple[list[str], Int[Tensor, "window token"]]:

@@ -23,14 +23,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizerFast
 
-from opinion_sae.answers import AnswerPath
 from opinion_sae.artifacts import write_json
-from opinion_sae.fit import fit_frozen
-from opinion_sae.language_model import LanguageModel, wrap
-from opinion_sae.metrics import score
-from opinion_sae.paths import ROOT
-from opinion_sae.prompts import LETTERS, question_text
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.book.paths import ROOT
+from opinion_sae.delta.fit import fit_frozen
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel, wrap
+from opinion_sae.model.prompts import LETTERS, question_text
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.metrics import score
 from opinion_sae.survey import Survey, load_survey
 
 QUESTIONS, GROUPS, ORDERS, HOOK_LAYER, WIDTH, L0 = 100, 12, 2, 12, 16384, 70
@@ -126,7 +126,9 @@ def run(config: Gemma2Config = GEMMA_2_2B) -> dict[str, object]:
         seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - busy}
         rounded = {which: round(value, 1) for which, value in seconds.items()}
         stages.append({"stage": name, **rounded, "peak_gb": round(peak_bytes() / GB, 2)})
-        print("{stage:<24}{seconds:>8} s {cpu_seconds:>8} s of CPU   peak {peak_gb} GB".format(**stages[-1]), flush=True)
+        print(
+            "{stage:<24}{seconds:>8} s {cpu_seconds:>8} s of CPU   peak {peak_gb} GB".format(**stages[-1]), flush=True
+        )
 
     with stage("survey and libraries"):
         survey = make_survey()
@@ -148,7 +150,12 @@ def run(config: Gemma2Config = GEMMA_2_2B) -> dict[str, object]:
     weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     return {
         "machine": machine(),
-        "model": {"layers": len(lm.layers), "width": lm.width, "dtype": str(lm.dtype), "weights_gb": round(weights / GB, 2)},
+        "model": {
+            "layers": len(lm.layers),
+            "width": lm.width,
+            "dtype": str(lm.dtype),
+            "weights_gb": round(weights / GB, 2),
+        },
         "sae": {"width": sae.width, "architecture": sae.architecture, "l0": round(fires.float().mean().item(), 1)},
         "work": {
             "questions": len(survey.questions),

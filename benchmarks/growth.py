@@ -13,10 +13,10 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.offsets import our_step
 from benchmarks.timing import seconds
-from opinion_sae.answers import AnswerPath
-from opinion_sae.prompts import build_prompts
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.prompts import build_prompts
+from opinion_sae.sae.train import TopKTraining
 from opinion_sae.survey import Question
-from opinion_sae.train import TopKTraining
 
 SIZES = {
     "groups": (1, 3, 10, 30, 100, 200),

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from opinion_sae.answers import NEVER, AnswerPath, length_batches
-from opinion_sae.delta import GroupDelta, RectifiedShift
-from opinion_sae.language_model import LanguageModel
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.delta.offsets import GroupDelta, RectifiedShift
+from opinion_sae.model.answers import NEVER, AnswerPath, length_batches
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
 def as_loaded(lm: LanguageModel) -> PreTrainedModel:
@@ -110,5 +110,3 @@ def kl_sum(shares: Float[Tensor, "item option"], log_probs: Float[Tensor, "item 
     h, log_p = shares[answered], log_probs[answered]
     chosen = h > 0
     return (h[chosen] * (h[chosen].log() - log_p[chosen])).sum()
-
-

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from benchmarks.cases import Case
 from benchmarks.hooked import HookedModel
 from benchmarks.timing import Machine, Row, Stage, Way, digits, in_turn, row, seconds
-from opinion_sae.answers import AnswerPath
-from opinion_sae.delta import GroupDelta
-from opinion_sae.fit import proximal_step
+from opinion_sae.delta.fit import proximal_step
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.losses import mean_kl
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 PEER = "transformers, forward hook"
 ALL = 10**9  # tokens a batch
@@ -44,7 +44,9 @@ def training_step(delta: GroupDelta, gradient: Callable[[], object]) -> Callable
 def check(what: str, off: float, dtype: torch.dtype) -> float:
     """The difference `off`, or AssertionError if it is beyond what rounding in this dtype does."""
     if not off <= TOLERANCE[dtype]:
-        raise AssertionError(f"{what}: ours and the peer's differ by {off:.2g}, more than {TOLERANCE[dtype]} in {dtype}")
+        raise AssertionError(
+            f"{what}: ours and the peer's differ by {off:.2g}, more than {TOLERANCE[dtype]} in {dtype}"
+        )
     return digits(off, 2)
 
 
@@ -89,9 +91,7 @@ def fit_delta_step(case: Case, machine: Machine, peer_rounds: int) -> tuple[Row,
     answers = case.answers(case.step_questions)
     shares = case.shares(case.step_questions, case.step_groups).to(case.device)
     theirs = case.delta(answers, case.step_groups)
-    peer, settings = fastest(
-        answers, (500, 1000, ALL), case, lambda peer: peer.gradient(case.sae, theirs, shares[:1])
-    )
+    peer, settings = fastest(answers, (500, 1000, ALL), case, lambda peer: peer.gradient(case.sae, theirs, shares[:1]))
     ours = our_step(answers, case.sae, case.delta(answers, case.step_groups), shares)
     for _ in range(3):
         ours()
@@ -110,9 +110,7 @@ def evaluate_groups(case: Case, machine: Machine, peer_groups: int, peer_rounds:
     """
     answers = case.answers()
     delta = case.delta(answers, case.groups)
-    peer, settings = fastest(
-        answers, (1000, 2000, 4000), case, lambda peer: peer.predict(case.sae, delta, range(1))
-    )
+    peer, settings = fastest(answers, (1000, 2000, 4000), case, lambda peer: peer.predict(case.sae, delta, range(1)))
     answers.predict(case.sae, delta)
     ways = {
         "ours": Way(lambda: answers.predict(case.sae, delta)),
@@ -164,9 +162,7 @@ def layer_weights(case: Case, layers: range) -> int:
     return sum(p.numel() for index in layers for p in case.lm.layers[index].parameters() if p.ndim == 2)
 
 
-def upper_stages(
-    case: Case, answers: AnswerPath, groups: int, backward: bool, weights: bool = True
-) -> list[Stage]:
+def upper_stages(case: Case, answers: AnswerPath, groups: int, backward: bool, weights: bool = True) -> list[Stage]:
     """Least work for one answer per prompt and group: the layers above the hook for one token, and the offset.
 
     The layers' weights and the kept keys and values are read once a pass (not at all for one group more, which the

@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.cases import Case
 from benchmarks.timing import digits
-from opinion_sae.activations import activations
-from opinion_sae.answers import AnswerPath
-from opinion_sae.fit import fit_frozen
-from opinion_sae.language_model import LanguageModel
+from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.losses import mean_kl
-from opinion_sae.train import train_sae, unexplained
+from opinion_sae.model.activations import activations
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.sae.train import train_sae, unexplained
 
 SEEDS = 3
 GROUPS = 8
@@ -44,7 +44,10 @@ def compare(case: Case, single: LanguageModel, steps: int = 150, epochs: int = 3
     `single` is the model of the case in float32. A seed is that of the SAE's start and batches and of the order of the
     questions in the fit; held-out text and questions are always the same. `within` says whether the precisions differ by less than the seeds do (standard deviation).
     """
-    both = {"float32": one_precision(case, single, steps, epochs), "bfloat16": one_precision(case, case.lm, steps, epochs)}
+    both = {
+        "float32": one_precision(case, single, steps, epochs),
+        "bfloat16": one_precision(case, case.lm, steps, epochs),
+    }
     rows = []
     for measure in ("explained_variance", "held_out_kl"):
         one, other = (np.array(both[precision][measure]) for precision in ("float32", "bfloat16"))

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.cases import Case
 from benchmarks.dictionary import Start, ours, training_batches
 from benchmarks.offsets import our_step
-from opinion_sae.activations import activations
+from opinion_sae.model.activations import activations
 
 TOP = 6
 PLAIN = {  # torch's names in words

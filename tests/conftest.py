@@ -14,8 +14,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from opinion_sae.language_model import wrap
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.model.language_model import wrap
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.survey import Question, Survey
 
 CHAT = (
@@ -66,9 +66,7 @@ def make_tokenizer(chat=False, letters="ABCDEFGH"):
     )
     bpe.train_from_iterator(["Question: yes? Answer: " + " ".join(letters)] * 3, trainer)
     if not chat:
-        bpe.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
+        bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = CHAT if chat else None
     return tokenizer

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
-from opinion_sae.paths import cache_dir
+from opinion_sae.artifacts import cache_dir, read_json, replacing, write_csv, write_json
 from opinion_sae.progress import VARIABLE, progress
 
 

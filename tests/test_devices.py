@@ -12,17 +12,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from opinion_sae.activations import activations
-from opinion_sae.answers import AnswerPath
-from opinion_sae.budget import latent_path, tilt_sweep
-from opinion_sae.delta import AdditiveDelta, DenseOffset, GroupDelta, LowRankDelta, MultiplicativeDelta
-from opinion_sae.fit import fit_dense, fit_frozen
-from opinion_sae.interpret import cost_of_removal, describe_latents, strongest
-from opinion_sae.joint import fit_joint
-from opinion_sae.language_model import LanguageModel
-from opinion_sae.sae import SparseAutoencoder
-from opinion_sae.sae_quality import sae_quality
-from opinion_sae.train import untrained_sae
+from opinion_sae.delta.few_latents import latent_path, tilt_sweep
+from opinion_sae.delta.fit import fit_dense, fit_frozen
+from opinion_sae.delta.joint import fit_joint
+from opinion_sae.delta.offsets import AdditiveDelta, DenseOffset, GroupDelta, LowRankDelta, MultiplicativeDelta
+from opinion_sae.effects.interpret import cost_of_removal, describe_latents, strongest
+from opinion_sae.model.activations import activations
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.quality import sae_quality
+from opinion_sae.sae.train import untrained_sae
 
 aten = torch.ops.aten
 CPU, FIRST, SECOND = torch.device("cpu"), torch.device("meta:0"), torch.device("meta:1")

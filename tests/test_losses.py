@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from opinion_sae.delta.fit import proximal_step
 from opinion_sae.losses import kl, l1, mean_kl, reconstruction, soft_threshold
-from opinion_sae.fit import proximal_step
 
 NAN = math.nan
 

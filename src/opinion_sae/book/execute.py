@@ -1,0 +1,262 @@
+"""Run the notebooks of the book with a profile's parameters.
+
+python -m opinion_sae.book.execute check PROFILE
+python -m opinion_sae.book.execute notebook PROFILE NOTEBOOK
+python -m opinion_sae.book.execute summary PROFILE
+"""
+
+import ast
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from opinion_sae.artifacts import read_json, replacing, write_json
+from opinion_sae.book.paths import ROOT, open_run
+from opinion_sae.book.preflight import check_run
+from opinion_sae.book.profile import Profile, load_profile, parameters
+from opinion_sae.progress import VARIABLE
+
+NOTEBOOKS = ROOT / "notebooks"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+KERNEL_ENVIRONMENT = {
+    "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
+    "PYTHONHASHSEED": "0",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
+    "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_MODE": "disabled",
+}
+PACKAGES = ("torch", "transformers", "sae-lens", "numpy", "pandas", "matplotlib")
+
+
+class NotebookError(RuntimeError):
+    """A notebook that did not run to its end; the message names it, the cell and the error."""
+
+
+def declared(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook and their defaults: its one cell tagged `parameters`.
+
+    Raises ValueError unless that cell holds nothing but `name = literal` lines, because papermill
+    puts the profile's values after it and whatever it derives would keep the default.
+    """
+    cells = [
+        cell
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
+    if len(cells) != 1:
+        raise ValueError(f"{notebook}: one cell must be tagged parameters, not {len(cells)}")
+    found = {}
+    for line in ast.parse("".join(cells[0]["source"])).body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if not isinstance(line, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name):
+            raise ValueError(f"{notebook}: not `name = value` in the parameters: {ast.unparse(line)}")
+        try:
+            found[target.id] = ast.literal_eval(line.value)
+        except ValueError as error:
+            raise ValueError(f"{notebook}: the default of {target.id} is not a literal") from error
+    return found
+
+
+def chosen(profile: Profile, notebook: Path) -> dict[str, Any]:
+    """The profile's values for the parameters of a notebook. Raises ValueError for unknown ones."""
+    try:
+        return parameters(profile, list(declared(notebook)))
+    except ValueError as error:
+        raise ValueError(f"{notebook}: {error}" if str(notebook) not in str(error) else error) from error
+
+
+def run_notebook(profile: Profile, notebook: Path) -> Path:
+    """Execute a notebook and return its chapter, `_build/<run>/book/chapters/<name>.ipynb`.
+
+    The chapter is written when the last cell is done; a failing cell raises NotebookError and
+    leaves the chapter of an earlier run alone. Only parameters that differ from the notebook's
+    own are injected. Logs wall time (seconds) and peak memory (MB) of the kernel.
+    """
+    import nbformat
+
+    run = open_run(profile.output)
+    run.logs.mkdir(exist_ok=True)
+    values, defaults = chosen(profile, notebook), declared(notebook)
+    log, half = run.logs / f"{notebook.stem}.log", run.logs / f"{notebook.stem}.ipynb"
+    log.write_text(f"{notebook.stem} {values}\n", encoding="utf-8")
+    start = time.perf_counter()
+    executed = _execute(notebook, half, {name: values[name] for name in values if values[name] != defaults[name]}, log)
+    cost = {
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_memory_mb": round(_peak_memory() / 1e6),
+    }
+    warned = cleaned(executed)
+    if warned:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(warned)
+        print(f"{notebook.stem}: wrote to stderr, see {_short(log)}", file=sys.stderr)
+    with replacing(run.chapters / notebook.name) as side:
+        nbformat.write(executed, side)
+    half.unlink()
+    write_json(run.logs / f"{notebook.stem}.json", cost)
+    return run.chapters / notebook.name
+
+
+def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
+    """The executed notebook; `half` keeps what was done so far."""
+    os.environ.update(KERNEL_ENVIRONMENT)
+    os.environ[VARIABLE] = os.ttyname(2) if sys.stderr.isatty() else str(log)
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
+
+    # Papermill's own reading of the parameters stumbles over types such as str | list[str].
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        return papermill.execute_notebook(
+            notebook,
+            half,
+            values,
+            kernel_name="python3",
+            language="python",
+            cwd=ROOT,
+            progress_bar={"desc": notebook.stem, "unit": "cell"},
+            config=Config(KernelManager={"transport_encryption": "auto"}),
+        )
+    except papermill.PapermillExecutionError as error:
+        trace = COLOUR.sub("", "\n".join(error.traceback))
+        with log.open("a", encoding="utf-8") as file:
+            file.write(trace + "\n")
+        raise NotebookError(
+            f"{notebook.name}, cell In[{error.exec_count}]: {error.ename}: {COLOUR.sub('', error.evalue)}\n"
+            f"  traceback: {_short(log)}\n  notebook up to there: {_short(half)}"
+        ) from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{notebook.name}: the kernel died, most likely out of memory") from error
+
+
+def cleaned(notebook: Any) -> str:
+    """Strip, in place, what differs between equal runs; return what was on stderr.
+
+    Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
+    version, the repository's own path, and stderr (progress and warnings).
+    """
+    warned = ""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for number, cell in enumerate(notebook.cells):
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = f"injected-{number}"
+        if cell.cell_type != "code":
+            continue
+        warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
+        cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        for out in cell.outputs:
+            if "text" in out:
+                out.text = anywhere(out.text)
+            for kind, content in out.get("data", {}).items():
+                if isinstance(content, str):
+                    out.data[kind] = anywhere(content)
+    return warned
+
+
+def anywhere(text: str) -> str:
+    """The text without the place of this repository, which differs from machine to machine."""
+    return text.replace(f"{ROOT}/", "")
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def _peak_memory() -> int:
+    """Bytes; of the largest child process that has ended, which is the kernel."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def summarise(profile: Profile) -> None:
+    """Write `numbers.json` (formatted, for the prose) and `run.json` to the results folder.
+
+    Collects what the notebooks left in the work folder: `numbers-*.json` (string values, no name
+    twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
+    """
+    run = open_run(profile.output)
+    logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    costs = {path.stem: read_json(path) for path in logs if path.exists()}
+    numbers = {
+        "model": profile.model,
+        "hook_layer": str(profile.hook_layer),
+        "machine": machine(),
+        "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
+    }
+    for path in sorted(run.work.glob("numbers-*.json")):
+        for name, value in read_json(path).items():
+            if name in numbers or not isinstance(value, str):
+                raise ValueError(f"{path}: {name} must be a string and given in one place only")
+            numbers[name] = value
+    write_json(run.results / "numbers.json", numbers)
+    write_json(
+        run.results / "run.json",
+        {
+            "profile": asdict(profile),
+            "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
+            "machine": numbers["machine"],
+            "notebooks": costs,
+        },
+    )
+
+
+def machine() -> str:
+    """Such as `2 CPU cores (Linux, x86_64)`, and the GPU if there is one."""
+    import torch
+
+    gpu = f" and one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()}){gpu}"
+
+
+def spoken(seconds: float) -> str:
+    """A duration in the unit that a reader would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the three commands; a mistake in what it is given ends with one line."""
+    try:
+        match arguments:
+            case ["check", name]:
+                profile = load_profile(name)
+                for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+                    chosen(profile, notebook)
+                note = check_run(profile)
+                print(f"profile {name}: {profile.model}, {profile.survey} -> {profile.output}")
+                if note:
+                    print(f"note: {note}")
+            case ["notebook", name, notebook]:
+                run_notebook(load_profile(name), NOTEBOOKS / f"{Path(notebook).stem}.ipynb")
+            case ["summary", name]:
+                summarise(load_profile(name))
+            case _:
+                sys.exit(__doc__)
+    except (OSError, ValueError, NotebookError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,102 @@
+"""What Δ consists of, and how few latents it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from opinion_sae.book.figures.style import group_labels
+from opinion_sae.survey import Survey
+
+
+def latent_heatmap(
+    survey: Survey, table: pd.DataFrame, offsets: Float[np.ndarray, "group latent"], count: int
+) -> Figure:
+    """Offsets of the latents that appear most among the groups' strongest, groups against latents."""
+    order = table.groupby("latent")["delta"].apply(lambda d: d.abs().sum()).sort_values(ascending=False)
+    latents = order.index[:count].tolist()
+    labels = table.drop_duplicates("latent").set_index("latent")["label"]
+    figure, axes = plt.subplots(figsize=(0.36 * len(latents) + 3, 0.26 * len(survey.groups) + 2.4))
+    sns.heatmap(
+        offsets[:, latents],
+        ax=axes,
+        cmap="PuOr",
+        center=0,
+        yticklabels=group_labels(survey),
+        xticklabels=[f"{latent}: {labels[latent]}"[:34] for latent in latents],
+        cbar_kws={"label": "offset (latent units)", "shrink": 0.7},
+    )
+    axes.grid(False)
+    axes.set_xlabel("latent and its label")
+    axes.tick_params(axis="x", rotation=90)
+    return figure
+
+
+def latent_path(table: pd.DataFrame, shared: float, unsteered: float, questions: int) -> Figure:
+    """Held-out KL and alignment against the number of latents touched per group, beside the dense vector."""
+    styles = {
+        "refitted": ("strongest latents, refitted", "#0072B2", "o", "-"),
+        "cut": ("strongest latents, only cut", "#56B4E9", "s", "--"),
+        "dense": ("dense vector of the same norm", "#CC79A7", "^", "-."),
+    }
+    part = table[table["group"] == "all"]
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for axes, measure, label in zip(panels, ("kl", "alignment"), ("mean KL (nats)", "alignment"), strict=True):
+        for n, (method, (name, colour, marker, line)) in enumerate(styles.items()):
+            rows = part[part["method"] == method].sort_values("latents")
+            error = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
+            place = rows["latents"] * (1 + 0.05 * (n - 1))  # side by side, so that the intervals can be told apart
+            axes.errorbar(place, rows[measure], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("latents touched per group (mean)")
+        axes.set_ylabel(f"{label}, {questions} held-out questions")
+    panels[0].axhline(unsteered, color="black", lw=1, ls=":", label="unsteered")
+    panels[0].axhline(shared, color="#E69F00", lw=1, ls="--", label="Δ shared only")
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
+    """Held-out KL against latents touched, one small panel per group: refitted, with intervals, and dense."""
+    columns = 6
+    rows = -(-len(groups) // columns)
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(9, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes in panels.flat[len(groups) :]:
+        axes.set_axis_off()
+    for axes, group in zip(panels.flat, groups, strict=False):
+        part = table[(table["group"] == group) & (table["method"] == "refitted")].sort_values("latents")
+        axes.plot(part["latents"], part["kl"], "o-", color="#0072B2", ms=3)
+        axes.fill_between(part["latents"], part["kl_low"], part["kl_high"], color="#0072B2", alpha=0.2)
+        dense = table[(table["group"] == group) & (table["method"] == "dense")].sort_values("latents")
+        axes.plot(dense["latents"], dense["kl"], "-.", color="#CC79A7")
+        axes.set_xscale("log", base=2)
+        axes.set_title(group, fontsize=8)
+    figure.supxlabel("latents touched")
+    figure.supylabel("held-out KL (nats)")
+    return figure
+
+
+def tilt(table: pd.DataFrame) -> Figure:
+    """Mean and worst group against the tilt t, in KL and alignment, with 95 % intervals."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    places = {t: n for n, t in enumerate(sorted(table["t"].unique()))}
+    styles = [("mean over groups", "#0072B2", "o", "-"), ("worst-off group", "#D55E00", "s", "--")]
+    for axes, measure, label in zip(panels, ("kl", "alignment"), ("KL (nats)", "alignment"), strict=True):
+        for which, colour, marker, line in styles:
+            rows = table[(table["measure"] == measure) & (table["which"] == which)].sort_values("t")
+            error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
+            x = rows["t"].map(places)
+            axes.errorbar(x, rows["value"], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=which)
+        axes.set_xticks(list(places.values()), [f"{t:g}" for t in places])
+        axes.set_xlabel("tilt t (0: plain mean)")
+        axes.set_ylabel(f"held-out {label}")
+    panels[0].legend()
+    return figure

@@ -1,0 +1,85 @@
+"""Published runs of several models beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from opinion_sae.book.figures.style import METHODS, rank
+
+MODELS = [("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")]  # colour, marker
+
+
+def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, float]) -> Figure:
+    """Mean KL with 95 % intervals and share of the gap closed, a row per method and a mark per model.
+
+    `overall` holds each model's rows of alignment.csv for all groups together, by method; `floor` its noise floor (nats).
+    """
+    if not overall:
+        return _nothing()
+    methods = sorted({method for table in overall.values() for method in table.index}, key=rank)
+    figure, panels = plt.subplots(1, 2, figsize=(8, 0.36 * len(methods) + 1.3), sharey=True, layout="constrained")
+    height = {method: place for place, method in enumerate(methods)}
+    for n, (model, table) in enumerate(overall.items()):
+        colour, marker = MODELS[n % len(MODELS)]
+        y = np.array([height[method] for method in table.index]) + _shift(n, len(overall))
+        error = [table["kl"] - table["kl_low"], table["kl_high"] - table["kl"]]
+        label = f"{model} ({table['n_questions'].max()} questions)"
+        panels[0].errorbar(table["kl"], y, xerr=error, fmt=marker, color=colour, ms=4, capsize=2, label=label)
+        panels[0].axvline(floor[model], color=colour, linestyle=":", linewidth=1)
+        panels[1].plot(100 * table["gap_closed"], y, marker, color=colour, ms=4)
+    panels[0].set_yticks(range(len(methods)), [METHODS[m][0] if m in METHODS else m for m in methods])
+    panels[0].invert_yaxis()
+    panels[0].set_xlabel("mean KL, people to model (nats)")
+    for share in (0, 100):
+        panels[1].axvline(share, color="black", linewidth=0.8)
+    panels[1].set_xlabel("share of the gap closed (%)")
+    figure.legend(loc="outside upper center", ncols=len(overall))
+    return figure
+
+
+def groups_by_model(
+    tables: Mapping[str, pd.DataFrame], floors: Mapping[str, pd.DataFrame], methods: Sequence[str]
+) -> Figure:
+    """Mean KL per group with 95 % intervals, a panel per model and a mark per method; ticks are the noise floor.
+
+    `tables` are the models' alignment.csv, `floors` their floor.csv.
+    """
+    if not tables:
+        return _nothing()
+    groups = [group for group in next(iter(tables.values()))["group"].unique() if group != "all"]
+    size = (3.2 * len(tables) + 1.6, 0.4 * len(groups) + 1.2)
+    figure, panels = plt.subplots(
+        1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    y = np.arange(len(groups))
+    for axes, (model, table) in zip(panels[0], tables.items(), strict=True):
+        for n, method in enumerate(methods):
+            label, colour, marker, _ = METHODS[method]
+            part = table[table["method"] == method].set_index("group").reindex(groups)
+            error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
+            place = y + _shift(n, len(methods))
+            axes.errorbar(part["kl"], place, xerr=error, fmt=marker, color=colour, ms=4, lw=1, label=label)
+        axes.plot(floors[model].set_index("group")["kl"].reindex(groups), y, "|", color="black", label="noise floor")
+        axes.set_xlabel("mean KL, people to model (nats)")
+        axes.set_title(model, fontsize=9)
+    panels[0, 0].set_yticks(y, groups)
+    panels[0, 0].invert_yaxis()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods) + 1)
+    return figure
+
+
+def _shift(n: int, of: int) -> float:
+    """Where the n-th of several marks stands in its row, so that intervals lie side by side."""
+    return 0.5 * (n / max(1, of - 1) - 0.5) if of > 1 else 0.0
+
+
+def _nothing() -> Figure:
+    figure, axes = plt.subplots(figsize=(6.5, 1))
+    axes.text(0.5, 0.5, "no published run in this checkout", ha="center", va="center", transform=axes.transAxes)
+    axes.set_axis_off()
+    return figure

@@ -1,0 +1,33 @@
+"""What can be known to be wrong before anything runs."""
+
+from opinion_sae.book.profile import Profile
+from opinion_sae.survey.groups import canonical_attribute
+
+
+def check_run(profile: Profile) -> str:
+    """Hold a profile's SAE, model and hook layer against each other, from their configurations alone.
+
+    Returns a note, empty if there is nothing to say. A run that trains its own SAE has nothing to compare. Raises
+    ValueError that names both sides, also for an intersection whose parts are not among the attributes, and what
+    `load_config` and `sae_facts` raise for what is not there.
+    """
+    have = {canonical_attribute(attribute) for attribute in profile.attributes}
+    parts = {part for pair in profile.crossed for part in canonical_attribute(pair).split(" x ")}
+    if parts - have:
+        raise ValueError(
+            f"crossed {profile.crossed} is put together from the offsets of its parts, but attributes {profile.attributes} "
+            f"lacks {sorted(parts - have)}; an empty list leaves intersections out"
+        )
+    if profile.sae == "train":
+        return ""
+    from opinion_sae.model.weights import load_config
+    from opinion_sae.sae.autoencoder import check_fits, sae_facts  # torch and transformers take seconds to import
+
+    config = load_config(profile.model)
+    if not 0 <= profile.hook_layer < config.num_hidden_layers - 1:
+        raise ValueError(
+            f"hook_layer {profile.hook_layer}: {profile.model} has {config.num_hidden_layers} layers, so it must lie in "
+            f"0..{config.num_hidden_layers - 2}"
+        )
+    facts = sae_facts(profile.sae)
+    return check_fits(facts, profile.sae, profile.model, config.hidden_size, profile.hook_layer)

@@ -1,0 +1,196 @@
+"""A profile: the parameters of one run of the book, from a flat YAML file."""
+
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import yaml
+
+from opinion_sae.book.paths import ROOT, Run, run_at
+
+REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
+PUBLISHED = ("default", "opinionqa", "opinionqa-qwen")  # the only ones that write to committed files
+RESERVED = ("html", "model", "benchmarks")  # names that other things in _build/ have
+
+MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
+MAY_BE_EMPTY = {"crossed"}
+CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One run; made and checked by `load_profile`."""
+
+    model: str  # packaged:smollm2-135m-instruct, a folder, a .gguf file or a hub id
+    hook_layer: int  # the residual stream is read and changed after this layer
+    survey: str | list[str]  # gss-2018, nonvoters-2020, opinionqa:<folder>, a folder; a list joins
+    sae: str  # train, a folder, or <SAELens release>/<id>
+    seed: int
+    output: str  # results folder; its last part names the run
+    dtype: str  # of the language model: auto, float32 or bfloat16
+    option_orders: int  # orders of the options, averaged per question
+    max_questions: int  # an evenly spread subset; 0 = all
+    attributes: list[str]  # sex, age, race, education, income, party, ideology
+    min_respondents: int  # cells with fewer answers are dropped
+    texts: str  # what the SAE is trained on: self, a folder of .txt, hf:<dataset>
+    text_tokens: int
+    sae_width: int  # latents
+    sae_k: int  # active latents per token
+    sae_steps: int
+    sae_batch: int  # tokens
+    sae_lr: float
+    folds: int  # question folds of the cross-validation
+    epochs: int  # at most, over the training questions
+    batch_questions: int
+    delta_lr: float  # share of the residual's spread that one step may move
+    shared_lr: float  # the same for the shared part, which is fitted first
+    l1: float  # weight of |D|_1
+    patience: int  # epochs without a better validation KL before stopping
+    kl_weight: float  # beta of joint training
+    sparsity: float  # lambda of joint training
+    joint_lr: float  # of the SAE in joint training
+    scratch_steps: int  # token batches per question batch for an SAE trained from scratch
+    l1_grid: list[float]  # weights of |D|_1 to choose from on validation, beside l1
+    select_layers: list[int]  # of `make select`: hook layers to choose from
+    select_steps: int  # of `make select`: training steps of each layer's SAE
+    kl_weights: list[float]  # of `make select`: beta to choose from
+    budgets: list[int]  # latents per group on the path from many to few
+    tilts: list[float]  # t of the tilted loss over groups; 0 = plain mean
+    refit_lr: float  # as delta_lr, where a fit goes on from another: joint training, budgets
+    refit_epochs: int  # for each budget, from the fitted offset, and for each kind of offset
+    crossed: list[str]  # intersections of attributes, such as party x sex; may be empty
+    strengths: list[float]  # doses of the offset; 0 and 1 among them
+    open_question: str  # answered in words
+    bootstrap: int  # replicates
+    top_latents: int  # latents interpreted per group
+
+    @property
+    def run(self) -> Run:
+        """The folders of this run."""
+        return run_at(self.output)
+
+
+def find_profile(name: str) -> Path:
+    """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
+
+    Raises FileNotFoundError that lists the profiles there are.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
+        raise FileNotFoundError(f"no profile {path}; there are {known}, or a path ending in .yaml")
+    return path.resolve()
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by name or path; keys other than `REQUIRED` default to profiles/default.yaml.
+
+    Raises FileNotFoundError, or ValueError that names the file and the key.
+    """
+    path = find_profile(name)
+    values = _read(path)
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        raise ValueError(f"{path}: required keys are missing: {', '.join(missing)}")
+    values = _read(ROOT / "profiles" / "default.yaml") | values
+    for field in fields(Profile):
+        if field.name not in values:
+            raise ValueError(f"profiles/default.yaml: {field.name} is missing; it must give every key")
+        try:
+            _check(field.name, values[field.name], field.type)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if field.type is float:
+            values[field.name] = float(values[field.name])
+    profile = Profile(**values)
+    _check_output(path, profile)
+    return profile
+
+
+def parameters(profile: Profile, names: list[str]) -> dict[str, Any]:
+    """The profile's values for the parameters that a notebook declares.
+
+    Raises ValueError for a name that is not a profile key.
+    """
+    values = asdict(profile)
+    for name in names:
+        if name not in values:
+            raise ValueError(_unknown("parameter", name))
+    return {name: values[name] for name in names}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The keys and values of one file: a flat mapping of known keys, none twice."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a profile is a list of `key: value` lines")
+    names = [key.value for key, _ in node.value]
+    for name in names:
+        if name not in Profile.__dataclass_fields__:
+            raise ValueError(f"{path}: {_unknown('key', name)}")
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: {name} is given {names.count(name)} times")
+    return values
+
+
+def _unknown(kind: str, name: str) -> str:
+    known = list(Profile.__dataclass_fields__)
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown {kind} {name}; {hint}"
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    """Type, range and choice of one value."""
+    if not _fits(value, kind):
+        wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+        number = _number(value, kind)
+        hint = "" if number is None else f"; YAML reads it as text, write {number!r}"
+        raise ValueError(f"{name} must be {wanted}, not {type(value).__name__} {value!r}{hint}")
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+    if isinstance(value, int | float) and value == 0 and name not in MAY_BE_ZERO:
+        raise ValueError(f"{name} must be more than 0")
+    if isinstance(value, float) and value == float("inf"):
+        raise ValueError(f"{name} must be finite")
+    if isinstance(value, str | list) and not value and name not in MAY_BE_EMPTY:
+        raise ValueError(f"{name} must not be empty")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a YAML value has a field's type; a whole number passes for a float, never a bool."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind
+
+
+def _number(value: Any, kind: Any) -> int | float | None:
+    """The number meant by a text such as 1e-3, which YAML takes for a number only as 1.0e-3."""
+    try:
+        return kind(value) if isinstance(value, str) and kind in (int, float) else None
+    except ValueError:
+        return None
+
+
+def _check_output(path: Path, profile: Profile) -> None:
+    """Only a published profile may write to committed files, and no two things share a folder."""
+    run = profile.run
+    results = ROOT / "results"
+    if run.name in RESERVED:
+        raise ValueError(f"{path}: output must not end in {run.name}, which names something else")
+    if run.results.is_relative_to(ROOT) and run.results.parent != results:
+        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
+    if run.name in PUBLISHED and path != ROOT / "profiles" / f"{run.name}.yaml":
+        raise ValueError(f"{path}: output {profile.output} is where profiles/{run.name}.yaml publishes; name another")

@@ -1,0 +1,149 @@
+"""The committed tables of published runs, for a chapter that shows results which cannot be made everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from opinion_sae.artifacts import read_json
+from opinion_sae.book.paths import ROOT
+
+# the published runs on answers that may not be passed on, and what makes each
+COMMANDS = {"opinionqa": "make book PROFILE=opinionqa", "opinionqa-qwen": "make tables PROFILE=opinionqa-qwen"}
+FULL_SIZE = ROOT / "benchmarks" / "full_size.json"
+COLUMNS = (
+    *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),
+    *("kl_low", "kl_high", "alignment_low", "alignment_high", "gap_closed"),
+)
+
+
+class Published(NamedTuple):
+    """What a run left in its results folder."""
+
+    table: pd.DataFrame  # alignment.csv: a row per method and group
+    overall: pd.DataFrame  # of it the rows of all groups together, by method
+    by_group: pd.DataFrame  # mean KL in nats, a row per group and a column per method
+    floor: pd.DataFrame  # floor.csv: what resampling people alone would give, by group
+    comparisons: pd.DataFrame  # comparisons.csv: paired differences in KL
+    numbers: dict[str, str]  # numbers.json: formatted for prose
+    run: dict[str, Any]  # run.json: profile, hashes of data, model and SAE, versions, machine, times
+
+    @property
+    def model(self) -> str:
+        """The model's name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
+        return self.run["profile"]["model"].split(":")[-1].split("/")[-1].removesuffix(".gguf")
+
+
+def load_published(name: str = "opinionqa", results: Path = ROOT / "results") -> Published:
+    """Read `results/<name>`.
+
+    Raises FileNotFoundError for an absent table, with how to make it, and ValueError for one that lacks a column.
+    """
+    folder = results / name
+    table = _table(folder / "alignment.csv", COLUMNS)
+    everyone = table["group"] == "all"
+    methods, groups = table["method"].unique(), table.loc[~everyone, "group"].unique()
+    by_group = table[~everyone].pivot(index="group", columns="method", values="kl")
+    return Published(
+        table,
+        table[everyone].set_index("method").drop(columns="group"),
+        by_group.reindex(index=groups, columns=methods),
+        _table(folder / "floor.csv", ("group", "kl", "alignment")),
+        _table(folder / "comparisons.csv", ("group", "method", "reference", "kl_difference", "low", "high")),
+        read_json(_there(folder / "numbers.json")),
+        read_json(_there(folder / "run.json")),
+    )
+
+
+def published_runs(output: str, results: Path = ROOT / "results") -> dict[str, Published]:
+    """Those of `COMMANDS` that are in this checkout; there is one if its run.json is, which a run writes last.
+
+    Without the one that writes to `output`: its own tables are not all there yet. Raises what `load_published` raises.
+    """
+    names = [name for name in COMMANDS if results / name != ROOT / output]
+    return {name: load_published(name, results) for name in names if (results / name / "run.json").is_file()}
+
+
+def absent(runs: Mapping[str, Published], output: str) -> str:
+    """One line for each published run that is not shown, with the command that makes it; empty if all are."""
+    lines = []
+    for name, command in COMMANDS.items():
+        if Path(output).name == name:
+            lines.append(f"results/{name} is what this run writes: see the chapters before this one")
+        elif name not in runs:
+            lines.append(f"results/{name} is not in this checkout: `{command}` writes it, once the data are there")
+    return "\n".join(lines)
+
+
+def run_table(runs: Mapping[str, Published]) -> pd.DataFrame:
+    """Per run: model, layer, sizes, machine, the chapters' wall times added up, their peak memory, and the command."""
+    rows = {}
+    for name, found in runs.items():
+        chapters = found.run["notebooks"].values()
+        rows[name] = {
+            "model": found.model,
+            "offset after layer": found.run["profile"]["hook_layer"],
+            "questions": found.overall["n_questions"].max(),
+            "groups": len(found.by_group),
+            "machine": found.run["machine"],
+            "minutes": round(sum(chapter["seconds"] for chapter in chapters) / 60, 1),
+            "peak memory (GB)": round(max(chapter["peak_memory_mb"] for chapter in chapters) / 1000, 1),
+            "command": COMMANDS.get(name, f"make book PROFILE={name}"),
+        }
+    return pd.DataFrame(rows)
+
+
+def side_by_side(runs: Mapping[str, Published], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Those columns of alignment.csv for all groups together, a row per method and a block of columns per run."""
+    blocks = {found.model: found.overall[list(columns)] for found in runs.values()}
+    return pd.concat(blocks, axis=1) if blocks else pd.DataFrame()
+
+
+def differences(runs: Mapping[str, Published]) -> pd.DataFrame:
+    """Paired differences in KL over all groups together, a row per pair and a block of columns per run."""
+    blocks = {}
+    for found in runs.values():
+        pairs = found.comparisons[found.comparisons["group"] == "all"].set_index(["method", "reference"])
+        blocks[found.model] = pairs[["kl_difference", "low", "high"]]
+    return pd.concat(blocks, axis=1) if blocks else pd.DataFrame()
+
+
+def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:
+    """Seconds and peak memory of each stage at Gemma 2 2B's size, as `make full-size` measured them."""
+    stages = pd.DataFrame(read_json(_there(path, "make full-size"))["stages"])
+    return stages.set_index("stage").rename(columns={"peak_gb": "peak memory so far (GB)"})
+
+
+def full_size_numbers(path: Path = FULL_SIZE) -> dict[str, str]:
+    """The same for prose."""
+    found = read_json(_there(path, "make full-size"))
+    machine, work = found["machine"], found["work"]
+    return {
+        "full_size_machine": f"{machine['cores']} cores ({machine['cpu']})",
+        "full_size_work": f"{work['questions']} questions and {work['groups']} groups",
+        "full_size_minutes": f"{found['seconds'] / 60:.0f} minutes",
+        "full_size_peak": f"{found['peak_gb']:.1f} GB",
+        "full_size_weights": f"{found['model']['weights_gb']:.1f} GB",
+        "full_size_ratio": f"{found['peak_over_weights']:.2f}",
+        "full_size_limit": f"{found['limit']}",
+    }
+
+
+def _there(path: Path, command: str = "") -> Path:
+    if not path.is_file():
+        command = command or COMMANDS.get(path.parent.name, f"make book PROFILE={path.parent.name}")
+        raise FileNotFoundError(f"{path}: not there; `{command}` writes it (what that needs: book/reproduce.md)")
+    return path
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    table = pd.read_csv(_there(path))
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"{path}: columns {missing} are missing; found {list(table)}")
+    if len(table) == 0:
+        raise ValueError(f"{path}: no rows")
+    return table

@@ -1,0 +1,173 @@
+"""Numbers and sentences for the prose, made from the tables so that a rerun can change what the book says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from opinion_sae.score.metrics import bootstrap_mean, by_group, mean, total_variation
+from opinion_sae.survey import Survey
+
+NAMES = {
+    "unsteered": "the unsteered model",
+    "shared-delta": "Δ_shared alone",
+    "delta": "Δ",
+    "delta-joint": "Δ with the SAE trained for it",
+    "dense": "the dense vector",
+    "position-prior": "people's place preference",
+}
+KEYS = {
+    "unsteered": "unsteered",
+    "uniform": "uniform",
+    "shared-delta": "shared",
+    "delta": "delta",
+    "delta-joint": "joint",
+    "dense": "dense",
+    "position-prior": "place",
+    "calibrated": "calibrated",
+    "everyone": "everyone",
+}
+
+
+def verdict(row: Mapping[str, object]) -> str:
+    """One sentence on a paired difference in KL: lower, higher, or no difference that could be shown."""
+    method, reference = NAMES[row["method"]], NAMES[row["reference"]]
+    low, high = row["low"], row["high"]
+    if np.isnan(low):
+        return f"There are too few questions for an interval on {method} against {reference}."
+    size = (
+        f"by {abs(row['kl_difference']):.3f} nats (95% interval {{:.3f}} to {{:.3f}}, {row['n_questions']} questions)"
+    )
+    subject = method[0].upper() + method[1:]
+    if high < 0:
+        return f"{subject} lowers the mean KL below {reference} {size.format(-high, -low)}."
+    if low > 0:
+        return f"{subject} raises the mean KL above {reference} {size.format(low, high)}."
+    return (
+        f"No difference could be shown: the mean KL of {method} minus that of {reference} is "
+        f"{row['kl_difference']:+.3f} nats (95% interval {low:+.3f} to {high:+.3f}, {row['n_questions']} questions)."
+    )
+
+
+def alignment_numbers(
+    survey: Survey, table: pd.DataFrame, comparisons: pd.DataFrame, floor: pd.DataFrame
+) -> dict[str, str]:
+    """Formatted values for the prose: means with intervals, gaps closed and verdicts over all groups."""
+    rows = table[table["group"] == "all"].set_index("method")
+    numbers = {"n_questions": str(len(survey.questions)), "n_groups": str(len(survey.groups))}
+    for method, key in KEYS.items():
+        row = rows.loc[method]
+        numbers[f"kl_{key}"] = f"{row['kl']:.3f} ({row['kl_low']:.3f} to {row['kl_high']:.3f})"
+        numbers[f"alignment_{key}"] = (
+            f"{row['alignment']:.3f} ({row['alignment_low']:.3f} to {row['alignment_high']:.3f})"
+        )
+        numbers[f"gap_closed_{key}"] = f"{100 * row['gap_closed']:.0f}%"
+    least = floor.set_index("group").loc["all"]
+    numbers |= {"kl_floor": f"{least['kl']:.3f}", "alignment_floor": f"{least['alignment']:.3f}"}
+    overall = comparisons[comparisons["group"] == "all"].set_index(["method", "reference"], drop=False)
+    numbers["verdict_shared"] = verdict(overall.loc[("shared-delta", "unsteered")])
+    numbers["verdict_delta"] = verdict(overall.loc[("delta", "shared-delta")])
+    numbers["verdict_dense"] = verdict(overall.loc[("delta", "dense")])
+    numbers["verdict_place"] = verdict(overall.loc[("delta", "position-prior")])
+    numbers["verdict_joint"] = verdict(overall.loc[("delta-joint", "delta")])
+    return numbers
+
+
+def sae_numbers(quality: Mapping[str, float]) -> dict[str, str]:
+    """Formatted values of `sae.json` for the prose."""
+    return {
+        "sae_fvu": f"{100 * quality['fvu']:.1f}%",
+        "sae_l0": f"{quality['l0']:.0f}",
+        "ce_recovered": f"{100 * quality['ce_recovered']:.1f}%",
+    }
+
+
+def distance_table(
+    survey: Survey, floor: Float[np.ndarray, "group question"], clusters: np.ndarray, replicates: int, seed: int
+) -> pd.DataFrame:
+    """How far each group is from all respondents: mean total variation with interval, and what sampling would give."""
+    distance = total_variation(survey.shares, survey.everyone_shares)
+    rows = []
+    for g, group in enumerate(survey.groups):
+        low, high = bootstrap_mean(distance[g], clusters, replicates, seed)
+        answered = survey.respondents[g] > 0
+        rows.append(
+            {
+                "attribute": survey.attributes[g],
+                "group": group,
+                "questions": int(answered.sum()),
+                "n": float(survey.respondents[g][answered].mean()),
+                "effective_n": float(survey.effective[g][answered].mean()),
+                "tv": mean(distance[g]),
+                "tv_low": low,
+                "tv_high": high,
+                "floor": mean(floor[g]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def pairwise_distance(survey: Survey) -> Float[np.ndarray, "group group"]:
+    """Mean total variation between two groups over the questions that both answered."""
+    shares = survey.shares
+    with np.errstate(invalid="ignore"):
+        return np.array([[mean(total_variation(a, b)) for b in shares] for a in shares])
+
+
+def divisive_questions(survey: Survey, count: int) -> pd.DataFrame:
+    """Questions on which two groups of one attribute differ most: the pair, and their total variation."""
+    rows = []
+    shares = survey.shares
+    for q, question in enumerate(survey.questions):
+        best = None
+        for a in range(len(survey.groups)):
+            for b in range(a):
+                if survey.attributes[a] == survey.attributes[b]:
+                    tv = float(total_variation(shares[a, q], shares[b, q]))
+                    if not np.isnan(tv) and (best is None or tv > best[0]):
+                        best = (tv, survey.groups[b], survey.groups[a])
+        if best:
+            rows.append((question.key, question.text, f"{best[1]} / {best[2]}", best[0]))
+    table = pd.DataFrame(rows, columns=["key", "question", "groups", "total variation"])
+    return table.sort_values("total variation", ascending=False, kind="stable").head(count)
+
+
+def position_table(survey: Survey, by_letter: Float[np.ndarray, "question option"]) -> pd.DataFrame:
+    """Mean probability of each letter, and of people's answers at the same place, by number of options."""
+    rows = []
+    options = np.array([len(question.options) for question in survey.questions])
+    for count in sorted(set(options.tolist())):
+        which = options == count
+        for place in range(count):
+            model, people = by_letter[which, place].mean(), survey.everyone_shares[which, place].mean()
+            rows.append((count, place, model, people, int(which.sum())))
+    return pd.DataFrame(rows, columns=["options", "place", "model", "people", "questions"])
+
+
+def spread(survey: Survey, cells: Float[np.ndarray, "group question"], count: int = 5) -> pd.DataFrame:
+    """Questions on which the model is furthest from people, mean KL over groups."""
+    values = by_group(survey, cells)["all"]
+    order = np.argsort(-values)[:count]
+    rows = [(survey.questions[i].key, survey.questions[i].text, values[i]) for i in order]
+    return pd.DataFrame(rows, columns=["key", "question", "mean KL (nats)"])
+
+
+def latent_numbers(counts: pd.DataFrame, width: int) -> dict[str, str]:
+    """Formatted counts of latents for the prose."""
+    touched = counts["non-zero (mean over folds)"]
+    return {
+        "n_latents_delta": f"{touched['shared']:.0f} of {width} in the shared part and, for the average group, "
+        f"{touched['group']:.0f} in its own part"
+    }
+
+
+def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:
+    """Formatted means over folds of `interpret.fixed_part` for the prose."""
+    means = fixed.mean()
+    return {
+        "constant_share": f"{100 * means['constant share']:.1f}%",
+        "silent_share": f"{100 * means['silent latents']:.0f}%",
+    }

@@ -1,0 +1,212 @@
+"""Dose curves: what offsets do to answers, valid letters and plain text when they are multiplied by a strength."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.crossfit import fold_parts
+from opinion_sae.delta.offsets import GroupDelta, scaled
+from opinion_sae.losses import kl
+from opinion_sae.model.activations import content, text_windows
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.progress import progress
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.metrics import bootstrap_mean, by_group
+from opinion_sae.survey import Survey
+
+STRENGTHS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+PERPLEXITY_RISE = 0.1  # most that a strength may add to the perplexity of plain text, as a share of it
+MASS_LOSS = 0.05  # most of the next-token probability that it may move off the option letters
+
+
+def dose_cells(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    deltas: Sequence[GroupDelta],
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    part: str = "test",
+    strengths: Sequence[float] = STRENGTHS,
+) -> pd.DataFrame:
+    """KL and option mass per strength, fold and question; means over the groups that answered it.
+
+    Each fold's offsets are judged on the fold's own 'test' or 'validation' questions. Columns: strength, fold, question
+    (place in the survey), kl (people to model, nats), option_mass (share of the next token's probability that lies on
+    the option letters). Raises ValueError for a `part` of another name or offsets for other groups than the survey's.
+    """
+    if part not in ("test", "validation"):
+        raise ValueError(f"part {part!r} is not test or validation")
+    tables = []
+    for fold, delta in enumerate(progress(deltas, f"doses, {part}")):
+        if delta.groups != survey.groups:
+            raise ValueError(f"the offsets of fold {fold} are for {delta.groups}, the survey has {survey.groups}")
+        _, validation, test = fold_parts(folds, fold)
+        questions = test if part == "test" else validation
+        some = for_questions(answers, torch.from_numpy(questions))
+        shares = torch.from_numpy(survey.shares[:, questions]).float()
+        for strength in strengths:
+            dose = scaled(delta, strength)
+            cells = kl(shares, some.predict(sae, dose)).numpy()
+            mass = np.where(np.isnan(cells), np.nan, some.option_mass(sae, dose).numpy())
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "strength": strength,
+                        "fold": fold,
+                        "question": questions,
+                        "kl": by_group(survey, cells)["all"],
+                        "option_mass": by_group(survey, mass)["all"],
+                    }
+                )
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+def for_questions(answers: AnswerPath, questions: Int[Tensor, "question"]) -> AnswerPath:
+    """The same prompts, already run, for some of the questions; shares the kept keys and values."""
+    items = (questions[:, None] * answers.orders + torch.arange(answers.orders)).flatten()
+    part = copy.copy(answers)
+    part.questions = tuple(answers.questions[i] for i in questions.tolist())
+    part.prompts = [answers.prompts[i] for i in items.tolist()]
+    for name in ("letters", "has_option", "residual", "starts", "lengths"):
+        setattr(part, name, getattr(answers, name)[items])
+    return part
+
+
+def text_losses(
+    lm: LanguageModel,
+    sae: SparseAutoencoder,
+    deltas: Sequence[GroupDelta],
+    texts: Sequence[str],
+    hook_layer: int,
+    strengths: Sequence[float] = STRENGTHS,
+    windows: int = 24,
+    length: int = 64,
+) -> pd.DataFrame:
+    """Next-token loss on plain text, in nats, with an offset applied at every content token.
+
+    `windows` pieces of at most `length` tokens, spread evenly over the texts. So that all groups and folds have their
+    part at the price of one, window i is read under the offset of group i mod G of fold i mod F, at every strength the
+    same. Attention sinks stay as they are. Columns: strength, window, loss; a row per token.
+    """
+    rows = [ids[real] for batch in text_windows(lm, texts, length) for ids, real in zip(*batch, strict=True)]
+    count = min(windows, len(rows))
+    rows = [rows[i * len(rows) // count] for i in range(count)]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    real = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    window = torch.arange(count)[:, None].expand(-1, tokens.shape[1] - 1)[real[:, 1:]].numpy()
+    tables = []
+    for strength in progress(strengths, "doses, text"):
+        parts = []
+        for i in range(count):
+            delta = deltas[i % len(deltas)]
+            parts.append(scaled(delta, strength, [delta.groups[i % len(delta.groups)]]))
+
+        def edit(x: Float[Tensor, "row token d"], parts: list = parts) -> Float[Tensor, "row token d"]:
+            keep, moved = content(x, real.to(x.device)), x.clone()
+            for row, part in enumerate(parts):
+                moved[row, keep[row]] = part.steer(x[row, keep[row]], sae)[:, 0]
+            return moved
+
+        loss = lm.next_token_loss(tokens, hook_layer, edit).cpu()[real[:, 1:]]
+        tables.append(pd.DataFrame({"strength": strength, "window": window, "loss": loss.double().numpy()}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def dose_curve(
+    cells: pd.DataFrame,
+    losses: pd.DataFrame,
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row per strength: KL, option mass and perplexity, with 95 % intervals.
+
+    The intervals draw clusters of questions (KL, option mass) or whole text windows (perplexity) with replacement.
+    `perplexity_ratio` is perplexity over that at strength 0 on the same windows, so that what the windows have in
+    common does not widen its interval. Raises ValueError if strength 0 is not among the doses.
+    """
+    doses = set(cells["strength"]) & set(losses["strength"])
+    if 0 not in doses:
+        raise ValueError(f"strength 0 is not among the doses, {sorted(doses)}")
+    unsteered = losses.loc[losses["strength"] == 0, "loss"].to_numpy()
+    rows = []
+    for strength, part in cells.groupby("strength"):
+        text = losses[losses["strength"] == strength]
+        loss, window = text["loss"].to_numpy(), text["window"].to_numpy()
+        related = clusters[part["question"].to_numpy()]
+        row = {"strength": strength, "n_questions": part["kl"].count()}
+        for name in ("kl", "option_mass"):
+            interval = bootstrap_mean(part[name].to_numpy(), related, replicates, seed)
+            row |= _with_interval(name, float(part[name].mean()), *interval)
+        row |= {"n_windows": len(set(window)), "n_tokens": len(loss)}
+        for name, values in (("perplexity", loss), ("perplexity_ratio", loss - unsteered)):
+            low, high = bootstrap_mean(values, window, replicates, seed)
+            row |= _with_interval(name, *np.exp([values.mean(), low, high]).tolist())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def sweet_spot(curve: pd.DataFrame, perplexity_rise: float = PERPLEXITY_RISE, mass_loss: float = MASS_LOSS) -> float:
+    """The strength with the lowest KL among those that cost little elsewhere.
+
+    Little: perplexity at most (1 + perplexity_rise) times that at strength 0, and at most mass_loss less of the
+    probability on option letters than there. Strength 0 always qualifies; of equal strengths the one nearest to it is
+    taken. To report the choice, make the curve of validation questions.
+    """
+    unsteered = curve.loc[curve["strength"] == 0].iloc[0]
+    cheap = curve["perplexity"] <= (1 + perplexity_rise) * unsteered["perplexity"]
+    valid = curve["option_mass"] >= unsteered["option_mass"] - mass_loss
+    allowed = curve[cheap & valid].sort_values("strength", key=abs)
+    return float(allowed.loc[allowed["kl"].idxmin(), "strength"])
+
+
+def held_out_choice(
+    validation: pd.DataFrame,
+    test: pd.DataFrame,
+    losses: pd.DataFrame,
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Each fold's sweet spot, chosen on its validation questions, and what it does on its test questions.
+
+    `validation` and `test` are `dose_cells` of the two parts, with strength 1, as fitted, among the doses. Columns:
+    fold ('all' last), strength, n_questions, kl and option_mass at that strength, kl_at_1, and kl - kl_at_1 as
+    difference, low, high: the paired mean over questions with its 95 % interval. Raises ValueError without strength 1.
+    """
+    if 1 not in set(test["strength"]):
+        raise ValueError(f"strength 1 is not among the doses, {sorted(set(test['strength']))}")
+    rows, pooled = [], []
+    for fold, part in validation.groupby("fold"):
+        strength = sweet_spot(dose_curve(part, losses, clusters, replicates, seed))
+        judged = test[test["fold"] == fold].set_index("question")
+        chosen, fitted = judged[judged["strength"] == strength], judged[judged["strength"] == 1]
+        pooled.append(chosen.assign(kl_at_1=fitted["kl"]))
+        rows.append({"fold": str(fold), "strength": strength, **_compared(pooled[-1], clusters, replicates, seed)})
+    together = pd.concat(pooled)
+    mean = float(together["strength"].mean())
+    rows.append({"fold": "all", "strength": mean, **_compared(together, clusters, replicates, seed)})
+    return pd.DataFrame(rows)
+
+
+def _compared(
+    chosen: pd.DataFrame, clusters: Int[np.ndarray, "question"], replicates: int, seed: int
+) -> dict[str, float | int]:
+    difference = chosen["kl"] - chosen["kl_at_1"]
+    low, high = bootstrap_mean(difference.to_numpy(), clusters[chosen.index.to_numpy()], replicates, seed)
+    means = {name: float(chosen[name].mean()) for name in ("kl", "option_mass", "kl_at_1")}
+    count = int(difference.count())
+    return {"n_questions": count, **means, "difference": float(difference.mean()), "low": low, "high": high}

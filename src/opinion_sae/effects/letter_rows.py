@@ -1,0 +1,129 @@
+"""What else a trained unembedding changes: the option letters' rows weigh in wherever the model reads on.
+
+logit_letter = (W + V_g)_letter . h at every position, h the final stream; all other tokens' logits stay. The layers run
+once for all groups: V_g acts on what the unsteered model leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opinion_sae.artifacts import replacing
+from opinion_sae.delta.crossfit import fold_parts
+from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.side_effects import Cells, answer_cells, loss_and_kl
+from opinion_sae.model.activations import text_windows
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.score.metrics import total_variation
+from opinion_sae.survey import Survey
+
+Rows = Float[Tensor, "group letter d"]  # V_g of one fold
+
+
+def save_rows(path: Path, rows: Float[Tensor, "fold group letter d"]) -> None:
+    """Write the rows that `unembedding` fitted, in float32."""
+    with replacing(path) as side:
+        save_file({"rows": rows.float().contiguous()}, side)
+
+
+def load_rows(path: Path) -> Float[Tensor, "fold group letter d"]:
+    """What `save_rows` wrote; FileNotFoundError if it is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no rows of the unembedding there; run chapter 06_controls first")
+    return load_file(path)["rows"]
+
+
+def letter_tokens(answers: AnswerPath) -> Int[Tensor, "letter"]:
+    """The tokens of A, B and so on, as many as the question with the most options has."""
+    longest = max(answers.prompts, key=lambda prompt: len(prompt.order))
+    return torch.tensor([longest.letters[option] for option in longest.order])
+
+
+def moved_logits(
+    lm: LanguageModel, stream: Float[Tensor, "token d"], rows: Rows, letters: Int[Tensor, "letter"]
+) -> Float[Tensor, "token group vocabulary"]:
+    """Logits of all tokens under each group's rows, from the stream after the last layer; a soft cap acts before."""
+    with lm.mixed_precision():
+        h = lm.norm(stream).float()
+    logits = lm.logits(stream)[:, None].repeat(1, len(rows), 1)
+    logits[..., letters.to(logits.device)] += torch.einsum("td,gld->tgl", h, rows.to(h.device)).to(logits.device)
+    return logits
+
+
+@torch.no_grad()
+def option_cells(
+    answers: AnswerPath, items: Int[Tensor, "item"], rows: Rows, letters: Int[Tensor, "letter"], batch: int = 8
+) -> tuple[Float[np.ndarray, "group item option"], Float[np.ndarray, "group item"]]:
+    """Probabilities of each prompt's options among themselves, and the share of the next token's that lies on them."""
+    found = []
+    for some in items.split(batch):
+        stream = answers.run_upper(some, answers.residual[some].to(answers.lm.device)[:, None])[:, 0]
+        p = moved_logits(answers.lm, stream, rows, letters).softmax(-1).cpu().double()
+        options = answers.letters[some][:, None].expand(-1, len(rows), -1)
+        found.append(p.gather(-1, options) * answers.has_option[some][:, None])
+    p = torch.cat(found).transpose(0, 1).numpy()
+    return p / p.sum(-1, keepdims=True), p.sum(-1)
+
+
+def letter_cells(
+    answers: AnswerPath,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    log_probs: Float[np.ndarray, "group question option"],
+    rows: Float[Tensor, "fold group letter d"],
+    facts: Facts,
+    texts: Sequence[str],
+) -> Cells:
+    """All cells of `side_effects` for the held-out answers `log_probs` of rows that were fitted for each fold.
+
+    Facts and texts are dealt out among the folds' rows, and texts among the groups, as for offsets.
+    """
+    letters, orders = letter_tokens(answers), answers.orders
+    cells = answer_cells(survey, np.exp(log_probs.astype(float)))
+    cells |= {name: np.full(survey.respondents.shape, np.nan) for name in ("option_mass", "order_tv")[: min(orders, 2)]}
+    known, prompts = fact_prompts(answers.lm.tokenizer, facts)
+    asked = AnswerPath(answers.lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
+    right = np.full((len(survey.groups), len(prompts)), np.nan)
+    for fold, of_fold in enumerate(rows):
+        test = fold_parts(folds, fold)[2]
+        items = (torch.from_numpy(test)[:, None] * orders + torch.arange(orders)).flatten()
+        p, mass = option_cells(answers, items, of_fold, letters)
+        cells["option_mass"][:, test] = mass.reshape(len(p), -1, orders).mean(-1)
+        if orders > 1:
+            by_order = p.reshape(len(p), len(test), orders, -1)
+            cells["order_tv"][:, test] = total_variation(by_order[:, :, 0], by_order[:, :, 1])
+        mine = np.arange(fold, len(prompts), len(rows))
+        if len(mine):
+            answered = option_cells(asked, torch.from_numpy(mine), of_fold, letters)[0].argmax(-1)
+            right[:, mine] = answered == known.right[mine]
+    return cells | {"accuracy": right} | text_cells(answers.lm, rows, letters, texts)
+
+
+@torch.no_grad()
+def text_cells(
+    lm: LanguageModel,
+    rows: Float[Tensor, "fold group letter d"],
+    letters: Int[Tensor, "letter"],
+    texts: Sequence[str],
+    length: int = 48,
+    share: int = 4,
+) -> Cells:
+    """text_loss and next_token_kl, as `side_effects.text_cells` has them for offsets."""
+    (folds, groups), share = rows.shape[:2], min(share, rows.shape[1])
+    loss, divergence = np.full((2, groups, len(texts)), np.nan)
+    for i, text in enumerate(texts):
+        tokens = next(iter(text_windows(lm, [text], length))).tokens[:1]
+        stream = lm.residual(tokens, len(lm.layers) - 1)[0, :-1]
+        plain = lm.logits(stream).log_softmax(-1)
+        for group in range(i // folds % share, groups, share):
+            moved = moved_logits(lm, stream, rows[i % folds, group : group + 1], letters)[:, 0]
+            loss[group, i], divergence[group, i] = loss_and_kl(moved, plain, tokens[0, 1:, None].to(plain.device))
+    return {"text_loss": loss, "next_token_kl": divergence}

@@ -1,0 +1,344 @@
+"""What an offset does besides: to other groups, to the form of the answers, to plain text, to factual questions.
+
+Every measure is a table of cells, one per group and unit (a survey question, a passage, a factual question), so that a
+method's cells less the unsteered model's give paired differences. An offset of one fold is judged on that fold's test
+questions; passages and factual questions, which belong to no fold, are dealt out among the folds' offsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.crossfit import fold_parts, load_deltas, load_dense
+from opinion_sae.delta.fit import Offset
+from opinion_sae.delta.offsets import GroupDelta, scaled
+from opinion_sae.effects.dose import for_questions
+from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.methods.controls import move_latents, random_order
+from opinion_sae.model.activations import content, text_windows
+from opinion_sae.model.answers import NEVER, AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.progress import progress
+from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
+from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
+from opinion_sae.survey import Survey
+
+Cells = dict[str, Float[np.ndarray, "group _"]]  # by quantity, a column per unit; NaN where there is nothing to measure
+COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
+ELSEWHERE = ("text_loss", "next_token_kl", "accuracy")  # quantities whose units are no survey questions
+
+
+class Steered(NamedTuple):
+    """An offset for some or all groups (one row stands for all), the SAE it is written in, and its fold."""
+
+    offset: Offset | None  # None: the unsteered model
+    sae: SparseAutoencoder | None
+    fold: int
+
+
+def unsteered(folds: Int[np.ndarray, "question"]) -> list[Steered]:
+    """The model as it is, on every fold."""
+    return [Steered(None, None, fold) for fold in range(int(folds.max()) + 1)]
+
+
+def load_steered(
+    folder: Path, answers: AnswerPath, sae: SparseAutoencoder, folds: Int[np.ndarray, "question"], seed: int
+) -> dict[str, list[Steered]]:
+    """Every offset that chapters 04 to 06 left in `folder`, by method, 'unsteered' first; one per fold.
+
+    'delta-half' is Delta at strength 0.5, 'random-latents' Delta moved to random other latents, as in `controls`. Of
+    'delta-joint' only fold 0 is kept as a file. Raises FileNotFoundError for files that are not there.
+    """
+    count = int(folds.max()) + 1
+    shared, deltas, dense = load_deltas(folder, count, "shared"), load_deltas(folder, count), load_dense(folder, count)
+    order = random_order(answers, sae, seed)
+    offsets = {
+        "shared-delta": [delta.for_groups(delta.groups[:1]) for delta in shared],
+        "delta-half": [scaled(delta, 0.5) for delta in deltas],
+        "delta": deltas,
+        "random-latents": [move_latents(delta, order) for delta in deltas],
+    }
+    methods = {"unsteered": unsteered(folds)}
+    for name, of_folds in offsets.items():
+        methods[name] = [Steered(offset, sae, fold) for fold, offset in enumerate(of_folds)]
+    for name, vectors in (("dense", dense), ("diff-means", load_dense(folder, count, "diff-means"))):
+        methods[name] = [Steered(offset, None, fold) for fold, offset in enumerate(vectors)]
+    trained = load_sae(folder / "joint" / "sae").requires_grad_(False)
+    joint = GroupDelta.load(folder / "joint" / "delta.safetensors")[0]
+    return methods | {"delta-joint": [Steered(joint, trained, 0)]}
+
+
+def answer_cells(survey: Survey, p: Float[np.ndarray, "_ question option"]) -> Cells:
+    """kl and alignment to the own group's answers, others_kl: mean KL to those of the other groups (nats), and the
+    entropy of p (nats). One row of `p` may stand for all groups."""
+    p = np.broadcast_to(p.astype(float), survey.shares.shape)
+    to_each = kl(survey.shares[None], p[:, None])  # offset, people, question
+    to_each[np.arange(len(p)), np.arange(len(p))] = np.nan
+    there = ~np.isnan(to_each)
+    total, count = np.where(there, to_each, 0).sum(1), there.sum(1)
+    return {
+        "kl": kl(survey.shares, p),
+        "alignment": alignment(survey.shares, p, option_positions(survey.questions, p.shape[-1])),
+        "others_kl": np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0),
+        "entropy": -(p * np.log(np.where(p > 0, p, 1))).sum(-1),
+    }
+
+
+@torch.no_grad()
+def by_order(answers: AnswerPath, one: Steered, batch: int = 16) -> Float[np.ndarray, "group question order option"]:
+    """Option probabilities for each order of the options that was asked, in float64."""
+    parts = []
+    for items in torch.arange(len(answers.prompts)).split(batch * answers.orders):
+        x = answers.residual[items].to(answers.lm.device)
+        logits = answers.option_logits(items, x[:, None] if one.offset is None else one.offset.steer(x, one.sae))
+        parts.append(logits.cpu().double().masked_fill(~answers.has_option[items][:, None], NEVER).softmax(-1))
+    return torch.cat(parts).unflatten(0, (-1, answers.orders)).permute(2, 0, 1, 3).numpy()
+
+
+def survey_cells(
+    answers: AnswerPath, survey: Survey, folds: Int[np.ndarray, "question"], steered: Sequence[Steered]
+) -> Cells:
+    """Cells of `answer_cells`, option_mass (share of the next token's probability that lies on the letters) and, if
+    there are two orders of the options, order_tv: total variation between the answers in one and in the other.
+
+    Questions of a fold without an offset stay NaN.
+    """
+    cells: Cells = {}
+    for one in steered:
+        test = fold_parts(folds, one.fold)[2]
+        part = for_questions(answers, torch.from_numpy(test))
+        some, p = survey.select(questions=test.tolist()), by_order(part, one)
+        found = answer_cells(some, p.mean(2)[..., : some.shares.shape[-1]])
+        found["option_mass"] = part.option_mass(one.sae, one.offset).numpy()
+        if answers.orders > 1:
+            found["order_tv"] = total_variation(p[:, :, 0], p[:, :, 1])
+        for name, values in found.items():
+            cells.setdefault(name, np.full(survey.respondents.shape, np.nan))[:, test] = values
+    return cells
+
+
+def fact_cells(answers: AnswerPath, facts: Facts, groups: int, steered: Sequence[Steered]) -> Cells:
+    """accuracy: 1 where the likeliest option is the right one, else 0. Question i is answered under the i-th offset of
+    `steered`, taken in turn."""
+    right = np.full((groups, len(facts.questions)), np.nan)
+    for n, one in enumerate(steered):
+        items = np.arange(n, len(facts.questions), len(steered))
+        if len(items):
+            log_probs = answers.predict(one.sae, one.offset, torch.from_numpy(items)).numpy()
+            right[:, items] = log_probs.argmax(-1) == facts.right[items]
+    return {"accuracy": right}
+
+
+def above(lm: LanguageModel, x: Float[Tensor, "row token d"], hook_layer: int) -> Float[Tensor, "row token-1 d"]:
+    """The stream after the last layer where a next token is known, from the stream after the hook layer."""
+    positions, masks = lm.causal(*x.shape[:2])
+    return lm.run_layers(x, range(hook_layer + 1, len(lm.layers)), positions, masks)[:, :-1]
+
+
+@torch.no_grad()
+def text_cells(
+    lm: LanguageModel,
+    methods: Mapping[str, Sequence[Steered]],
+    groups: int,
+    texts: Sequence[str],
+    hook_layer: int,
+    length: int = 48,
+    share: int = 4,
+) -> dict[str, Cells]:
+    """By method, on the first `length` tokens of each text with the offset at every content token (no attention sink):
+
+        text_loss      mean next-token loss, nats per token
+        next_token_kl  mean KL(unsteered || steered) of the next token's distribution, nats per token
+
+    Text i is read under the i-th offset of a method, taken in turn, by every `share`-th group, and the groups change
+    when all offsets have had a text: each group reads a part of the texts, and some group reads each. The rest stays
+    NaN. The layers below the hook run once.
+    """
+    windows = [next(iter(text_windows(lm, [text], length))).tokens[:1] for text in texts]
+    cells = {
+        name: {quantity: np.full((groups, len(windows)), np.nan) for quantity in ("text_loss", "next_token_kl")}
+        for name in methods
+    }
+    share = min(share, groups)
+    for i, tokens in enumerate(progress(windows, "side effects, text")):
+        x = lm.residual(tokens, hook_layer)
+        keep = content(x, torch.ones_like(tokens, dtype=torch.bool).to(x.device))[0]
+        plain = lm.logits(above(lm, x, hook_layer)[0]).log_softmax(-1)
+        following = tokens[0, 1:, None].to(plain.device)
+        for name, steered in methods.items():
+            one, readers = steered[i % len(steered)], slice(None)
+            if one.offset is None:
+                cells[name]["text_loss"][:, i] = -plain.gather(-1, following).mean().item()
+                cells[name]["next_token_kl"][:, i] = 0
+                continue
+            shifted = one.offset.steer(x[0, keep], one.sae).transpose(0, 1)  # group token d
+            if len(shifted) > 1:
+                readers = slice(i // len(steered) % share, None, share)
+            moved = x.repeat(len(shifted[readers]), 1, 1)
+            moved[:, keep] = shifted[readers]
+            found = [loss_and_kl(lm.logits(row), plain, following) for row in above(lm, moved, hook_layer)]
+            cells[name]["text_loss"][readers, i], cells[name]["next_token_kl"][readers, i] = np.array(found).T
+    return cells
+
+
+def loss_and_kl(
+    logits: Float[Tensor, "token vocabulary"],
+    plain: Float[Tensor, "token vocabulary"],
+    following: Int[Tensor, "token 1"],
+) -> tuple[float, float]:
+    """Mean over tokens of -log p(following) and of KL(exp(plain) || p), p = softmax(logits), in nats.
+
+    One text at a time: the logits of several would be the largest tensor by far.
+    """
+    log_p = logits.log_softmax(-1)
+    divergence = (plain.exp() * (plain - log_p)).sum(-1)
+    return -log_p.gather(-1, following).mean().item(), divergence.mean().item()
+
+
+def measure(
+    lm: LanguageModel,
+    answers: AnswerPath,
+    survey: Survey,
+    folds: Int[np.ndarray, "question"],
+    methods: Mapping[str, Sequence[Steered]],
+    facts: Facts,
+    texts: Sequence[str],
+) -> dict[str, Cells]:
+    """All cells of each method: `survey_cells`, `fact_cells` and `text_cells`. Facts' prompts, too, run once."""
+    known, prompts = fact_prompts(lm.tokenizer, facts)
+    asked = AnswerPath(lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
+    groups = len(survey.groups)
+    text = text_cells(lm, methods, groups, texts, answers.hook_layer)
+    return {
+        name: survey_cells(answers, survey, folds, steered) | fact_cells(asked, known, groups, steered) | text[name]
+        for name, steered in methods.items()
+    }
+
+
+def rescaled_cells(survey: Survey, log_probs: Float[np.ndarray, "group question option"], plain: Cells) -> Cells:
+    """Cells of a method that only rescales the answers: the model, and so what it makes of text, stays that of `plain`.
+
+    Without `accuracy` and `order_tv`: there are no such answers to factual questions, or for a single order.
+    """
+    text = {"text_loss": plain["text_loss"], "next_token_kl": plain["next_token_kl"]}
+    return answer_cells(survey, np.exp(log_probs.astype(float))) | text
+
+
+def side_effects_table(
+    survey: Survey, methods: Mapping[str, Cells], clusters: Int[np.ndarray, "question"], replicates: int, seed: int
+) -> pd.DataFrame:
+    """Means with 95 % intervals by method, group ('all': the mean over groups) and quantity.
+
+    For each quantity its mean, and as `<quantity>_change` the paired difference to 'unsteered'; `perplexity_ratio` is
+    exp(text_loss_change). n is the number of questions, texts or facts. Intervals draw clusters of survey questions,
+    texts or facts. Raises ValueError if 'unsteered' is not among the methods.
+    """
+    if "unsteered" not in methods:
+        raise ValueError(f"the methods {sorted(methods)} lack 'unsteered', to which all are compared")
+    rows = []
+    for method, cells in methods.items():
+        for quantity, values in cells.items():
+            units = np.arange(values.shape[1]) if quantity in ELSEWHERE else clusters
+            found = {quantity: values}
+            if method != "unsteered" and quantity != "next_token_kl":  # which is a difference already
+                found[f"{quantity}_change"] = values - methods["unsteered"][quantity]
+            for name, table in found.items():
+                for group, row in by_group(survey, table).items():
+                    interval = bootstrap_mean(row, units, replicates, seed)
+                    rows.append((method, group, name, mean(row), *interval, int((~np.isnan(row)).sum())))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    ratio = table[table["quantity"] == "text_loss_change"].assign(quantity="perplexity_ratio")
+    ratio[["value", "low", "high"]] = np.exp(ratio[["value", "low", "high"]])
+    return pd.concat([table, ratio], ignore_index=True)
+
+
+def trade_off_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Per method, mean over groups: what is gained on held-out questions, what is lost elsewhere, and lost per gained.
+
+    Losses are per 0.01 of alignment gained, and NaN unless the interval of the gain lies above zero. Accuracy is in
+    percentage points. A method that does not answer factual questions has NaN there.
+    """
+    part = table[table["group"] == "all"].set_index(["method", "quantity"])
+    value, low = part["value"].unstack(), part["low"].unstack()
+    order = [method for method in table["method"].unique() if method != "unsteered"]
+    gain = value["alignment_change"].where(low["alignment_change"] > 0) / 0.01
+    lost = 0.0 - 100 * value["accuracy_change"]  # and not -0.0 where nothing is lost
+    columns = {
+        "alignment gained": value["alignment_change"],
+        "KL gained (nats)": -value["kl_change"],
+        "accuracy lost (points)": lost,
+        "next-token KL (nats)": value["next_token_kl"],
+        "perplexity ratio": value["perplexity_ratio"],
+        "accuracy lost per 0.01": lost / gain,
+        "next-token KL per 0.01": value["next_token_kl"] / gain,
+    }
+    return pd.DataFrame(columns).loc[order]
+
+
+def fact_examples(facts: Facts) -> pd.DataFrame:
+    """The first question of each subject with its options, the right one first, and how many there are."""
+    rows = {}
+    for question, right in zip(facts.questions, facts.right, strict=True):
+        others = [option for place, option in enumerate(question.options) if place != right]
+        row = rows.setdefault(question.topic, [0, question.text, question.options[right], ", ".join(others)])
+        row[0] += 1
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["questions", "example", "right", "wrong"])
+
+
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Per method, mean over groups: the quantities themselves."""
+    part = table[(table["group"] == "all") & ~table["quantity"].str.endswith("_change")]
+    wide = part.pivot(index="method", columns="quantity", values="value")
+    return wide.loc[table["method"].unique(), [name for name in table["quantity"].unique() if name in wide]]
+
+
+def group_table(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """What one method changes, group by group."""
+    part = table[(table["method"] == method) & ~table["quantity"].isin(["text_loss", "text_loss_change"])]
+    part = part[part["quantity"].str.endswith("_change") | part["quantity"].isin(["next_token_kl", "perplexity_ratio"])]
+    wide = part.pivot(index="group", columns="quantity", values="value")
+    return wide.loc[part["group"].unique(), part["quantity"].unique()]
+
+
+KEYS = {"unsteered": "unsteered", "shared-delta": "shared", "delta-half": "half", "delta": "delta", "dense": "dense"}
+
+
+def side_effect_numbers(table: pd.DataFrame) -> dict[str, str]:
+    """Formatted values for the prose, over all groups: accuracy, perplexity, next-token KL and others' answers."""
+    rows = table[table["group"] == "all"].set_index(["method", "quantity"])
+
+    def show(method: str, quantity: str, form: str, scale: int = 1) -> str:
+        value, low, high = (scale * rows.loc[(method, quantity), name] for name in ("value", "low", "high"))
+        return f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+    numbers = {"side_facts": str(rows.loc[("unsteered", "accuracy"), "n"])}
+    numbers["side_texts"] = str(rows.loc[("unsteered", "text_loss"), "n"])
+    for method, key in KEYS.items():
+        numbers[f"side_accuracy_{key}"] = show(method, "accuracy", ".1f", 100)
+        if method != "unsteered":
+            numbers[f"side_accuracy_change_{key}"] = show(method, "accuracy_change", "+.1f", 100)
+            numbers[f"side_others_change_{key}"] = show(method, "others_kl_change", "+.3f")
+            numbers[f"side_perplexity_{key}"] = show(method, "perplexity_ratio", ".2f")
+            numbers[f"side_next_token_kl_{key}"] = show(method, "next_token_kl", ".3f")
+    return numbers | {"side_verdict": accuracy_verdict(rows.loc[("delta", "accuracy_change")])}
+
+
+def accuracy_verdict(change: pd.Series) -> str:
+    """One sentence on what Delta does to factual accuracy: lower, higher, or no difference that could be shown."""
+    value, low, high = (100 * change[name] for name in ("value", "low", "high"))
+    if np.isnan(low):
+        return "There are too few factual questions for an interval on what Δ does to accuracy."
+    size = f"({value:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}, {change['n']} questions)"
+    if high < 0:
+        return f"Under Δ the model answers fewer factual questions rightly {size}."
+    if low > 0:
+        return f"Under Δ the model answers more factual questions rightly {size}."
+    return f"No effect of Δ on the share of factual questions answered rightly could be shown {size}."

@@ -1,0 +1,160 @@
+"""Methods that set a text before the question (persona prompts, examples, LoRA): held-out answers and side effects.
+
+Elsewhere, too, the text stands before whatever is read: the method as its user would leave it switched on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.held_out import Split
+from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.side_effects import Cells, answer_cells, loss_and_kl
+from opinion_sae.methods.baselines import choose
+from opinion_sae.methods.lora import GroupPrompts, fit_lora
+from opinion_sae.methods.personas import STYLES, assemble_told, few_shot, persona, persona_answers, shown_examples
+from opinion_sae.model.activations import text_windows
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.model.whole_pass import Told, read_prompts
+from opinion_sae.progress import progress
+from opinion_sae.survey import Survey
+
+Tables = dict[str, Float[np.ndarray, "_ question *option"]]
+Keep = Callable[..., Tables]  # `evaluate.remembered`, with all but a name and what makes the tables filled in
+SHOTS = 3  # examples in a few-shot prompt
+LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
+
+
+class Elsewhere:
+    """Factual questions and plain passages, and what the model makes of the passages when nothing stands before them."""
+
+    def __init__(self, lm: LanguageModel, facts: Facts, passages: Sequence[str], length: int = 48, share: int = 4):
+        self.lm, self.share = lm, share
+        self.facts = fact_prompts(lm.tokenizer, facts)[0]
+        self.windows = [next(iter(text_windows(lm, [text], length))).tokens[0] for text in passages]
+        self.streams = [self._above(tokens) for tokens in self.windows]  # before the final norm: no logits are kept
+        read = [
+            [(q.text, q.options) for q in self.facts.questions],
+            self.facts.right.tolist(),
+            list(passages),
+            length,
+            share,
+        ]
+        self.key = hashlib.sha256(json.dumps(read).encode()).hexdigest()  # of all that is read
+
+    @torch.no_grad()
+    def _above(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token d"]:
+        return self.lm.residual(tokens[None], len(self.lm.layers) - 1)[0]
+
+    @torch.no_grad()
+    def cells(self, texts: Sequence[str], number: int = 0, of: int = 1) -> Cells:
+        """accuracy, text_loss and next_token_kl of `side_effects` after each group's text.
+
+        Fact or passage i belongs to text set i % `of`; those of the others are NaN. Of its own each is read by every
+        `share`-th group, as offsets are.
+        """
+        groups, share = len(texts), min(self.share, len(texts))
+        accuracy = np.full((groups, len(self.facts.questions)), np.nan)
+        loss, divergence = np.full((2, groups, len(self.windows)), np.nan)
+        for group, text in enumerate(progress(texts, "elsewhere")):
+            first, step = number + of * (group % share), of * share
+            if first < accuracy.shape[1]:
+                accuracy[group, first::step] = self.right(text, range(first, accuracy.shape[1], step))
+            for i in range(first, len(self.windows), step):
+                loss[group, i], divergence[group, i] = self.passage(text, i)
+        return {"accuracy": accuracy, "text_loss": loss, "next_token_kl": divergence}
+
+    def right(self, text: str, items: Sequence[int]) -> Float[np.ndarray, "item"]:
+        """1 where the likeliest option of the factual question is the right one, else 0."""
+        asked = Facts(tuple(self.facts.questions[i] for i in items), self.facts.right[list(items)])
+        known, prompts = fact_prompts(self.lm.tokenizer, asked, text)
+        if len(known.questions) != len(asked.questions):
+            raise ValueError(f"after {text[:40]!r} some options of factual questions start with the same token")
+        return (read_prompts(self.lm, prompts)[0].argmax(-1).numpy() == asked.right).astype(float)
+
+    def passage(self, text: str, i: int) -> tuple[float, float]:
+        """Mean next-token loss of the passage after the text, and KL from the passage alone to it, nats per token."""
+        tokens = self.windows[i]
+        bos = [self.lm.tokenizer.bos_token_id]
+        body = tokens[1:] if tokens[:1].tolist() == bos else tokens
+        before = self.lm.tokenizer(f"{text}\n\n", add_special_tokens=False)["input_ids"]
+        whole = torch.tensor([*tokens[: len(tokens) - len(body)].tolist(), *before, *body.tolist()])
+        plain = self.lm.logits(self.streams[i][:-1]).log_softmax(-1)
+        found = self.lm.logits(self._above(whole)[-len(tokens) : -1])
+        return loss_and_kl(found, plain, tokens[1:, None].to(plain.device))
+
+
+def prompts(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, elsewhere: Elsewhere, kept: Keep
+) -> tuple[Tables, dict[str, Cells]]:
+    """Persona prompts of the three styles, for each split the one that is best on validation, and few-shot prompts.
+
+    Held-out log p, and the cells of all but the best, which is one of the styles.
+    """
+    lm, orders = answers.lm, answers.orders
+
+    def of_style(style: str) -> Tables:
+        texts = [persona(style, survey, group) for group in range(len(survey.groups))]
+        return persona_answers(lm, survey, orders, style, folder)._asdict() | elsewhere.cells(texts)
+
+    def of_examples() -> Tables:
+        parts = [
+            elsewhere.cells(shown_examples(survey, split, SHOTS), number, len(splits))
+            for number, split in enumerate(splits)
+        ]
+        return few_shot(lm, survey, splits, orders, folder, SHOTS)._asdict() | joined(parts)
+
+    found = {f"prompt-{style}": kept(f"prompt-{style}", partial(of_style, style), elsewhere.key) for style in STYLES}
+    styles = {name: part["log_probs"] for name, part in found.items()}
+    found["few-shot"] = kept("few-shot", of_examples, SHOTS, elsewhere.key)
+    tables = {name: part["log_probs"] for name, part in found.items()}
+    return tables | {"prompt-best": choose(survey, styles, splits)[0]}, {
+        name: cells_of(survey, part) for name, part in found.items()
+    }
+
+
+def lora(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], seed: int, elsewhere: Elsewhere, kept: Keep
+) -> tuple[Tables, dict[str, Cells]]:
+    """Held-out answers of an adapter per split, each kept as soon as it is fitted, and their cells."""
+    asked = GroupPrompts(answers.lm, survey, answers.orders)
+    texts = [persona(asked.style, survey, group) for group in range(len(survey.groups))]
+    parts = []
+    for number, split in enumerate(splits):
+
+        def make(number: int = number, split: Split = split) -> Tables:
+            with fit_lora(asked, split, seed=seed, **LORA):
+                return asked.predict(split.test)._asdict() | elsewhere.cells(texts, number, len(splits))
+
+        parts.append(kept(f"lora-{number}", make, sorted(LORA.items()), elsewhere.key))
+    answered = assemble_told([Told(*map(part.get, Told._fields)) for part in parts], splits, len(survey.questions))
+    others = [{name: part[name] for name in part if name not in Told._fields} for part in parts]
+    whole = answered._asdict() | joined(others)
+    return {"lora": answered.log_probs}, {"lora": cells_of(survey, whole)}
+
+
+def joined(parts: Sequence[Cells]) -> Cells:
+    """Cells that were measured in parts, each NaN where the others have something."""
+    whole = {name: values.copy() for name, values in parts[0].items()}
+    for part in parts[1:]:
+        for name, values in part.items():
+            np.copyto(whole[name], values, where=~np.isnan(values))
+    return whole
+
+
+def cells_of(survey: Survey, found: Tables) -> Cells:
+    """All cells of a method: those of its answers, and what was measured beside them."""
+    measured = {name: values for name, values in found.items() if name != "log_probs"}
+    if np.isnan(measured["order_tv"]).all():  # one order of the options
+        del measured["order_tv"]
+    return answer_cells(survey, np.exp(found["log_probs"].astype(float))) | measured

@@ -1,0 +1,73 @@
+"""The residual stream of a model over plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.progress import progress
+
+SINK_NORM = 5.0  # in medians: tokens with a longer residual are attention sinks, not content
+
+
+class Windows(NamedTuple):
+    """A batch of text windows, padded on the right; `real` is False at the padding."""
+
+    tokens: Int[Tensor, "batch token"]
+    real: Bool[Tensor, "batch token"]
+
+
+def text_windows(
+    lm: LanguageModel, texts: Sequence[str], length: int = 128, tokens_per_batch: int = 4096
+) -> list[Windows]:
+    """Texts cut into windows of at most `length` tokens, in batches of like length.
+
+    Every window starts with BOS where the tokenizer has one, as the model (and Gemma Scope) was trained with it. Pieces
+    of fewer than four tokens are left out. Raises ValueError if nothing remains.
+    """
+    bos = [lm.tokenizer.bos_token_id] if lm.tokenizer.bos_token_id is not None else []
+    body = length - len(bos)
+    pieces = []
+    for text in texts:
+        ids = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if bos and ids[:1] == bos:  # a rendered chat prompt brings its own
+            ids = ids[1:]
+        pieces += [bos + ids[i : i + body] for i in range(0, len(ids), body)]
+    pieces = sorted((piece for piece in pieces if len(piece) >= 4), key=len, reverse=True)
+    if not pieces:
+        raise ValueError(f"no text of four tokens or more among the {len(texts)} texts given")
+    batches, start = [], 0
+    while start < len(pieces):
+        rows = pieces[start : start + max(1, tokens_per_batch // len(pieces[start]))]
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        batches.append(Windows(tokens, torch.arange(tokens.shape[1]) < lengths[:, None]))
+        start += len(rows)
+    return batches
+
+
+def content(residual: Float[Tensor, "batch token d"], real: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    """Which tokens are real and no attention sinks (residual norm at most SINK_NORM medians)."""
+    norm = residual.norm(dim=-1)
+    return real & (norm <= SINK_NORM * norm[real].median())
+
+
+def activations(
+    lm: LanguageModel, texts: Sequence[str], hook_layer: int, length: int = 128
+) -> Float[Tensor, "token d"]:
+    """Residual stream after `hook_layer` at every token of the texts, in float32, without padding and sinks.
+
+    The layers above the hook are not run. Attention sinks (mostly the first token) have norms many times the others',
+    carry no content, and keep an SAE from training, so they are dropped.
+    """
+    lm.check_layer(hook_layer)
+    found = []
+    for tokens, real in progress(text_windows(lm, texts, length, lm.tokens_per_batch), "activations"):
+        residual = lm.residual(tokens, hook_layer).cpu()
+        found.append(residual[content(residual, real)])
+    return torch.cat(found)

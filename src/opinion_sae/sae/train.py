@@ -1,0 +1,157 @@
+"""Train a sparse autoencoder on activations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from opinion_sae.losses import reconstruction, tilted
+from opinion_sae.progress import progress
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.topk import SparseDecode, TopKEncode, batch_top_k, top_k
+
+
+def check_finite(loss: Tensor, where: str) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"{where}: the loss is {loss.item()}; try a lower learning rate")
+
+
+class SparseStep(NamedTuple):
+    """What a training step found before it changed the weights."""
+
+    loss: Float[Tensor, ""]
+    values: Float[Tensor, "batch active"]
+    indices: Int[Tensor, "batch active"]
+
+
+class TopKTraining:
+    """A top-k SAE in training (Gao et al. 2024): its weights, and steps of Adam on sum |x - x_hat|^2 / variance.
+
+    Latents are the k largest of W_enc (x - b_dec) + b_enc, x_hat = W_dec z + b_dec; b_dec is trained as the decoder's
+    bias alone. The encoder starts as the decoder's transpose, and decoder rows keep norm 1. With `batch_topk` the
+    k * batch largest latents of a batch are active instead of k a row. `clip` bounds the norm of all gradients together,
+    as other trainers do. `dtype` is that of the encoder product; the
+    rest stays in float32.
+    """
+
+    def __init__(
+        self,
+        W_dec: Float[Tensor, "m d"],
+        k: int,
+        *,
+        lr: float,
+        variance: float = 1.0,
+        tilt: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        batch_topk: bool = False,
+        clip: float | None = None,
+    ):
+        width, d = W_dec.shape
+        self.W_dec, self.W_enc = nn.Parameter(W_dec.clone()), nn.Parameter(W_dec.clone())
+        self.b_enc, self.b_dec = (nn.Parameter(torch.zeros(n, device=W_dec.device)) for n in (width, d))
+        parameters = [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
+        self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)
+        self.k, self.variance, self.tilt, self.dtype, self.clip = k, variance, tilt, dtype, clip
+        self.select = batch_top_k if batch_topk else top_k
+        self.product = torch.empty(0, dtype=dtype, device=W_dec.device)  # takes the size of the first batch
+
+    def step(self, x: Float[Tensor, "batch d"]) -> SparseStep:
+        """One step on a batch."""
+        if self.product.shape != (len(x), len(self.W_enc)):
+            self.product = self.product.new_empty(len(x), len(self.W_enc))
+        centred = x - self.b_dec.detach()
+        values, indices = TopKEncode.apply(
+            centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product
+        )
+        x_hat = SparseDecode.apply(values, indices, self.W_dec) + self.b_dec
+        loss = tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.clip)
+        self.optimiser.step()
+        with torch.no_grad():
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        return SparseStep(loss.detach(), values.detach(), indices)
+
+
+def train_sae(
+    train: Float[Tensor, "token d"],
+    width: int = 4096,
+    k: int = 32,
+    *,
+    validation: Float[Tensor, "held_out d"] | None = None,
+    steps: int = 2000,
+    batch: int = 2048,
+    lr: float = 1e-3,
+    tilt: float = 0.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    metadata: dict | None = None,
+) -> tuple[SparseAutoencoder, pd.DataFrame]:
+    """A top-k SAE (Gao et al. 2024) of `width` latents, `k` of them active, by Adam on the unexplained variance.
+
+    Activations are centred and scaled to unit variance for training, and the scale is folded into the weights at the
+    end: the SAE returned reads and writes the residual stream as it is, and its decoder rows have norm 1. The encoder
+    product runs in `dtype`; parameters, loss and optimiser state stay in float32.
+
+    History, a row every fiftieth of the run and at its end: step, fvu (training batch), validation_fvu, l0 and dead,
+    the share of latents that fired on none of the tokens since the last row.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    mean = train.mean(0)
+    scale = 1 / (train - mean).pow(2).mean().sqrt()
+    scaled = (train - mean) * scale
+    W_dec = normalize(torch.randn(width, train.shape[1], generator=generator), dim=1)
+    variance = scaled.pow(2).sum(1).mean().item()
+    training = TopKTraining(W_dec, k, lr=lr, variance=variance, tilt=tilt, dtype=dtype)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
+    )
+    rows, fired, every = [], torch.zeros(width, dtype=torch.bool), max(1, steps // 50)
+    for step in progress(range(steps), "SAE"):
+        x = scaled[torch.randint(len(scaled), (batch,), generator=generator)]
+        loss, values, indices = training.step(x)
+        schedule.step()
+        fired[indices[values > 0]] = True
+        if (step + 1) % every == 0 or step + 1 == steps:
+            check_finite(loss, f"SAE training, step {step + 1}")
+            sae = _unscaled(training, mean, scale, metadata)
+            held_out = float("nan") if validation is None else unexplained(sae, validation)
+            l0, dead = (values > 0).sum(1).float().mean().item(), 1 - fired.float().mean().item()
+            rows.append((step + 1, loss.item(), held_out, l0, dead))
+            fired[:] = False
+    return sae, pd.DataFrame(rows, columns=["step", "fvu", "validation_fvu", "l0", "dead"])
+
+
+@torch.no_grad()
+def _unscaled(training: TopKTraining, mean: Tensor, scale: Tensor, metadata: dict | None) -> SparseAutoencoder:
+    """The SAE for activations as they are, from one for (x - mean) * scale: z and b_enc shrink by the scale."""
+    return SparseAutoencoder(
+        training.W_enc.T.contiguous().clone(),
+        training.b_enc / scale,
+        training.W_dec.detach().clone(),
+        training.b_dec / scale + mean,
+        k=training.k,
+        metadata=metadata,
+    ).requires_grad_(False)
+
+
+@torch.no_grad()
+def unexplained(sae: SparseAutoencoder, x: Float[Tensor, "token d"], batch: int = 4096) -> float:
+    """Fraction of variance unexplained (FVU) of all activations together."""
+    x_hat = torch.cat([sae(part) for part in x.split(batch)])
+    return reconstruction(x, x_hat).item()
+
+
+def untrained_sae(
+    x: Float[Tensor, "token d"], width: int, k: int, seed: int, metadata: dict | None = None
+) -> SparseAutoencoder:
+    """A top-k SAE before any step: random decoder rows of norm 1, the encoder their transpose, b_dec the mean of x."""
+    W_dec = normalize(torch.randn(width, x.shape[1], generator=torch.Generator().manual_seed(seed)), dim=1)
+    return SparseAutoencoder(W_dec.T.clone(), torch.zeros(width), W_dec, x.mean(0), k=k, metadata=metadata)

@@ -1,0 +1,4 @@
+"""How close answers are to people's: measures, bootstrap over questions and seeds, tables, tests of claims.
+
+Knows surveys and arrays of log p; no model. Imports from the ground and `survey`.
+"""

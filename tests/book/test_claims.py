@@ -1,0 +1,82 @@
+"""The claims page says what the table says."""
+
+import numpy as np
+import pytest
+
+from opinion_sae.artifacts import read_json
+from opinion_sae.book.claims import CLAIMS, claims_page, reviewers_page
+from opinion_sae.book.paths import ROOT
+from opinion_sae.score.statistics import VERDICTS, Claim, claims_table
+
+ONE, TWO = Claim("Ours is better.", "ours", "theirs"), Claim("Ours is best.", "ours", "best")
+LATER = Claim("So.", "ours", "lora")
+
+
+@pytest.fixture
+def page(tiny):
+    def make(shift):
+        people = tiny.survey(np.full((2, 30, 2), 0.5), [tiny.question(f"q{i}") for i in range(30)], ("x", "y"))
+        theirs = np.random.default_rng(0).uniform(0.1, 0.2, (2, 30))
+        noise = np.random.default_rng(1).normal(0, 0.001, (2, 30))
+        ours = theirs + np.array(shift)[:, None] + noise
+        cells = {"ours": [ours], "theirs": [theirs], "best": [theirs - 0.5]}
+        return claims_page((ONE, TWO, LATER), claims_table(people, cells, (ONE, TWO, LATER), np.arange(30), 300))
+
+    return make
+
+
+def test_verdicts_change_with_the_answers(page):
+    better, worse = page((-0.05, -0.05)), page((0.05, 0.05))
+    assert "| Ours is better. | **supported** | -0.050 (-0.0" in better
+    assert "| Ours is better. | **not supported** | +0.050 (+0.0" in worse
+    for text in (better, worse):
+        assert "| Ours is best. | **not supported** | +0." in text
+    assert "Of 2 claims tested, 1 are supported, 0 mixed and 1 not supported." in better
+
+
+def test_groups_that_differ_are_named(page):
+    text = page((-0.05, 0.05))
+    assert "- Ours is better: supported for 1 of 2 groups (x); the other way round for y." in text
+    assert "| Ours is better. | **mixed** |" in text
+
+
+def test_a_claim_that_was_not_tested_is_said_to_be_so(page):
+    text = page((0.0, 0.0))
+    assert "**Not tested here**\n\n- So. (`ours` against `lora`)" in text
+    assert "| So." not in text
+
+
+def test_every_row_of_the_table_has_every_cell(page):
+    rows = [line for line in page((-0.05, 0.05)).splitlines() if line.startswith("|")]
+    assert len(rows) == 4 and {row.count(" | ") for row in rows} == {6}
+    assert "{numref}`fig-alignment`, `make book`" in rows[2] and "| 30 | 1 | " in rows[2]
+
+
+def test_the_books_claims_are_told_apart():
+    sentences = [claim.sentence for claim in CLAIMS]
+    assert len(set(sentences)) == len(sentences) and all(s.endswith(".") and "|" not in s for s in sentences)
+    assert {"supported", "not supported", "mixed"} == set(VERDICTS)
+
+
+def test_the_figures_that_claims_name_are_drawn_in_the_book():
+    drawn = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in read_json(path)["cells"]:
+            drawn.add(cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"))
+    assert {claim.figure for claim in CLAIMS} <= drawn
+
+
+def test_the_reviewers_are_answered_from_the_table(tiny):
+    people = tiny.survey(np.full((2, 30, 2), 0.5), [tiny.question(f"q{i}") for i in range(30)], ("x", "y"))
+    shared = np.random.default_rng(0).uniform(0.1, 0.2, (2, 30))
+    noise = np.random.default_rng(1).normal(0, 0.001, (2, 30))
+    cells = {"shared-delta": [shared], "delta": [shared + np.array([[-0.05], [0.0]]) + noise]}
+    table = claims_table(people, cells, CLAIMS, np.arange(30), 300)
+    text = reviewers_page(table)
+    assert "scored on 30 questions and 2 groups" in text and "1 of 1 hold in this run" in text
+    assert "closer for 1 of 2 groups (x), corrected" in text
+    cells["delta"] = [shared + 0.05 + noise]
+    text = reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))
+    assert "0 of 1 hold" in text and "closer for 0 of 2 groups, corrected" in text
+    cells = {"delta": [shared], "uniform": [shared + 1 + noise]}
+    assert "This run has none" in reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))

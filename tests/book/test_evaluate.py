@@ -1,0 +1,205 @@
+"""All comparisons together: every name, resumed where it stopped, and a claims page from them."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from opinion_sae.artifacts import write_csv, write_json
+from opinion_sae.book import evaluate
+from opinion_sae.book.claims import CLAIMS, claims_page
+from opinion_sae.book.profile import load_profile
+from opinion_sae.delta.fit import fit_offset
+from opinion_sae.delta.held_out import by_question
+from opinion_sae.effects import text_before as told
+from opinion_sae.effects.facts import Facts
+from opinion_sae.effects.side_effects import side_effects_table
+from opinion_sae.effects.text_before import Elsewhere
+from opinion_sae.methods.personas import persona_residuals
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.metrics import score
+from opinion_sae.survey import survey_hash
+
+FOLDS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
+SETTINGS = {"epochs": 1, "lr": 0.1, "shared_lr": 0.5}
+FITTED = {"shared-delta", "delta"}
+
+
+@pytest.fixture(scope="module")
+def survey(tiny):
+    rng = np.random.default_rng(0)
+    words = "taxes schools rivers police bread music trains winter horses banks islands towers".split()
+    questions = [
+        dataclasses.replace(tiny.question(f"q{i}", "ab", f"{word}?", "xyz"[i % 3]), survey="one" if i < 6 else "two")
+        for i, word in enumerate(words)
+    ]
+    return tiny.survey(rng.dirichlet(np.ones(2), (4, 12)), questions, "fmdr", ["sex", "sex", "party", "party"])
+
+
+@pytest.fixture(scope="module")
+def answers(lm, survey):
+    return AnswerPath(lm, survey.questions, 1, orders=1)
+
+
+@pytest.fixture(scope="module")
+def sae():
+    W_dec = torch.nn.functional.normalize(torch.randn(48, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    return SparseAutoencoder(W_dec.T.clone(), torch.zeros(48), W_dec, torch.zeros(32), k=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def book(answers, sae, survey):
+    """What the chapters leave of the first seed."""
+    splits = by_question(FOLDS)
+    fitted = evaluate.one_seed(answers, sae, survey, splits, 0, **SETTINGS)
+    others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
+    others["delta-selected"] = fitted["shared-delta"]
+    others["diff-means"] = evaluate.persona_directions(answers, survey, splits).log_probs
+    return {**fitted, **others, **evaluate.references(answers, survey, splits)[0]}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(lm, tiny):
+    questions = tuple(tiny.question(f"f{i}", "ABCD", f"Which is {i}?") for i in range(13))
+    return Elsewhere(lm, Facts(questions, np.arange(13) % 4), [f"They say it is {i} miles." for i in range(13)])
+
+
+@pytest.fixture(scope="module")
+def evaluated(answers, sae, survey, folder, book, elsewhere):
+    return evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2), **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def tables(evaluated):
+    return evaluated[0]
+
+
+def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
+    moved = {"random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"}
+    twice = FITTED | moved | {"dense", "shuffled-groups", "permuted-decoder"}
+    once = {name + suffix for name in FITTED for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
+    once |= {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
+    once |= {"few-shot", "lora"}
+    read_out = {"calibrated-shared", "calibrated", "unembedding", "probe", "uniform", "everyone", "position-prior"}
+    assert once >= read_out | {"diff-means"} and set(tables) == twice | once
+    assert {len(tables[name]) for name in twice} == {2} and {len(tables[name]) for name in once} == {1}
+    for found in tables.values():
+        for table in found:
+            assert table.shape in ((4, 12, 2), (1, 12, 2))
+            np.testing.assert_allclose(np.exp(table).sum(-1), 1, rtol=1e-5)  # so every question is answered
+
+
+def test_side_effects_of_what_is_told_are_measured_on_all_there_is(evaluated, survey):
+    _, cells = evaluated
+    assert set(cells) == {"prompt-qa", "prompt-bio", "prompt-portray", "few-shot", "lora"}
+    for method, found in cells.items():
+        assert set(found) == {
+            "kl", "alignment", "others_kl", "entropy", "option_mass", "accuracy", "text_loss", "next_token_kl"
+        }  # fmt: skip
+        assert not np.isnan(found["option_mass"]).any() and found["option_mass"].shape == (4, 12)
+        for name in ("accuracy", "text_loss", "next_token_kl"):
+            assert found[name].shape == (4, 13)
+            assert (~np.isnan(found[name])).sum(0).tolist() == [1] * 13, (method, name)  # each by a quarter of 4
+        assert np.nanmin(found["next_token_kl"]) > 1e-3
+        assert set(found["accuracy"][~np.isnan(found["accuracy"])]) <= {0, 1}
+    plain = {name: np.zeros_like(values) for name, values in cells["lora"].items()}
+    table = side_effects_table(survey, {"unsteered": plain, **cells}, np.arange(12), 50, 0)
+    assert table.loc[table["quantity"] == "accuracy_change", "n"].max() == 13
+
+
+def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
+    answers, sae, survey, folder, book, elsewhere, evaluated, monkeypatch
+):
+    def refuse(*args, **settings):
+        raise AssertionError("fitted again")
+
+    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups"):
+        monkeypatch.setattr(evaluate, name, refuse)
+    monkeypatch.setattr(told, "fit_lora", refuse)
+    about = (answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2))
+    again = evaluate.evaluation(*about, **SETTINGS)
+    for before, after in zip(evaluated, again, strict=True):
+        for name, found in before.items():
+            np.testing.assert_equal(found, after[name])
+    with pytest.raises(AssertionError, match="fitted again"):
+        evaluate.evaluation(*about, epochs=2, lr=0.1)
+    seconds = {path.stem for path in folder.glob("*.json")}
+    assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
+
+
+def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
+    path, made = tmp_path / "a.safetensors", []
+
+    def make():
+        made.append(1)
+        return {"x": np.full((1, 2, 2), float(len(made)))}
+
+    for about, expected in ((["one"], 1), (["one"], 1), (["two"], 2), (["one"], 3)):
+        assert evaluate.remembered(path, about, make)["x"][0, 0, 0] == expected
+
+
+def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
+    rows, claims = evaluate.evaluation_tables(survey, tables, 100, 0)
+    assert set(rows["method"]) == set(tables) and set(rows["group"]) == {"all", *survey.groups}
+    kl = rows[rows["group"] == "all"].set_index("method")["kl"]
+    by_seed = [np.mean(score(survey, table).kl) for table in tables["delta"]]
+    assert kl["delta"] == pytest.approx(np.mean(by_seed))
+    split = rows.drop_duplicates("method").set_index("method")["split"]
+    assert split[["delta", "delta-by-topic", "delta-by-survey", "left-out-shared"]].tolist() == (
+        "question topic survey group".split()
+    )
+    assert claims["claim"].nunique() == len(CLAIMS)  # no claim names a method that no code makes
+    assert "Not tested" not in claims_page(CLAIMS, claims)
+    seeds = claims.drop_duplicates(["method", "reference"]).set_index(["method", "reference"])["n_seeds"]
+    assert seeds["delta", "uniform"] == 2 and seeds["delta-by-topic", "unsteered"] == 1
+
+
+def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
+    nothing = evaluate.load_evaluated(tmp_path, survey, "m")
+    assert "has not been run" in nothing.note and not len(nothing.rows)
+    rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
+    write_csv(tmp_path / "evaluate.csv", rows)
+    write_csv(tmp_path / "evaluate_claims.csv", claims)
+    write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
+    write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
+    found = evaluate.load_evaluated(tmp_path, survey, "m")
+    ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
+    joined = evaluate.with_evaluated(ours, found.rows)
+    assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
+    page = evaluate.evaluated_page(found)
+    assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
+    assert evaluate.evaluated_page(nothing) == nothing.note
+    assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
+    other = evaluate.load_evaluated(tmp_path, survey, "n")
+    assert "are of other model than this run" in other.note and not len(other.claims)
+    pd.testing.assert_frame_equal(evaluate.with_evaluated(ours, other.rows), ours)
+    assert found.side_effects["method"].tolist() == ["lora"] and not len(other.side_effects)
+
+
+def test_the_settings_of_a_profile_are_those_of_the_fits():
+    found = evaluate.fit_settings(load_profile("default"))
+    assert set(found) <= set(inspect.signature(fit_offset).parameters) | {"shared_lr"}
+
+
+def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    profile = dataclasses.replace(load_profile("smoke"), output=str(tmp_path / "nothing-here"))
+    monkeypatch.setattr("opinion_sae.book.paths.ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no held-out answers there; run the chapters"):
+        evaluate.evaluate(profile)
+
+
+def test_the_default_books_direction_needs_few_prompts(answers, survey, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluate, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))
+    found = evaluate.persona_directions(answers, survey, by_question(FOLDS))
+    assert len(asked[0]) == 3 and set(FOLDS[asked[0]]) == {0, 1, 2}  # so that every split has some to train on
+    assert found.log_probs.shape == (4, 12, 2) and len(found.offsets) == 3

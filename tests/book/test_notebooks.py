@@ -1,0 +1,85 @@
+"""The notebooks as they are committed, and how nbval compares their outputs."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from opinion_sae.book.execute import declared
+from opinion_sae.book.paths import ROOT
+from opinion_sae.book.profile import load_profile
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def cells(notebook, kind):
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_contents_page_names_every_notebook_once():
+    contents = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    files = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    assert [name[9:] for name in files if name.startswith("chapters/")] == [n.stem for n in NOTEBOOKS]
+    for name in (name for name in files if not name.startswith("chapters/")):
+        assert (ROOT / "book" / f"{name}.md").is_file()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def test_defaults_are_those_of_the_default_profile(self, notebook):
+        values = asdict(load_profile("default"))
+        assert declared(notebook) == {name: values[name] for name in declared(notebook)}
+
+    def test_it_stores_no_outputs(self, notebook):
+        for cell in cells(notebook, "code"):
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+    def test_it_is_short_and_opens_with_a_title(self, notebook):
+        assert 2 <= len(cells(notebook, "code")) <= 14
+        assert cells(notebook, "markdown")[0]["source"][0].startswith("# ")
+
+    def test_it_runs_on_the_kernel_of_the_environment(self, notebook):
+        assert json.loads(notebook.read_text())["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_the_order_knows_every_notebook_once(tmp_path):
+    """A dry run on an empty build folder would run all of them, then summary and book."""
+    profile = tmp_path / "order.yaml"
+    profile.write_text((ROOT / "profiles" / "smoke.yaml").read_text().replace("results/smoke", f"{tmp_path}/order"))
+    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--nolock", "--cores", "1"]
+    done = subprocess.run(
+        [*command, "--snakefile", ROOT / "Snakefile", "--config", f"profile={profile}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
+    names = [notebook.stem for notebook in NOTEBOOKS]
+    assert jobs == {**dict.fromkeys([*names, "summary", "book"], "1"), "total": str(len(names) + 2)}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("kl 0.2531", "kl 0.2531", True),
+        ("kl 0.253", "kl 0.254", True),  # one unit of the last digit
+        ("kl 0.253", "kl 0.255", False),
+        ("norm 1234.5", "norm 1235.5", True),  # a thousandth
+        ("norm 1234.5", "norm 1236.5", False),
+        ("lr 1.0e-3", "lr 1.1e-3", True),
+        ("lr 1e-3", "lr 2e-3", False),
+        ("n 100", "n 101", False),
+        ("shift -0.00", "shift 0.00", True),
+        ("a    0.1", "a 0.1", True),
+        ("a 0.1", "b 0.1", False),
+        ("a 0.1 0.2", "a 0.1", False),
+        ("a nan", "a 0.1", False),
+    ],
+)
+def test_numbers_may_differ_by_a_little_and_words_may_not(close_text, one, two, same):
+    assert (close_text(one) == close_text(two)) is same
+    assert (close_text(two) != close_text(one)) is not same

@@ -1,0 +1,154 @@
+"""The tables of published runs, as a chapter reads them."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae.book import figures, published
+from opinion_sae.book.paths import ROOT
+from opinion_sae.book.published import COLUMNS, COMMANDS, load_published, published_runs
+
+THERE = [name for name in COMMANDS if (ROOT / "results" / name).is_dir()]
+METHODS = ("unsteered", "shared-delta", "delta", "of my own")
+
+
+def write(folder, methods=METHODS, groups=("Women", "Men", "all"), model="packaged:small"):
+    folder.mkdir()
+    kl = {(m, g): 0.1 * (i + 1) + j for i, m in enumerate(methods) for j, g in enumerate(groups)}
+    rows = [(*who, "question", 4, x, 0.5, 0.5, x - 0.05, x + 0.05, 0.4, 0.6, 0.5) for who, x in kl.items()]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(folder / "alignment.csv", index=False)
+    pd.DataFrame({"group": groups, "kl": 0.01, "alignment": 0.99}).to_csv(folder / "floor.csv", index=False)
+    pair = {"group": groups, "method": "delta", "reference": "unsteered", "kl_difference": 0.1, "low": 0.0, "high": 0.2}
+    pd.DataFrame(pair).to_csv(folder / "comparisons.csv", index=False)
+    (folder / "numbers.json").write_text('{"n_questions": "4"}')
+    chapters = {"01": {"seconds": 30.0, "peak_memory_mb": 900}, "02": {"seconds": 60.0, "peak_memory_mb": 1800}}
+    profile = {"survey": "opinionqa:data/opinionqa", "model": model, "hook_layer": 7}
+    (folder / "run.json").write_text(json.dumps({"profile": profile, "machine": "2 cores", "notebooks": chapters}))
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A results folder with both published runs; the second lacks a method."""
+    write(tmp_path / "opinionqa")
+    write(tmp_path / "opinionqa-qwen", METHODS[:3], model="models/large-q4.gguf")
+    return tmp_path
+
+
+def test_tables_come_back_by_method_and_by_group(tmp_path):
+    write(tmp_path / "mine")
+    found = load_published("mine", tmp_path)
+    assert list(found.overall.index) == list(METHODS) and "group" not in found.overall
+    assert found.overall.loc["delta", "kl"] == pytest.approx(2.3)
+    assert list(found.by_group.index) == ["Women", "Men"]  # in the table's order, without `all`
+    assert found.by_group.loc["Men", "unsteered"] == pytest.approx(1.1)
+    assert len(found.table) == 12 and found.numbers["n_questions"] == "4"
+    assert found.run["profile"]["survey"] == "opinionqa:data/opinionqa"
+
+
+@pytest.mark.parametrize("name", ["alignment.csv", "floor.csv", "comparisons.csv", "numbers.json", "run.json"])
+@pytest.mark.parametrize(
+    ("run", "command"), [("mine", "make book PROFILE=mine"), ("opinionqa-qwen", "make tables PROFILE=opinionqa-qwen")]
+)
+def test_an_absent_table_says_how_to_make_it(tmp_path, name, run, command):
+    write(tmp_path / run)
+    (tmp_path / run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{run}/{name}: not there; `{command}` writes it"):
+        load_published(run, tmp_path)
+
+
+def test_a_table_of_another_form_is_refused(tmp_path):
+    write(tmp_path / "mine")
+    path = tmp_path / "mine" / "alignment.csv"
+    table = pd.read_csv(path)
+    table.drop(columns="tv").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"alignment.csv: columns \['tv'\] are missing; found"):
+        load_published("mine", tmp_path)
+    table[:0].to_csv(path, index=False)
+    with pytest.raises(ValueError, match="alignment.csv: no rows"):
+        load_published("mine", tmp_path)
+
+
+def test_runs_that_are_there_stand_side_by_side(both):
+    runs = published_runs("results/default", both)
+    assert [found.model for found in runs.values()] == ["small", "large-q4"]
+    table = published.run_table(runs)
+    assert list(table.loc["minutes"]) == [1.5, 1.5] and list(table.loc["peak memory (GB)"]) == [1.8, 1.8]
+    assert list(table.loc["command"]) == list(COMMANDS.values()) and list(table.loc["groups"]) == [2, 2]
+    wide = published.side_by_side(runs, ("kl", "gap_closed"))
+    assert wide.loc["delta", ("large-q4", "kl")] == pytest.approx(2.3)
+    assert np.isnan(wide.loc["of my own", ("large-q4", "kl")])
+    assert published.differences(runs).loc[("delta", "unsteered"), ("small", "high")] == 0.2
+    assert published.absent(runs, "results/default") == ""
+
+
+def test_an_absent_run_is_said_with_its_command_and_breaks_nothing(both):
+    shutil.rmtree(both / "opinionqa-qwen")
+    (both / "opinionqa-qwen").mkdir()  # a run that has begun
+    runs = published_runs("results/default", both)
+    assert list(runs) == ["opinionqa"]
+    assert "results/opinionqa-qwen is not in this checkout: `make tables" in published.absent(runs, "results/default")
+    assert published.absent({}, "results/default").count("\n") == 1
+    assert (
+        len(published.run_table({})) == len(published.side_by_side({}, ("kl",))) == len(published.differences({})) == 0
+    )
+
+
+def test_a_run_does_not_show_what_it_is_still_writing(both):
+    runs = published_runs("results/opinionqa", both.parent / both.name)
+    assert list(runs) == ["opinionqa", "opinionqa-qwen"]  # another results folder than the repository's
+    runs = published_runs(str(both / "opinionqa"), both)
+    assert list(runs) == ["opinionqa-qwen"]
+    assert "results/opinionqa is what this run writes" in published.absent(runs, str(both / "opinionqa"))
+
+
+def test_the_figure_has_a_row_per_method_and_a_mark_per_model(both):
+    runs = published_runs("results/default", both)
+    overall = {found.model: found.overall for found in runs.values()}
+    figure = figures.compare_models(overall, {"small": 0.01, "large-q4": 0.02})
+    kl, gap = figure.axes
+    assert [label.get_text() for label in kl.get_yticklabels()][-1] == "of my own"  # a method without a mark of its own
+    assert len(kl.get_yticks()) == len(METHODS) and len(kl.containers) == 2
+    assert [len(line.get_xdata()) for line in gap.lines[:2]] == [4, 3]
+    tables, floors = (
+        {found.model: part(found) for found in runs.values()} for part in (lambda f: f.table, lambda f: f.floor)
+    )
+    panels = figures.groups_by_model(tables, floors, METHODS[:3]).axes
+    assert [axes.get_title() for axes in panels] == ["small", "large-q4"] and len(panels[0].containers) == 3
+    for empty in (figures.compare_models({}, {}), figures.groups_by_model({}, {}, ())):
+        assert empty.axes[0].texts[0].get_text() == "no published run in this checkout"
+
+
+def test_the_original_size_is_told_from_its_measurement(tmp_path):
+    numbers = published.full_size_numbers()
+    assert float(numbers["full_size_ratio"]) <= float(numbers["full_size_limit"]) == 1.5
+    assert numbers["full_size_work"] == "100 questions and 12 groups"
+    stages = published.full_size_stages()
+    assert {"prompts", "fit delta, one epoch", "evaluate"} <= set(stages.index) and (stages["seconds"] >= 0).all()
+    with pytest.raises(FileNotFoundError, match="`make full-size` writes it"):
+        published.full_size_stages(tmp_path / "full_size.json")
+
+
+@pytest.mark.skipif(not THERE, reason="no published run in this checkout")
+@pytest.mark.parametrize("name", THERE)
+class TestCommitted:
+    """Pew's terms forbid passing answers on; of the questions not even the wording is here."""
+
+    def test_the_run_is_whole_and_its_methods_stand_for_every_group(self, name):
+        found = load_published(name)
+        assert found.run["profile"]["survey"].startswith("opinionqa:")
+        assert found.run["profile"]["output"] == f"results/{name}" and found.run["machine"]
+        assert all(found.run["hashes"][what] for what in ("data", "model", "sae"))
+        assert {"unsteered", "shared-delta", "delta", "delta-joint", "dense", "everyone"} <= set(found.overall.index)
+        assert len(found.by_group) >= 12 and (found.overall["n_questions"] > 400).all()
+        assert not found.table.duplicated(["method", "group", "split"]).any()
+        groups = {"all", *found.by_group.index}
+        assert all(set(part["group"]) == groups for _, part in found.table.groupby(["method", "split"]))
+        assert set(found.floor["group"]) == groups
+
+    def test_it_holds_figures_only(self, name):
+        for path in set((ROOT / "results" / name).glob("*.csv")) - {ROOT / "results" / name / "open_answers.csv"}:
+            for column in pd.read_csv(path, dtype=str).items():
+                assert not column[1].str.len().max() >= 100, (path.name, column[0])  # OpinionQA's questions are longer

@@ -1,0 +1,185 @@
+"""Dose curves: strength 0 is the unsteered model, questions have their own fold's offset, the choice is held out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from opinion_sae.book import figures
+from opinion_sae.delta.crossfit import fold_parts
+from opinion_sae.delta.offsets import GroupDelta, scaled
+from opinion_sae.effects.dose import (
+    dose_cells,
+    dose_curve,
+    for_questions,
+    held_out_choice,
+    sweet_spot,
+    text_losses,
+)
+from opinion_sae.model.activations import content
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.score.metrics import kl
+
+LAYER = 2
+STRENGTHS = (-1.0, 0.0, 1.0, 2.0)
+FOLDS = np.array([0, 1, 2, 0, 1, 2])
+TEXTS = ["The weather is often cold, they say.", "Question: yes? Answer: no, never, and so on.", "A B C D E F G H."]
+
+
+@pytest.fixture(scope="module")
+def survey(six_questions):
+    return six_questions
+
+
+@pytest.fixture(scope="module")
+def answers(lm, survey):
+    return AnswerPath(lm, survey.questions, LAYER)
+
+
+@pytest.fixture(scope="module")
+def sae(tiny):
+    return tiny.sae()
+
+
+@pytest.fixture(scope="module")
+def deltas():
+    made = []
+    for seed in range(3):
+        delta, generator = GroupDelta(("Female", "Male"), 24), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            delta.shared.copy_(torch.randn(24, generator=generator))
+            delta.deviation.copy_(torch.randn(2, 24, generator=generator))
+        made.append(delta)
+    return made
+
+
+def test_some_questions_are_answered_as_among_all(answers, sae, deltas):
+    chosen = torch.tensor([4, 1])
+    part = for_questions(answers, chosen)
+    assert [question.key for question in part.questions] == ["q4", "q1"]
+    torch.testing.assert_close(part.predict(sae, deltas[0]), answers.predict(sae, deltas[0], chosen))
+    torch.testing.assert_close(part.option_mass(sae, deltas[0]), answers.option_mass(sae, deltas[0])[:, chosen])
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas, survey, part):
+    cells = dose_cells(answers, sae, deltas, survey, FOLDS, part, STRENGTHS)
+    assert list(cells.columns) == ["strength", "fold", "question", "kl", "option_mass"]
+    assert len(cells) == len(STRENGTHS) * 6 and not cells.isna().any().any()
+    for row in cells.itertuples():
+        assert row.question in fold_parts(FOLDS, row.fold)[2 if part == "test" else 1]
+        dose = scaled(deltas[row.fold], row.strength)
+        own = kl(survey.shares[:, row.question], answers.predict(sae, dose)[:, row.question].exp().numpy())
+        mass = answers.option_mass(sae, dose)[:, row.question].numpy()
+        answered = ~np.isnan(own)
+        assert answered.sum() == (1 if row.question == 4 else 2)
+        assert row.kl == pytest.approx(own[answered].mean(), rel=1e-3)
+        assert row.option_mass == pytest.approx(mass[answered].mean(), rel=1e-3)
+
+
+def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
+    cells = dose_cells(answers, sae, deltas, survey, FOLDS, "test", STRENGTHS)
+    zero = cells[cells["strength"] == 0].set_index("question").sort_index()
+    unsteered = kl(survey.shares, answers.predict().exp().numpy())
+    np.testing.assert_allclose(zero["kl"], np.nanmean(unsteered, axis=0), rtol=1e-3)
+    np.testing.assert_allclose(zero["option_mass"], answers.option_mass()[0], rtol=1e-3)
+
+    losses = text_losses(lm, sae, deltas, TEXTS, LAYER, STRENGTHS, windows=3, length=16)
+    curve = dose_curve(cells, losses, np.arange(6), 200, 0).set_index("strength")
+    assert curve.loc[0, "perplexity_ratio"] == curve.loc[0, "perplexity_ratio_low"] == 1
+    assert (curve["n_questions"] == 6).all() and (curve["n_windows"] == 3).all()
+    assert list(curve.index) == list(STRENGTHS)
+    for name in ("kl", "option_mass", "perplexity", "perplexity_ratio"):
+        assert (curve[f"{name}_low"] <= curve[name]).all() and (curve[name] <= curve[f"{name}_high"]).all()
+
+
+def test_text_is_read_under_the_windows_own_group_at_content_tokens(lm, sae, deltas):
+    losses = text_losses(lm, sae, deltas, TEXTS, LAYER, STRENGTHS, windows=2, length=12)
+    assert losses.groupby("strength").size().nunique() == 1 and set(losses["window"]) == {0, 1}
+    pieces = [torch.tensor([0, *ids]) for text in TEXTS for ids in chunks(lm, text, 11)]
+    rows = [pieces[i] for i in np.argsort([-len(piece) for piece in pieces], kind="stable")]
+    rows = [rows[i * len(rows) // 2] for i in range(2)]  # window 0: Female of fold 0; window 1: Male of fold 1
+    assert len(rows[0]) == len(rows[1]) == 12
+    tokens = torch.stack(rows)
+
+    def edit(x):
+        moved = torch.cat([deltas[i].for_groups([deltas[i].groups[i]]).steer(x[i], sae)[None, :, 0] for i in (0, 1)])
+        return torch.where(content(x, torch.ones(x.shape[:2], dtype=bool))[..., None], moved, x)
+
+    found = losses.loc[losses["strength"] == 1, "loss"].to_numpy().reshape(2, -1)
+    np.testing.assert_allclose(found, lm.next_token_loss(tokens, LAYER, edit), rtol=1e-4)
+    plain = losses.loc[losses["strength"] == 0, "loss"].to_numpy().reshape(2, -1)
+    np.testing.assert_allclose(plain, lm.next_token_loss(tokens), rtol=1e-4)
+    assert np.abs(found - plain).max() > 0.01
+
+
+def chunks(lm, text, size):
+    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [ids[i : i + size] for i in range(0, len(ids), size) if len(ids[i : i + size]) >= 3]
+
+
+def made_curve(**columns):
+    return pd.DataFrame({"strength": [-1.0, 0.0, 1.0, 2.0], **columns})
+
+
+def test_the_sweet_spot_by_hand():
+    free = {"kl": [0.5, 0.4, 0.3, 0.2], "option_mass": [0.9] * 4, "perplexity": [10.0] * 4}
+    assert sweet_spot(made_curve(**free)) == 2
+    assert sweet_spot(made_curve(**{**free, "perplexity": [10, 10, 10.9, 11.1]})) == 1
+    assert sweet_spot(made_curve(**{**free, "option_mass": [0.9, 0.9, 0.84, 0.8]})) == 0
+    assert sweet_spot(made_curve(**{**free, "option_mass": [0.9, 0.9, 0.84, 0.8]}), mass_loss=0.07) == 1
+    assert sweet_spot(made_curve(**{**free, "perplexity": [10, 10, 12, 12]}), perplexity_rise=0.3) == 2
+    assert sweet_spot(made_curve(**{**free, "kl": [0.1, 0.4, 0.5, 0.6]})) == -1
+    assert sweet_spot(made_curve(**{**free, "kl": [0.4] * 4})) == 0
+
+
+def made_cells(kl_by_fold):
+    """Two folds of two questions each; kl_by_fold: fold -> strength -> kl."""
+    rows = [
+        (strength, fold, 2 * fold + n, value + 0.01 * n, 0.9)
+        for fold, values in enumerate(kl_by_fold)
+        for strength, value in values.items()
+        for n in range(2)
+    ]
+    return pd.DataFrame(rows, columns=["strength", "fold", "question", "kl", "option_mass"])
+
+
+def test_the_strength_is_chosen_on_validation_and_judged_on_test_questions():
+    validation = made_cells([{0.0: 0.5, 1.0: 0.4, 2.0: 0.3}, {0.0: 0.5, 1.0: 0.2, 2.0: 0.3}])
+    test = made_cells([{0.0: 0.6, 1.0: 0.5, 2.0: 0.7}, {0.0: 0.4, 1.0: 0.3, 2.0: 0.1}])
+    losses = pd.DataFrame({"strength": [0.0, 1.0, 2.0] * 2, "window": [0] * 3 + [1] * 3, "loss": [2.0] * 6})
+    table = held_out_choice(validation, test, losses, np.arange(4), 500, 0).set_index("fold")
+    assert table["strength"].to_dict() == {"0": 2, "1": 1, "all": 1.5}
+    assert table["n_questions"].to_dict() == {"0": 2, "1": 2, "all": 4}
+    assert table.loc["0", "kl"] == pytest.approx(0.705) and table.loc["0", "kl_at_1"] == pytest.approx(0.505)
+    assert table.loc["1", "difference"] == 0
+    assert table.loc["all", "difference"] == pytest.approx(0.1)
+    assert table.loc["all", "low"] < 0.1 < table.loc["all", "high"]
+
+
+def test_the_figure_shows_every_strength_and_the_sample_sizes():
+    columns = {"n_questions": 71, "n_windows": 24, "n_tokens": 1500}
+    for name in ("kl", "option_mass", "perplexity", "perplexity_ratio"):
+        middle = np.array([0.6, 0.5, 0.4, 0.5])
+        columns |= {name: middle, f"{name}_low": middle - 0.1, f"{name}_high": middle + 0.1}
+    figure = figures.dose(made_curve(**columns), spot=1.0)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["71 held-out questions", "71 held-out questions", "24 texts, 1500 tokens"]
+    for axes in figure.axes:
+        points = axes.containers[0].lines[0]
+        assert points.get_xdata().tolist() == [-1, 0, 1, 2] and points.get_marker() in "os^"
+        assert axes.get_legend().get_texts()[0].get_text() == "sweet spot: 1"
+    assert len(figures.dose(made_curve(**columns)).axes) == 3
+
+
+def test_doses_that_cannot_be_judged_are_refused(answers, sae, deltas, survey):
+    with pytest.raises(ValueError, match="part 'train' is not test or validation"):
+        dose_cells(answers, sae, deltas, survey, FOLDS, "train")
+    with pytest.raises(ValueError, match=r"offsets of fold 0 are for \('Male',\), the survey has \('Female', 'Male'\)"):
+        dose_cells(answers, sae, [delta.for_groups(["Male"]) for delta in deltas], survey, FOLDS)
+    unsteered, fitted = (made_cells([{strength: 0.5}] * 2) for strength in (0.0, 1.0))
+    losses = pd.DataFrame({"strength": [1.0], "window": [0], "loss": [2.0]})
+    with pytest.raises(ValueError, match=r"strength 1 is not among the doses, \[0.0\]"):
+        held_out_choice(unsteered, unsteered, losses, np.arange(4), 10, 0)
+    with pytest.raises(ValueError, match="strength 0 is not among the doses"):
+        dose_curve(fitted, losses, np.arange(4), 10, 0)

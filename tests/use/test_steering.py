@@ -1,0 +1,211 @@
+"""Offsets while text is written: where they act, that they go again, and which file belongs to which SAE."""
+
+import pytest
+import torch
+
+from opinion_sae.delta.offsets import DenseOffset, GroupDelta, scaled
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.use.steering import check_belongs, generate_answers, hook_layer_of, load_delta_for, steer
+
+LAYER = 2
+GROUPS = ("Female", "Male")
+
+
+def make_sae(d=32, m=24, seed=0, **metadata):
+    generator = torch.Generator().manual_seed(seed)
+    W_enc, W_dec = (torch.randn(*shape, generator=generator) for shape in ((d, m), (m, d)))
+    return SparseAutoencoder(
+        W_enc, torch.zeros(m), W_dec, torch.zeros(d), k=4,
+        metadata={"hook_name": f"blocks.{LAYER}.hook_resid_post", **metadata},
+    ).requires_grad_(False)  # fmt: skip
+
+
+def filled(offset, size=5.0, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in (offset.shared, offset.deviation):
+            part.copy_(size * torch.randn(part.shape, generator=generator))
+    return offset
+
+
+def make_delta(size=5.0):
+    return filled(GroupDelta(GROUPS, 24), size)
+
+
+@pytest.fixture(scope="module")
+def sae():
+    return make_sae()
+
+
+def written(lm, prompts, tokens=6):
+    """Greedy continuations of prompts of different lengths, padded on the left."""
+    rows = [torch.tensor(lm.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1, padding_side="left")
+    mask = torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor([len(row) for row in rows])[:, None]
+    settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 1}
+    with torch.no_grad():
+        return lm.model.generate(input_ids=ids, attention_mask=mask.long(), **settings)[:, ids.shape[1] :]
+
+
+def by_hand(lm, prompt, tokens, move):
+    """Greedy text with `move` applied at the last prompt token and at each new one, by whole forward passes."""
+    ids = lm.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    start = ids.shape[1] - 1
+    for _ in range(tokens):
+        positions, masks = lm.causal(*ids.shape)
+        hidden = lm.run_layers(lm.embed(ids), range(LAYER + 1), positions, masks).clone()
+        hidden[0, start:] = move(hidden[0, start:])
+        hidden = lm.run_layers(hidden, range(LAYER + 1, len(lm.layers)), positions, masks)
+        logits = lm.logits(hidden[:, -1])
+        logits[:, lm.tokenizer.eos_token_id] = -torch.inf  # as min_new_tokens does
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids[0, start + 1 :]
+
+
+PROMPTS = ["Question: yes? Answer:", "A"]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "mistral"])
+def test_text_is_that_of_the_rule_by_hand_whatever_the_padding(tiny, sae, family):
+    lm, delta, strength = tiny.lm(family), make_delta(), 0.7
+
+    def move(x):
+        z = sae.encode(x)
+        return x + sae.decode((z + strength * delta.offsets()[1]).clamp_min(0)) - sae.decode(z)
+
+    with torch.no_grad(), steer(lm, sae, delta, "Male", strength):
+        found = written(lm, PROMPTS)
+    with torch.no_grad():
+        expected = [by_hand(lm, prompt, 6, move) for prompt in PROMPTS]
+        unsteered = [by_hand(lm, prompt, 6, lambda x: x) for prompt in PROMPTS]
+    assert found.tolist() == [row.tolist() for row in expected]
+    assert written(lm, PROMPTS).tolist() == [row.tolist() for row in unsteered] != found.tolist()
+
+
+def test_only_the_last_position_of_a_pass_moves(lm, sae):
+    delta, seen = make_delta(), []
+    handle = lm.layers[LAYER + 1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    ids = torch.tensor([[0, 5, 6, 7]])
+    with torch.no_grad():
+        lm.model(ids)
+        with steer(lm, sae, delta, "Female"):
+            lm.model(ids)
+    handle.remove()
+    before, after = seen
+    assert torch.equal(before[:, :-1], after[:, :-1])
+    expected = delta.for_groups(["Female"]).steer(before[:, -1], sae)[:, 0]
+    assert torch.equal(after[:, -1], expected.detach()) and not torch.equal(after[:, -1], before[:, -1])
+
+
+@pytest.mark.parametrize("kind", ["latents", "dense"])
+def test_strength_zero_changes_no_token_and_a_large_one_does(tiny, lm, sae, kind):
+    offset = make_delta() if kind == "latents" else filled(DenseOffset(GROUPS, 32))
+    sae = sae if kind == "latents" else None
+    plain = written(lm, PROMPTS)
+    with steer(lm, sae, offset, "Male", 0.0, LAYER):
+        assert torch.equal(written(lm, PROMPTS), plain)
+    with steer(lm, sae, offset, "Male", 3.0, LAYER):
+        assert not torch.equal(written(lm, PROMPTS), plain)
+
+
+def test_bfloat16_weights_keep_their_text_at_strength_zero(tiny, sae):
+    lm = tiny.lm()
+    lm.model.to(torch.bfloat16)
+    plain = written(lm, PROMPTS)
+    with steer(lm, sae, make_delta(), "Male", 0.0):
+        assert torch.equal(written(lm, PROMPTS), plain)
+
+
+def test_a_dense_offset_is_added_as_it_is(lm):
+    offset, seen = filled(DenseOffset(GROUPS, 32)), []
+    ids = torch.tensor([[0, 5, 6]])
+    with torch.no_grad(), steer(lm, None, offset, "Male", -2.0, hook_layer=LAYER):
+        handle = lm.layers[LAYER].register_forward_hook(lambda module, args, output: seen.append(output))
+        lm.model(ids)
+        handle.remove()
+    expected = lm.residual(ids, LAYER)[:, -1] - 2 * (offset.shared + offset.deviation[1])
+    torch.testing.assert_close(seen[0][:, -1], expected.detach())
+
+
+def test_each_row_may_have_its_own_group(lm, sae):
+    delta, prompts = make_delta(), ["A", "A", "A"]
+    order = ["Male", "Female", "Male"]
+    with steer(lm, sae, delta, order):
+        together = written(lm, prompts)
+    for row, group in zip(together, order, strict=True):
+        with steer(lm, sae, delta, group):
+            assert torch.equal(written(lm, ["A"])[0], row)
+    with pytest.raises(ValueError, match="2 groups for a batch of 3 rows"), steer(lm, sae, delta, list(GROUPS)):
+        written(lm, prompts)
+
+
+def test_the_hook_goes_even_after_an_error(lm, sae):
+    plain = written(lm, PROMPTS)
+    with pytest.raises(ZeroDivisionError), steer(lm, sae, make_delta(50.0), "Male"):
+        assert not torch.equal(written(lm, PROMPTS), plain)
+        _ = 1 / 0
+    assert torch.equal(written(lm, PROMPTS), plain) and not lm.layers[LAYER]._forward_hooks
+
+
+def test_what_cannot_be_steered_is_named(lm, sae):
+    delta = make_delta()
+    with pytest.raises(KeyError, match=r"no offset for \['Martian'\]; there are \['Female', 'Male'\]"):
+        with steer(lm, sae, delta, "Martian"):
+            pass
+    with pytest.raises(ValueError, match="hook_layer 4: tiny-llama has 5 layers"):
+        with steer(lm, sae, delta, "Male", hook_layer=4):
+            pass
+    with pytest.raises(ValueError, match="give hook_layer"):
+        with steer(lm, None, filled(DenseOffset(GROUPS, 32)), "Male"):
+            pass
+    with pytest.raises(ValueError, match="hook_name 'hook_embed'"):
+        hook_layer_of(make_sae(hook_name="hook_embed"))
+    assert hook_layer_of(sae) == LAYER
+
+
+def test_a_scaled_offset_is_a_copy(sae):
+    delta = make_delta()
+    before = delta.offsets().detach().clone()
+    part = scaled(delta, -2.0, ["Male"])
+    assert part.groups == ("Male",)
+    torch.testing.assert_close(part.offsets(), -2 * before[1:])
+    assert torch.equal(scaled(delta, 1.0).offsets(), before) and torch.equal(delta.offsets(), before)
+
+
+def test_answers_side_by_side(tiny, sae):
+    lm, delta = tiny.lm(chat=True), make_delta()
+    table = generate_answers(lm, "Is it so?", sae, delta, ["Male", "Female", "Male"], tokens=8)
+    assert list(table.columns) == ["group", "unsteered", "steered"]
+    assert table["group"].tolist() == ["Male", "Female", "Male"]
+    assert table["unsteered"].nunique() == 1  # greedy
+    assert table["steered"][0] == table["steered"][2] != table["steered"][1]
+    assert (table["steered"] != table["unsteered"]).all()
+    assert not lm.layers[LAYER]._forward_hooks
+    nothing = generate_answers(lm, "Is it so?", sae, delta, strength=0.0, tokens=8)
+    assert nothing["group"].tolist() == list(GROUPS) and (nothing["steered"] == nothing["unsteered"]).all()
+
+
+def test_sampled_answers_differ_by_the_offset_alone(lm, sae):
+    same = generate_answers(lm, "Is it so?", sae, make_delta(), ["Male"] * 4, strength=0.0, tokens=8, seed=3)
+    assert (same["steered"] == same["unsteered"]).all() and same["unsteered"].nunique() > 1
+    moved = generate_answers(lm, "Is it so?", sae, make_delta(), ["Male"] * 4, tokens=8, seed=3)
+    assert (moved["unsteered"] == same["unsteered"]).all() and (moved["steered"] != same["steered"]).any()
+
+
+def test_offsets_are_tied_to_model_layer_and_sae(lm, sae, tmp_path):
+    path = tmp_path / "deltas.safetensors"
+    about = {"model": lm.name, "hook_layer": str(LAYER), "sae": sae.sha256()}
+    make_delta().save(path, **about)
+    assert torch.equal(load_delta_for(path, lm, sae).offsets(), make_delta().offsets())
+    with pytest.raises(ValueError, match="deltas.safetensors: fitted with hook_layer 2, but used with hook_layer 1"):
+        load_delta_for(path, lm, sae, hook_layer=1)
+    other = make_sae(seed=5)
+    with pytest.raises(ValueError, match=f"fitted with sae {sae.sha256()}, but used with sae {other.sha256()}"):
+        load_delta_for(path, lm, other)
+    with pytest.raises(ValueError, match="fitted with model gpt, but used with model tiny-llama"):
+        check_belongs({**about, "model": "gpt"}, lm, sae, LAYER)
+    check_belongs({**about, "model": "its name elsewhere", "model_sha256": lm.sha256}, lm, sae, LAYER)
+    with pytest.raises(ValueError, match="fitted with model_sha256 0ff, but used with model_sha256 "):
+        check_belongs({**about, "model_sha256": "0ff"}, lm, sae, LAYER)
+    with pytest.raises(ValueError, match="does not say for which sae"):
+        check_belongs({"model": lm.name, "hook_layer": "2"}, lm, sae, LAYER)
