@@ -40,6 +40,23 @@ def mean_kl(
     return kl(shares[cells], log_probs[cells]).mean()
 
 
+def contrast_kl(
+    shares: Float[Tensor, "group question option"],
+    everyone: Float[Tensor, "question option"],
+    log_probs: Float[Tensor, "#group question option"],
+) -> Float[Tensor, ""]:
+    """Mean over the cells with answers of KL(h_g || h_all p_g / p̄, made to add up to 1), in nats: the task from toplines.
+
+    log p̄ is the mean of log p_g over all groups. `everyone` is log h_all, which must not be 0 where anybody answered
+    (-inf only for an option that does not exist). Adding the same to the logits of all groups changes nothing, so its
+    gradients over groups add up to 0: what is right for everybody is not asked for. ValueError as in `mean_kl`.
+    """
+    missing = everyone.isneginf()
+    logs = log_probs.masked_fill(missing, 0.0)
+    tilted = (everyone + logs - logs.mean(0)).log_softmax(-1)
+    return mean_kl(shares, tilted)
+
+
 def tilted(losses: Float[Tensor, "n"], t: float) -> Float[Tensor, ""]:
     """Tilted mean (1/t) log mean exp(t loss) of Li et al. 2021: the mean at t = 0, the largest loss as t grows.
 

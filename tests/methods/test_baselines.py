@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from opinion_sae.delta.held_out import Split
-from opinion_sae.methods.baselines import choose, everyone, position_prior, uniform, validation_kl
+from opinion_sae.methods.baselines import choose, position_prior, uniform, validation_kl
+from opinion_sae.score.toplines import everyone
 
 
 def split(train, validation, test):

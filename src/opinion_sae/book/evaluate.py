@@ -37,7 +37,7 @@ from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.effects.facts import load_facts, load_passages
 from opinion_sae.effects.side_effects import Cells, measure, side_effects_table, unsteered
 from opinion_sae.effects.text_before import LORA, Elsewhere, Tables, lora, prompts
-from opinion_sae.methods.baselines import everyone, position_prior, uniform
+from opinion_sae.methods.baselines import position_prior, uniform
 from opinion_sae.methods.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
 from opinion_sae.methods.personas import persona_residuals, read_part, spread
 from opinion_sae.methods.readout import calibrated, probe, unembedding
@@ -47,6 +47,7 @@ from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.score.statistics import claims_table
+from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
 SEEDS = 5

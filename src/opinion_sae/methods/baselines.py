@@ -20,19 +20,6 @@ def uniform(survey: Survey) -> Float[np.ndarray, "1 question option"]:
     return log_probs
 
 
-def everyone(survey: Survey) -> Float[np.ndarray, "1 question option"]:
-    """All respondents' answers to the same question, whatever their group: a ceiling for any shared offset.
-
-    Half a respondent is added to each option, so that an option nobody chose has some probability.
-    """
-    people = survey.everyone_shares * survey.everyone_effective[:, None]
-    log_probs = np.full((1, *people.shape), -np.inf)
-    for row, counts, question in zip(log_probs[0], people, survey.questions, strict=True):
-        options = len(question.options)
-        row[:options] = np.log((counts[:options] + 0.5) / (counts[:options].sum() + options / 2))
-    return log_probs
-
-
 def position_prior(survey: Survey, splits: Sequence[Split]) -> Float[np.ndarray, "group question option"]:
     """Each group's mean answer to training questions with as many options, place by place; the model is not asked.
 
