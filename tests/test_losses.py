@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from opinion_sae.delta.fit import proximal_step
-from opinion_sae.losses import kl, l1, mean_kl, reconstruction, soft_threshold
+from opinion_sae.losses import contrast_kl, kl, l1, mean_kl, reconstruction, soft_threshold
 
 NAN = math.nan
 
@@ -125,3 +125,39 @@ def test_steps_lead_to_the_soft_threshold_of_the_goal():
     torch.testing.assert_close(pair.shared.detach(), expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(pair.deviation.detach(), expected.expand(2, 3), atol=1e-3, rtol=0)
     assert pair.shared[0] == 0 and not pair.deviation[:, 0].any()
+
+
+def test_contrast_kl_by_hand():
+    everyone = torch.tensor([[0.5, 0.5]], dtype=torch.float64).log()
+    p = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]], dtype=torch.float64).log()
+    shares = torch.tensor([[[0.8, 0.2]], [[NAN, NAN]]], dtype=torch.float64)
+    # equal weights: p̄ is (0.4, 0.4), so the first group is told (0.8, 0.2): exactly its answers
+    assert contrast_kl(shares, everyone, p).item() == pytest.approx(0, abs=1e-12)
+    # all the weight on the first: p̄ is its own, so it is told the toplines
+    found = contrast_kl(shares, everyone, p, torch.tensor([1.0, 0.0], dtype=torch.float64)).item()
+    assert found == pytest.approx(0.8 * math.log(1.6) + 0.2 * math.log(0.4))
+    # one row for all: the toplines as well
+    assert contrast_kl(shares, everyone, p[:1]).item() == pytest.approx(found)
+    with pytest.raises(ValueError, match="none of the 1 questions"):
+        contrast_kl(torch.full_like(shares, NAN), everyone, p)
+
+
+def test_contrast_kl_asks_for_differences_only_and_leaves_padding_alone():
+    shares = torch.tensor([[[0.6, 0.4, 0.0], [0.2, 0.3, 0.5]], [[0.1, 0.9, 0.0], [NAN] * 3]], dtype=torch.float64)
+    everyone = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.2, 0.6]], dtype=torch.float64).log()
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    weights = torch.tensor([0.7, 0.3], dtype=torch.float64)
+    gone = everyone.isneginf()
+
+    def loss(logits):
+        log_probs = logits.masked_fill(gone, -1e4).log_softmax(-1).masked_fill(gone, -torch.inf)
+        return contrast_kl(shares, everyone, log_probs, weights)
+
+    assert torch.autograd.gradcheck(loss, logits)
+    loss(logits).backward()
+    assert logits.grad.isfinite().all() and not logits.grad[:, 0, 2].any()
+    torch.testing.assert_close(logits.grad.sum(0), torch.zeros(2, 3, dtype=torch.float64))
+    # a group without answers still counts in p̄, so it gets a gradient where another answered
+    assert logits.grad[1, 1].abs().sum() > 0
+    torch.testing.assert_close(loss(logits + torch.tensor([1.0, -2.0, 0.5])), loss(logits))

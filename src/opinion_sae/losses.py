@@ -44,17 +44,18 @@ def contrast_kl(
     shares: Float[Tensor, "group question option"],
     everyone: Float[Tensor, "question option"],
     log_probs: Float[Tensor, "#group question option"],
+    weights: Float[Tensor, "group"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean over the cells with answers of KL(h_g || h_all p_g / p̄, made to add up to 1), in nats: the task from toplines.
+    """Loss of the task from toplines: mean over the cells with answers of KL(h_g || h_all p_g / p̄), in nats.
 
-    log p̄ is the mean of log p_g over all groups. `everyone` is log h_all, which must not be 0 where anybody answered
-    (-inf only for an option that does not exist). Adding the same to the logits of all groups changes nothing, so its
-    gradients over groups add up to 0: what is right for everybody is not asked for. ValueError as in `mean_kl`.
+    h_all p_g / p̄ is made to add up to 1; log p̄ = sum_g w_g log p_g over all groups, with `weights` w that add up to 1
+    (None: equal). `everyone` is log h_all, -inf only for an option that does not exist. The same added to the logits of
+    all groups changes nothing, so the gradients over groups add up to 0: what is right for everybody is not asked for.
+    ValueError as in `mean_kl`.
     """
-    missing = everyone.isneginf()
-    logs = log_probs.masked_fill(missing, 0.0)
-    tilted = (everyone + logs - logs.mean(0)).log_softmax(-1)
-    return mean_kl(shares, tilted)
+    logs = log_probs.masked_fill(everyone.isneginf(), 0.0).expand(shares.shape)
+    mean = logs.mean(0) if weights is None else torch.einsum("g,gqo->qo", weights, logs)
+    return mean_kl(shares, (everyone + logs - mean).log_softmax(-1))
 
 
 def tilted(losses: Float[Tensor, "n"], t: float) -> Float[Tensor, ""]:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from opinion_sae.score.metrics import cluster_draws
 from opinion_sae.score.gaps import TASKS, actual_gaps, cell_kl, identified, predicted_gaps, toplines_floor
+from opinion_sae.score.metrics import cluster_draws
 from opinion_sae.score.toplines import everyone, from_toplines, options_there
 from opinion_sae.survey import Survey
 
@@ -94,7 +94,7 @@ def _with_all(cells: Float[np.ndarray, "group question"]) -> Float[np.ndarray, "
 
 def _mean_columns(
     survey: Survey, known: People, log_probs: Float[np.ndarray, "_ question option"]
-) -> Float[np.ndarray, "column row question"]:
+) -> Float[np.ndarray, "7 row question"]:
     """What KL and identification are the means of: cells, kl, closed, room; cells, identified, chance. 0 where NaN."""
     kl = cell_kl(survey, log_probs)
     hit, chance = identified(survey, log_probs)
@@ -107,7 +107,7 @@ def _mean_columns(
 
 def _gap_columns(
     survey: Survey, known: People, log_probs: Float[np.ndarray, "_ question option"], task: str
-) -> tuple[Float[np.ndarray, "column group question"], Float[np.ndarray, "column group question"]]:
+) -> tuple[Float[np.ndarray, "4 group question"], Float[np.ndarray, "3 group question"]]:
     """What correlation and spread are made of: cells, a, a^2, v; and m, m^2, a m, with a people's gap, v its sampling
     variance and m the predicted gap. 0 where one of them is missing."""
     m = predicted_gaps(survey, log_probs, task)
@@ -125,9 +125,9 @@ def _sums(
 
 def _measures(
     weights: Float[np.ndarray, "replicate question"],
-    means: Float[np.ndarray, "column row question"],
-    of_people: Float[np.ndarray, "column group question"],
-    of_method: Float[np.ndarray, "column group question"],
+    means: Float[np.ndarray, "7 row question"],
+    of_people: Float[np.ndarray, "4 group question"],
+    of_method: Float[np.ndarray, "3 group question"],
 ) -> Replicates:
     """The measures, from sums over questions. About each group's own mean over its n questions,
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from opinion_sae.score.metrics import kl, option_positions
-from opinion_sae.score.toplines import everyone
+from opinion_sae.score.toplines import everyone, group_weights
 from opinion_sae.survey import Survey
 
 TASKS = ("alone", "toplines")
@@ -77,14 +77,6 @@ def actual_gaps(survey: Survey) -> tuple[Float[np.ndarray, "group question"], Fl
 
     of_rest = noise(others.shares, others.effective)
     return gap, (1 - others.weight) ** 2 * (noise(survey.shares, survey.effective) + of_rest)
-
-
-def group_weights(survey: Survey) -> Float[np.ndarray, "group"]:
-    """Each group's mean weighted number of people per question, as a share of its attribute; all add up to 1."""
-    size, attribute = survey.counts.sum(-1), np.array(survey.attributes)
-    people = size.sum(1) / np.maximum((size > 0).sum(1), 1)
-    of_attribute = np.array([people[attribute == name].sum() for name in attribute])
-    return people / of_attribute / len(set(survey.attributes))
 
 
 def predicted_gaps(

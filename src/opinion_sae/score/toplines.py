@@ -27,17 +27,27 @@ def everyone(survey: Survey) -> Float[np.ndarray, "1 question option"]:
     return log_probs
 
 
+def group_weights(survey: Survey) -> Float[np.ndarray, "group"]:
+    """Each group's mean weighted number of people per question, as a share of its attribute; all add up to 1."""
+    size, attribute = survey.counts.sum(-1), np.array(survey.attributes)
+    people = size.sum(1) / np.maximum((size > 0).sum(1), 1)
+    of_attribute = np.array([people[attribute == name].sum() for name in attribute])
+    return people / of_attribute / len(set(survey.attributes))
+
+
 def from_toplines(
     survey: Survey, log_probs: Float[np.ndarray, "some_groups question option"]
 ) -> Float[np.ndarray, "some_groups question option"]:
     """What a method says of the groups, put on top of what is known of everybody, as log p in float64:
 
-        p_g <- h_all p_g / p̄, made to add up to 1        log p̄ = mean over groups of log p_g
+        p_g <- h_all p_g / p̄, made to add up to 1        log p̄ = sum_g w_g log p_g
 
-    h_all is that of `everyone`. All groups that the method answers for enter p̄, each with the same weight, whether or
-    not people of that group answered: a prediction must not change with who happened to be asked, and is then the one
-    that is made for a question that nobody answered yet. NaN (no answer) for a group stays NaN and does not enter. A
-    method that says the same of all groups gives the toplines; one row for all gives them bit by bit.
+    h_all is that of `everyone`, and w the `group_weights`: p̄ stands for what the method says of everybody, so a large
+    group must count for more in it (with equal weights even people's own answers, put in for p_g, come out wrong). All
+    groups that the method answers for enter p̄, whether or not people of that group answered: a prediction must not
+    change with who happened to be asked, and is then the one that is made for a question that nobody answered yet.
+    NaN (no answer) for a group stays NaN and does not enter. A method that says the same of all groups gives the
+    toplines; one row for all gives them bit by bit.
 
     ValueError if a method gives some groups, and not all, a probability of 0: p̄ would be 0 there.
     """
@@ -47,7 +57,9 @@ def from_toplines(
     there, said = options_there(survey), ~np.isnan(log_probs).any(-1)
     logs = np.where(there & said[..., None], log_probs, 0.0).astype(float)
     logs = _without_impossible(survey, logs, said)
-    mean = logs.sum(0) / np.maximum(said.sum(0), 1)[:, None]
+    weights = group_weights(survey)[:, None] * said
+    weights /= np.maximum(weights.sum(0), 1e-300)
+    mean = (weights[..., None] * logs).sum(0)
     tilted = np.where(there, known + logs - mean, -np.inf)
     most = tilted.max(-1, keepdims=True)
     tilted -= most + np.log(np.exp(tilted - most).sum(-1, keepdims=True))
