@@ -14,8 +14,15 @@ from opinion_sae.score.names import NAMES, label, prose, rank
 
 # names of before, which pages, figures and claims may not use beside those of the table
 RETIRED = (
-    *("same share for every option", "preference for places", "place preference, by group", "mean answer by option"),
-    *("option rows only", "place bias", "Δ shared only", "Δ shared + group", "SAE trained with it", "SAE trained for it"),
+    *("same share for every option", "preference for places", "mean answer by option"),
+    *(
+        "option rows only",
+        "place bias",
+        "Δ shared only",
+        "Δ shared + group",
+        "SAE trained with it",
+        "SAE trained for it",
+    ),
     *("LoRA, group named", "all respondents' answers"),
 )
 TABLES = sorted((ROOT / "results").glob("*/alignment.csv")) + sorted((ROOT / "results").glob("*/*claims.csv"))

@@ -14,7 +14,7 @@ from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import VERDICTS, Claim
 from opinion_sae.survey import Survey
 
-MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
+MARGIN = 0.005  # nats; about a sixtieth of the unsteered model's KL on the default surveys
 
 CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
 
@@ -197,15 +197,16 @@ def reviewers_page(table: pd.DataFrame) -> str:
     groups = table.loc[table["group"] != "all", "group"].nunique()
     answers = {
         "What was actually done?": (
-            f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by an "
-            f"offset fitted without it. In this run, of {len(tested)} claims, {count_verdicts(tested['verdict'])}. "
+            f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by "
+            f"an offset fitted without it. In this run, of {len(tested)} claims, {count_verdicts(tested['verdict'])}. "
             "{doc}`/reproduce` gives the commands."
         ),
         "Why such heavy notation?": "{doc}`/method` has the whole method on one page.",
         "Where are the results on diverse viewpoints?": _on_groups(table),
         "How does it relate to Anthropic's feature-steering study?": (
             "That study turned single features of a large model up and down by hand and watched the answers; here an "
-            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`/related` says more."
+            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`/related` says "
+            "more."
         ),
     }
     return "\n\n".join(f"**{question}**\n{answer}" for question, answer in answers.items()) + "\n"

@@ -20,7 +20,7 @@ IN_PROSE = (
 )
 
 
-def verdict(row: Mapping[str, object]) -> str:
+def verdict(row: pd.Series) -> str:
     """One sentence on a paired difference in KL: lower, higher, or no difference that could be shown."""
     method, reference = prose(row["method"]), prose(row["reference"])
     low, high = row["low"], row["high"]
@@ -31,9 +31,9 @@ def verdict(row: Mapping[str, object]) -> str:
     )
     subject = method[0].upper() + method[1:]
     if high < 0:
-        return f"{subject} lowers the mean KL below {reference} {size.format(-high, -low)}."
+        return f"{subject} lowers the mean KL below that of {reference} {size.format(-high, -low)}."
     if low > 0:
-        return f"{subject} raises the mean KL above {reference} {size.format(low, high)}."
+        return f"{subject} raises the mean KL above that of {reference} {size.format(low, high)}."
     return (
         f"No difference could be shown: the mean KL of {method} minus that of {reference} is "
         f"{row['kl_difference']:+.3f} nats (95% interval {low:+.3f} to {high:+.3f}, {row['n_questions']} questions)."
@@ -76,7 +76,9 @@ def against_uniform(
     """One sentence: the mean KL that a dose of Delta is left with, beside that of equal shares for every option."""
     values = by_group(survey, kl - uniform)["all"]
     low, high = bootstrap_mean(values, clusters, replicates, seed)
-    found = "is closer to the groups" if high < 0 else "is further from the groups" if low > 0 else "was not shown closer"
+    found = (
+        "is closer to the groups" if high < 0 else "is further from the groups" if low > 0 else "was not shown closer"
+    )
     interval = "too few questions for an interval" if np.isnan(low) else f"95% interval {low:+.3f} to {high:+.3f}"
     return (
         f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} than {prose('uniform')}, which read "
@@ -181,9 +183,9 @@ def kept_epochs(history: pd.DataFrame) -> pd.DataFrame:
                 "fold": fold,
                 "shared part, epoch": first.loc[first["validation_kl"].idxmin(), "epoch"],
                 "own part, epoch": best["epoch"] if used else NOT_USED,
-                "validation KL without": start["validation_kl"],
-                "validation KL with": best["validation_kl"] if used else NOT_USED,
-                "entries of the own part": best["latents_deviation"] if used else NOT_USED,
+                "validation KL without": round(start["validation_kl"], 4),
+                "validation KL with": round(best["validation_kl"], 4) if used else NOT_USED,
+                "entries of the own part": round(best["latents_deviation"], 1) if used else NOT_USED,
             }
         )
     return pd.DataFrame(rows).set_index(["method", "fold"])

@@ -43,7 +43,9 @@ NAMES = {
     "delta-by-topic": Name("Δ from other topics", "Δ fitted to other topics"),
     "delta-half": Name("Δ at half strength", "Δ at half strength", "half"),
     "left-out-shared": Name("Δ_shared, group left out", "Δ_shared fitted without the group"),
-    "left-out-sibling": Name("siblings' Δ, group left out", "its attribute's other groups' Δ, fitted without the group"),
+    "left-out-sibling": Name(
+        "siblings' Δ, group left out", "its attribute's other groups' Δ, fitted without the group"
+    ),
     "other-delta": Name("other groups' Δ", "the other groups' Δ"),
     "prompt-bio": Name("persona prompt, sentence", "the persona prompt as a sentence"),
     "prompt-portray": Name("persona prompt, instruction", "the persona prompt as an instruction"),

@@ -22,7 +22,14 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
     panels = [
         ("kl", "mean KL, people to model (nats)", questions, "#0072B2", "o", "-"),
         ("option_mass", "probability on option letters", questions, "#E69F00", "s", "--"),
-        ("perplexity_ratio", "perplexity of the SAE's held-out texts,\nrelative to unsteered", text, "#009E73", "^", "-."),
+        (
+            "perplexity_ratio",
+            "perplexity of the SAE's held-out texts,\nrelative to unsteered",
+            text,
+            "#009E73",
+            "^",
+            "-.",
+        ),
     ]
     figure, row = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
     for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
