@@ -84,6 +84,12 @@ def test_latents_are_counted_fold_by_fold():
     assert idle == "2 of 4 in the shared part, and none in the groups' own parts, which no fold of 2 uses"
 
 
+def test_no_dose_of_a_part_that_is_not_there_is_reported():
+    choices = pd.DataFrame({"fold": [0, 1], "dose of Δ_shared": 1.0, "dose of D": [0.5, 0.5]})
+    page = report.choice_page(choices, deltas([[0.0, 1, 0, 0], [0.0] * 4], [[0.0] * 4] * 2))
+    assert page["dose of D"].tolist() == [0.5, "not used"] and choices["dose of D"].tolist() == [0.5, 0.5]
+
+
 @pytest.mark.parametrize(
     ("shift", "said"),
     [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.score.metrics import bootstrap_mean, by_group, mean, mean_over_groups, total_variation
 from opinion_sae.score.names import NAMES, prose
 from opinion_sae.survey import Survey
@@ -202,6 +203,13 @@ def own_part(history: pd.DataFrame, method: str = "delta") -> str:
         f"{'fold' if len(idle) == 1 else 'folds'} {' and '.join(idle)} no epoch with it did better on the validation "
         "questions than the start without it, so it is not used."
     )
+
+
+def choice_page(choices: pd.DataFrame, deltas: Sequence[GroupDelta]) -> pd.DataFrame:
+    """`selection.choice_table`, a row per fold, with 'not used' for the dose of a part that the fold's Delta lacks:
+    any dose of zero is zero, and which of them is chosen is rounding."""
+    used = [bool(delta.deviation.any()) for delta in deltas]
+    return choices.assign(**{"dose of D": choices["dose of D"].astype(object).where(used, NOT_USED)})
 
 
 def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
