@@ -84,6 +84,13 @@ def test_latents_are_counted_fold_by_fold():
     assert idle == "2 of 4 in the shared part, and none in the groups' own parts, which no fold of 2 uses"
 
 
+def test_fits_that_stayed_at_their_start_are_counted():
+    rows = [(15, 0, "shared", 8), (15, 0, "both", 8), (15, 1, "shared", 8), (15, 1, "both", 9), (15, 0, "unsteered", 0)]
+    grid = pd.DataFrame(rows, columns=["layer", "fold", "mode", "latents"]).assign(l1=0.1)
+    assert report.idle_fits(grid).startswith("Of 2 fits of both parts, one per layer and fold, 1 do not use")
+    assert report.idle_fits(grid.iloc[:0]).startswith("Of 0 fits")
+
+
 def test_no_dose_of_a_part_that_is_not_there_is_reported():
     choices = pd.DataFrame({"fold": [0, 1], "dose of Δ_shared": 1.0, "dose of D": [0.5, 0.5]})
     page = report.choice_page(choices, deltas([[0.0, 1, 0, 0], [0.0] * 4], [[0.0] * 4] * 2))

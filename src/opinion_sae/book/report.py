@@ -212,6 +212,14 @@ def choice_page(choices: pd.DataFrame, deltas: Sequence[GroupDelta]) -> pd.DataF
     return choices.assign(**{"dose of D": choices["dose of D"].astype(object).where(used, NOT_USED)})
 
 
+def idle_fits(grid: pd.DataFrame) -> str:
+    """One sentence on a `selection.csv`: how many fits of both parts kept their start, the shared part alone."""
+    fits = {mode: grid[grid["mode"] == mode].set_index(["layer", "fold", "l1"]) for mode in ("shared", "both")}
+    beside = fits["both"].join(fits["shared"], rsuffix="_shared")
+    idle = int((beside["latents"] == beside["latents_shared"]).sum())
+    return f"Of {len(beside)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
+
+
 def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
     """`interpret.latents_touched` for the reader: 'not used' where a fold keeps no such part."""
     return counts.round(1).astype(object).where(counts.notna(), NOT_USED)

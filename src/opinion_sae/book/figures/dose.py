@@ -24,7 +24,7 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
         ("option_mass", "probability on option letters", questions, "#E69F00", "s", "--"),
         (
             "perplexity_ratio",
-            "perplexity of the SAE's held-out texts,\nrelative to unsteered",
+            "perplexity of held-out texts,\nrelative to unsteered",
             text,
             "#009E73",
             "^",
@@ -41,7 +41,7 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
             axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
         axes.set_title(size, loc="left", fontsize=9)
         axes.set_ylabel(label)
-        axes.set_xlabel("strength (0: unsteered, 1: as fitted)")
+        axes.set_xlabel("strength (0: unsteered,\n1: as fitted)")
     for method, value in (references or {}).items():
         reference_line(row[0], "kl", method, value)
     for axes in row if spot is not None or references else ():
