@@ -214,10 +214,11 @@ def choice_page(choices: pd.DataFrame, deltas: Sequence[GroupDelta]) -> pd.DataF
 
 def idle_fits(grid: pd.DataFrame) -> str:
     """One sentence on a `selection.csv`: how many fits of both parts kept their start, the shared part alone."""
-    fits = {mode: grid[grid["mode"] == mode].set_index(["layer", "fold", "l1"]) for mode in ("shared", "both")}
-    beside = fits["both"].join(fits["shared"], rsuffix="_shared")
-    idle = int((beside["latents"] == beside["latents_shared"]).sum())
-    return f"Of {len(beside)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
+    shared, both = (
+        grid[grid["mode"] == mode].set_index(["layer", "fold", "l1"])["latents"] for mode in ("shared", "both")
+    )
+    idle = int((both == shared.reindex(both.index)).sum())
+    return f"Of {len(both)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
 
 
 def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
