@@ -181,9 +181,9 @@ def kept_epochs(history: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "method": method,
-                "fold": fold,
-                "shared part, epoch": first.loc[first["validation_kl"].idxmin(), "epoch"],
-                "own part, epoch": best["epoch"] if used else NOT_USED,
+                "fold": int(fold),
+                "shared part, epoch": int(first.loc[first["validation_kl"].idxmin(), "epoch"]),
+                "own part, epoch": int(best["epoch"]) if used else NOT_USED,
                 "validation KL without": round(start["validation_kl"], 4),
                 "validation KL with": round(best["validation_kl"], 4) if used else NOT_USED,
                 "entries of the own part": round(best["latents_deviation"], 1) if used else NOT_USED,
@@ -198,10 +198,10 @@ def own_part(history: pd.DataFrame, method: str = "delta") -> str:
     idle = [str(fold) for fold, epoch in kept.items() if epoch == NOT_USED]
     if not idle:
         return f"The groups' own part is used in all {len(kept)} folds."
+    named = f"fold {idle[0]}" if len(idle) == 1 else f"folds {', '.join(idle[:-1])} and {idle[-1]}"
     return (
-        f"The groups' own part is used in {len(kept) - len(idle)} of {len(kept)} folds; in "
-        f"{'fold' if len(idle) == 1 else 'folds'} {' and '.join(idle)} no epoch with it did better on the validation "
-        "questions than the start without it, so it is not used."
+        f"The groups' own part is used in {len(kept) - len(idle) or 'none'} of {len(kept)} folds; in {named} no epoch "
+        "with it did better on the validation questions than the start without it, so it is not used."
     )
 
 
@@ -217,6 +217,8 @@ def idle_fits(grid: pd.DataFrame) -> str:
     shared, both = (
         grid[grid["mode"] == mode].set_index(["layer", "fold", "l1"])["latents"] for mode in ("shared", "both")
     )
+    if both.empty:
+        return "`make select` has not been run for this profile."
     idle = int((both == shared.reindex(both.index)).sum())
     return f"Of {len(both)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
 
