@@ -230,12 +230,16 @@ def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
 
 def latent_numbers(counts: pd.DataFrame, width: int) -> dict[str, str]:
     """Formatted counts of latents for the prose, from `interpret.latents_touched`: means over the folds in use."""
-    folds = counts.iloc[:-1]
-    used = folds["group"].dropna()
-    own = f"and for the average group {used.mean():.0f} in its own part, in the {len(used)} of {len(folds)} folds that use one"
-    if used.empty:
-        own = f"and none in the groups' own parts, which no fold of {len(folds)} uses"
-    return {"n_latents_delta": f"{folds['shared'].mean():.0f} of {width} in the shared part, {own}"}
+
+    def mean_of(part: str) -> tuple[str, str]:
+        folds = counts[part].iloc[:-1]
+        used = folds.dropna()
+        note = "" if len(used) == len(folds) else f" (in the {len(used)} of {len(folds)} folds that use it)"
+        return (f"{used.mean():.0f}", note) if len(used) else ("none", " (no fold uses it)")
+
+    (shared, note), (own, own_note) = mean_of("shared"), mean_of("group")
+    of = f"{shared} of {width} in the shared part{note}, and for the average group {own} in its own part{own_note}"
+    return {"n_latents_delta": of}
 
 
 def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:
