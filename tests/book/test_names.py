@@ -1,5 +1,6 @@
 """One table of names: whatever a table, claim, figure or page calls a method stands in `score/names.py`."""
 
+import ast
 import csv
 import re
 
@@ -51,6 +52,20 @@ def test_every_method_of_the_tables_has_a_name(path):
 def test_every_method_of_the_claims_and_figures_has_a_name():
     assert {method for claim in CLAIMS for method in (claim.method, claim.reference)} <= set(NAMES)
     assert set(figures.MARKS) | set(OURS) <= set(NAMES)
+
+
+def test_no_other_dictionary_names_methods():
+    """A mark for each method, or its answers, is no name; a text for each is."""
+    for path in sorted((ROOT / "src" / "opinion_sae").rglob("*.py")) + sorted((ROOT / "tools").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Dict) and path.name != "names.py":
+                pairs = [(key.value, value) for key, value in zip(node.keys, node.values, strict=True) if is_text(key)]
+                named = [key for key, value in pairs if key in NAMES and is_text(value)]
+                assert len(named) < 3, f"{path.name} names {named}"
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def test_names_and_keys_tell_methods_apart():

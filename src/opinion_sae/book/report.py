@@ -77,12 +77,10 @@ def against_uniform(
     """One sentence: the mean KL that a dose of Delta is left with, beside that of equal shares for every option."""
     values = by_group(survey, kl - uniform)["all"]
     low, high = bootstrap_mean(values, clusters, replicates, seed)
-    found = (
-        "is closer to the groups" if high < 0 else "is further from the groups" if low > 0 else "was not shown closer"
-    )
+    found = "is further from" if low > 0 else "is closer to" if high < 0 else "could not be shown to be closer to"
     interval = "too few questions for an interval" if np.isnan(low) else f"95% interval {low:+.3f} to {high:+.3f}"
     return (
-        f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} than {prose('uniform')}, which read "
+        f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} the groups than {prose('uniform')}, which read "
         f"no question and have {mean_over_groups(survey, uniform):.3f} ({mean(values):+.3f} nats, {interval})."
     )
 
