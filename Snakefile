@@ -47,6 +47,7 @@ CHAPTERS = {
             "delta-{fold}.safetensors",
             "shared-{fold}.safetensors",
             "dense.safetensors",
+            "numbers-delta.json",
         ],
     ),
     "05_joint": dict(

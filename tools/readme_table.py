@@ -1,4 +1,4 @@
-"""Write the README's table of claims from the committed tables of the default run.
+"""Write the README's numbers, a table and the paragraphs below it, from the committed tables of the published runs.
 
 python tools/readme_table.py
 """
@@ -10,18 +10,24 @@ from pathlib import Path
 import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.book.claims import count_verdicts
+from opinion_sae.book.report import kept_epochs, own_part, verdict
+from opinion_sae.score.names import prose
+from opinion_sae.score.statistics import verdicts
 
 ROOT = Path(__file__).parents[1]
+START, END = "<!-- numbers: python tools/readme_table.py -->\n", "<!-- end of numbers -->\n"
 HEAD = "| What the run shows (KL in nats, 95% intervals over questions) | Figure | Chapter | Time |"
 
 
 def claims(results: Path) -> list[tuple[str, str, str]]:
     """Each claim with its numbers, the figure that draws it and the chapter that computes it."""
     numbers = read_json(results / "numbers.json")
-    table = {name: pd.read_csv(results / f"{name}.csv") for name in ("alignment", "comparisons", "surveys", "dose")}
+    table = {name: pd.read_csv(results / f"{name}.csv") for name in ("alignment", "comparisons", "surveys")}
     kl = _overall(table["alignment"]).set_index("method")["kl"]
     pairs = _overall(table["comparisons"]).set_index(["method", "reference"])
-    surveys, dose = table["surveys"], table["dose"].set_index("strength")
+    surveys, kept = table["surveys"], kept_epochs(pd.read_csv(results / "delta_history.csv")).loc["delta"]
+    used = (kept["own part, epoch"] != "not used").sum()
 
     def difference(method: str, reference: str) -> str:
         row = pairs.loc[(method, reference)]
@@ -35,7 +41,7 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
             "01_surveys",
         ),
         (
-            f"Equal shares for all options have a KL of {kl['uniform']:.3f}, the unsteered model {kl['unsteered']:.3f}",
+            f"Equal shares, the same for every option, have a KL of {kl['uniform']:.3f}, the unsteered model {kl['unsteered']:.3f}",
             "headline",
             "02_unsteered",
         ),
@@ -47,18 +53,23 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
         ),
         (f"One offset for all groups, against none: {difference('shared-delta', 'unsteered')}", "headline", "04_delta"),
         (
-            f"Offsets with the groups' own part, against it: {difference('delta', 'shared-delta')}",
+            f"Offsets with the groups' own part, which {used} of {len(kept)} folds use, against it: "
+            + difference("delta", "shared-delta"),
             "Δ over Δ_shared",
             "04_delta",
         ),
-        (f"Δ against a dense vector with the same loss: {difference('delta', 'dense')}", "headline", "04_delta"),
+        (
+            f"Δ against {prose('dense')}, fitted with the same loss: {difference('delta', 'dense')}",
+            "headline",
+            "04_delta",
+        ),
         (
             f"With the SAE trained along, against Δ alone: {difference('delta-joint', 'delta')}",
             "joint training",
             "05_joint",
         ),
         (
-            f"Δ against people's preference for places, which reads no question: {difference('delta', 'position-prior')}",
+            f"Δ against {prose('position-prior')}, which reads no question: {difference('delta', 'position-prior')}",
             "headline",
             "06_controls",
         ),
@@ -70,16 +81,25 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
             "09_latents",
         ),
         (
-            f"At full strength Δ multiplies the perplexity of plain text by {dose.loc[1.0, 'perplexity_ratio']:.2f}; at "
-            f"half strength by {dose.loc[0.5, 'perplexity_ratio']:.2f}, with a KL of {dose.loc[0.5, 'kl']:.3f}",
-            "dose",
-            "10_steering",
+            _half_strength(pd.read_csv(results / "side_effects.csv"), kl["uniform"]),
+            "loss against gain",
+            "12_side_effects",
         ),
     ]
 
 
 def _overall(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["group"] == "all"]
+
+
+def _half_strength(effects: pd.DataFrame, uniform: float) -> str:
+    """What a dose costs on the plain passages, and what it is left with beside equal shares."""
+    value = _overall(effects).set_index(["method", "quantity"])["value"]
+    return (
+        f"At full strength Δ multiplies the perplexity of plain text by {value['delta', 'perplexity_ratio']:.2f}; at half "
+        f"strength by {value['delta-half', 'perplexity_ratio']:.2f}, with a KL of {value['delta-half', 'kl']:.3f} where "
+        f"{prose('uniform')} have {uniform:.3f}"
+    )
 
 
 def _few_latents(path: pd.DataFrame) -> str:
@@ -112,14 +132,71 @@ def markdown(results: Path) -> str:
     return "\n".join([HEAD, "| :-- | :-- | :-- | --: |", *rows]) + "\n"
 
 
+class Run:
+    """What the paragraphs need of one published run."""
+
+    def __init__(self, results: Path):
+        self.results, self.run = results, read_json(results / "run.json")
+        self.pairs = _overall(self.table("comparisons")).set_index(["method", "reference"], drop=False)
+        rows = [self.table(name) for name in ("alignment", "evaluate") if (results / f"{name}.csv").is_file()]
+        self.kl = _overall(pd.concat(rows).drop_duplicates(["method", "group"])).set_index("method")["kl"]
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.results / f"{name}.csv")
+
+    def claims(self, name: str) -> pd.DataFrame:
+        table = self.table(name)
+        table["verdict"] = verdicts(table)
+        return _overall(table).set_index(["method", "reference"])
+
+    def have(self, *methods: str) -> str:
+        return ", ".join(f"{prose(method)} {self.kl[method]:.3f}" for method in methods)
+
+    @property
+    def minutes(self) -> float:
+        return sum(chapter["seconds"] for chapter in self.run["notebooks"].values()) / 60
+
+
+def _change(row: pd.Series, value: str) -> str:
+    return f"{row[value]:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def summary(root: Path) -> str:
+    """The paragraphs below the table, a sentence a line."""
+    ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
+    own = ("delta", "shared-delta")
+    seeds, other_seeds = (run.claims("evaluate_claims") for run in (ours, other))
+    questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
+    return f"""In short, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
+{verdict(ours.pairs.loc[own])}
+{own_part(ours.table("delta_history"))}
+{verdict(ours.pairs.loc[("delta", "position-prior")])}
+Where nothing could be shown the book says so, and chapter `14_claims` lists every claim with its verdict.
+
+On OpinionQA ({questions} questions, {groups} groups) the groups' own part changes the KL of {prose("shared-delta")} by {_change(other.pairs.loc[own], "kl_difference")} in the book's run, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims (`make book PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up).
+Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[own], "effect")}, corrected p {other_seeds.loc[own, "p_holm"]:.2f} (`make evaluate PROFILE=opinionqa`).
+There Δ has a KL of {other.kl["delta"]:.3f} in the book's run, {other.have("position-prior", "calibrated", "lora", "probe")}.
+Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
+
+The intervals are over questions. Another training run of the SAE moves the numbers as well, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part changes the KL by {_change(seeds.loc[own], "effect")}, questions and seeds drawn; of {len(seeds)} claims, {count_verdicts(seeds["verdict"])}.
+It also runs what a book has no time for. Held-out KL: {ours.have("lora", "prompt-best", "few-shot")} (`results/default/evaluate.csv`).
+"""
+
+
 def with_table(readme: str, table: str) -> str:
     """The README with the table in place of the one that it has."""
     start = readme.index("| What the run shows")
     return readme[:start] + table + readme[readme.index("\n\n", start) + 1 :]
 
 
+def with_summary(readme: str, text: str) -> str:
+    """The README with the paragraphs between the two marks."""
+    return readme[: readme.index(START) + len(START)] + text + readme[readme.index(END) :]
+
+
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     text = with_table(readme.read_text(encoding="utf-8"), markdown(ROOT / "results/default"))
+    text = with_summary(text, summary(ROOT / "results"))
     with replacing(readme) as side:
         side.write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ import pytest
 
 from opinion_sae.artifacts import read_json
 from opinion_sae.book.claims import CLAIMS, claims_page, reviewers_page
+from opinion_sae.book.figures.controls import VERDICTS as drawn
 from opinion_sae.book.paths import ROOT
 from opinion_sae.score.statistics import VERDICTS, Claim, claims_table
 
@@ -27,17 +28,27 @@ def page(tiny):
 
 def test_verdicts_change_with_the_answers(page):
     better, worse = page((-0.05, -0.05)), page((0.05, 0.05))
-    assert "| Ours is better. | **supported** | -0.050 (-0.0" in better
-    assert "| Ours is better. | **not supported** | +0.050 (+0.0" in worse
+    assert "| Ours is better. | **supported** on average, singly for 2 of 2 groups | -0.050 (-0.0" in better
+    assert "| Ours is better. | **contradicted** on average, singly for 2 of 2 groups | +0.050 (+0.0" in worse
+    assert "| Ours is better. | **not supported** | " in page((0.0, 0.0))
     for text in (better, worse):
-        assert "| Ours is best. | **not supported** | +0." in text
-    assert "Of 2 claims tested, 1 are supported, 0 mixed and 1 not supported." in better
+        assert "| Ours is best. | **contradicted** on average, singly for 2 of 2 groups | +0." in text
+    counts = "1 are supported on average over groups, 0 mixed, 0 not supported and 1 contradicted."
+    assert f"Of 2 claims tested, {counts}" in better
+
+
+def test_a_mean_that_only_some_groups_show_says_how_many(page):
+    assert "| Ours is better. | **supported** on average, singly for 1 of 2 groups |" in page((-0.05, 0.0))
+    assert "| Ours is better. | **contradicted** on average, singly for 1 of 2 groups |" in page((0.05, 0.0))
+    text = page((-0.05, 0.2))  # further away on average, though closer for one
+    assert "| Ours is better. | **contradicted** on average, singly for 1 of 2 groups |" in text
+    assert "- Ours is better: supported for 1 of 2 groups (x); contradicted for 1 of 2 groups (y)." in text
 
 
 def test_groups_that_differ_are_named(page):
     text = page((-0.05, 0.05))
-    assert "- Ours is better: supported for 1 of 2 groups (x); the other way round for y." in text
-    assert "| Ours is better. | **mixed** |" in text
+    assert "- Ours is better: supported for 1 of 2 groups (x); contradicted for 1 of 2 groups (y)." in text
+    assert "| Ours is better. | **mixed**: supported for 1 of 2 groups, contradicted for 1 |" in text
 
 
 def test_a_claim_that_was_not_tested_is_said_to_be_so(page):
@@ -55,7 +66,8 @@ def test_every_row_of_the_table_has_every_cell(page):
 def test_the_books_claims_are_told_apart():
     sentences = [claim.sentence for claim in CLAIMS]
     assert len(set(sentences)) == len(sentences) and all(s.endswith(".") and "|" not in s for s in sentences)
-    assert {"supported", "not supported", "mixed"} == set(VERDICTS)
+    assert len({(claim.method, claim.reference) for claim in CLAIMS}) == len(CLAIMS)
+    assert set(drawn) == set(VERDICTS) == {"supported", "not supported", "mixed", "contradicted"}
 
 
 def test_the_figures_that_claims_name_are_drawn_in_the_book():
@@ -73,10 +85,11 @@ def test_the_reviewers_are_answered_from_the_table(tiny):
     cells = {"shared-delta": [shared], "delta": [shared + np.array([[-0.05], [0.0]]) + noise]}
     table = claims_table(people, cells, CLAIMS, np.arange(30), 300)
     text = reviewers_page(table)
-    assert "scored on 30 questions and 2 groups" in text and "1 of 1 hold in this run" in text
-    assert "closer for 1 of 2 groups (x), corrected" in text
+    assert "scored on 30 questions and 2 groups" in text and "of 1 claims, 1 are supported on average" in text
+    assert "brings the answers closer for 1 of 2 groups (x), corrected" in text
     cells["delta"] = [shared + 0.05 + noise]
     text = reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))
-    assert "0 of 1 hold" in text and "closer for 0 of 2 groups, corrected" in text
+    assert "of 1 claims, 0 are supported" in text and "and 1 contradicted. {doc}`/reproduce`" in text
+    assert "closer for 0 of 2 groups and takes them further away for 2 (x, y), corrected" in text
     cells = {"delta": [shared], "uniform": [shared + 1 + noise]}
     assert "This run has none" in reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))

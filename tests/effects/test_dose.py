@@ -168,7 +168,7 @@ def test_the_figure_shows_every_strength_and_the_sample_sizes():
     for axes in figure.axes:
         points = axes.containers[0].lines[0]
         assert points.get_xdata().tolist() == [-1, 0, 1, 2] and points.get_marker() in "os^"
-        assert axes.get_legend().get_texts()[0].get_text() == "sweet spot: 1"
+        assert axes.get_legend().get_texts()[0].get_text() == "strength 1"
     assert len(figures.dose(made_curve(**columns)).axes) == 3
 
 

@@ -294,7 +294,7 @@ def test_the_figure_has_a_mark_per_method_where_there_is_something_to_show(table
     marks = [container.lines[0].get_marker() for container in right.containers]
     assert len(set(marks)) == 5
     lost = {container.get_label(): container.lines[0].get_ydata()[0] for container in left.containers}
-    assert lost["Δ shared + group"] == pytest.approx(10)
+    assert lost["Δ"] == pytest.approx(10)
 
 
 def test_a_table_without_the_unsteered_model_is_refused(survey):

@@ -1,12 +1,15 @@
 """Intervals, p-values, Holm's correction and verdicts, by hand and by simulation."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opinion_sae.book.paths import ROOT
 from opinion_sae.score.metrics import bootstrap_mean
 from opinion_sae.score.statistics import COLUMNS, Claim, claims_table, holm, paired_effect
+from opinion_sae.score.statistics import verdicts as claim_verdicts
 
 
 def test_holm_by_hand():
@@ -90,17 +93,64 @@ def verdicts(people, effects, margin=0.0):
     ("effects", "margin", "expected"),
     [
         ((-0.1, -0.1), 0.0, ["supported", "supported", "supported"]),
-        ((0.1, 0.1), 0.0, ["not supported"] * 3),
+        ((0.1, 0.1), 0.0, ["contradicted"] * 3),
         ((0.0, 0.0), 0.0, ["not supported"] * 3),
-        ((-0.1, 0.05), 0.0, ["mixed", "supported", "not supported"]),  # lower in all, but surely higher in one
-        ((-0.1, 0.2), 0.0, ["mixed", "supported", "not supported"]),  # higher in all, but surely lower in one
+        ((-0.1, 0.05), 0.0, ["mixed", "supported", "contradicted"]),  # lower in all, but surely higher in one
+        ((-0.1, 0.2), 0.0, ["contradicted", "supported", "contradicted"]),  # higher in all, whatever one group says
+        ((-0.1, 0.1), 0.0, ["mixed", "supported", "contradicted"]),  # neither in all, lower in one
         ((-0.1, 0.0), 0.0, ["supported", "supported", "not supported"]),
+        ((0.1, 0.0), 0.0, ["contradicted", "contradicted", "not supported"]),
         ((0.001, 0.001), 0.02, ["supported"] * 3),  # no worse by more than the margin
-        ((0.03, 0.03), 0.02, ["not supported"] * 3),
+        ((0.03, 0.03), 0.02, ["contradicted"] * 3),
+        ((0.02, 0.02), 0.02, ["not supported"] * 3),
     ],
 )
 def test_verdict_by_effect_and_margin(people, effects, margin, expected):
     assert verdicts(people, effects, margin) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_holm", "margin", "expected"),
+    [
+        (-0.02, -0.01, 0.01, 0.0, "supported"),
+        (-0.02, -0.01, 0.06, 0.0, "not supported"),  # the interval alone is not enough
+        (-0.02, 0.001, 0.01, 0.0, "not supported"),  # nor is p
+        (-0.02, 0.001, 0.01, 0.005, "supported"),  # no worse by a margin
+        (0.0048, 0.013, 0.014, 0.0, "contradicted"),
+        (0.0048, 0.013, 0.014, 0.005, "not supported"),  # which side of the margin is open
+        (0.006, 0.013, 0.014, 0.005, "contradicted"),
+        (0.006, 0.013, 0.05, 0.005, "not supported"),  # alpha itself is not below alpha
+        (np.nan, np.nan, np.nan, 0.0, "not supported"),  # too few questions
+    ],
+)
+def test_each_verdict_by_hand(low, high, p_holm, margin, expected):
+    row = {"method": "a", "reference": "b", "low": low, "high": high, "p_holm": p_holm, "margin": margin}
+    assert claim_verdicts(pd.DataFrame([row | {"group": group} for group in ("all", "x")])) == [expected] * 2
+
+
+def test_the_verdict_on_the_mean_by_those_of_its_groups():
+    """Where the mean is not sure, one group that supports makes it mixed; one that contradicts does not."""
+    sure, open_, against = (-0.02, -0.01), (-0.01, 0.01), (0.01, 0.02)
+
+    def found(overall, *groups):
+        rows = [(f"g{n}" if n else "all", *ends) for n, ends in enumerate((overall, *groups))]
+        table = pd.DataFrame(rows, columns=["group", "low", "high"])
+        return claim_verdicts(table.assign(method="a", reference="b", margin=0.0, p_holm=0.001))[0]
+
+    assert found(sure, sure, open_) == "supported" and found(sure, sure, against) == "mixed"
+    assert found(open_, sure, open_) == found(open_, sure, against) == "mixed"
+    assert found(open_, open_, against) == found(open_, open_, open_) == "not supported"
+    assert found(against, sure, against) == found(against, open_, against) == "contradicted"
+
+
+def test_harm_on_new_topics_is_called_so():
+    """The committed table: the groups' own part takes the answers further away on topics it was not fitted to."""
+    table = pd.read_csv(ROOT / "results" / "default" / "evaluate_claims.csv")
+    table["verdict"] = claim_verdicts(table)
+    row = table[(table["method"] == "delta-by-topic") & (table["reference"] == "shared-delta-by-topic")].iloc[0]
+    if row["low"] > 0 and row["p_holm"] < 0.05:
+        assert row["group"] == "all" and row["verdict"] == "contradicted"
+    assert (table.loc[table["low"] > table["margin"], "verdict"] != "supported").all()
 
 
 def test_table_pairs_seeds_corrects_and_leaves_out_what_was_not_run(people):

@@ -10,18 +10,30 @@ from jaxtyping import Float
 
 from opinion_sae.methods.controls import others_scores
 from opinion_sae.score.metrics import score
-from opinion_sae.score.statistics import Claim
+from opinion_sae.score.names import prose
+from opinion_sae.score.statistics import VERDICTS, Claim
 from opinion_sae.survey import Survey
 
-MARGIN = 0.005  # nats; about a hundredth of the unsteered model's KL on the default surveys
+MARGIN = 0.005  # nats; about a sixtieth of the unsteered model's KL on the default surveys
 
 CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
+
+
+def _better(method: str, reference: str, figure: str = "fig-alignment", command: str = "make book") -> Claim:
+    return Claim(f"{prose(method)} does better than {prose(reference)}.", method, reference, 0.0, figure, command)
+
+
+def _no_worse(reference: str, command: str = "make book") -> Claim:
+    sentence = f"Δ is no worse than {prose(reference)}, by a margin of {MARGIN} nats."
+    return Claim(sentence, "delta", reference, MARGIN, command=command)
+
+
 CLAIMS = (
     Claim("On new questions, Δ is closer to the groups than the unsteered model is.", "delta", "unsteered"),
     Claim("So is one offset shared by all groups.", "shared-delta", "unsteered"),
-    Claim("Δ does better than the same share for every option.", "delta", "uniform"),
-    Claim("Δ does better than the group's mean answer by option position.", "delta", "position-prior"),
-    Claim("Δ does better than temperature and biases fitted to each group.", "delta", "calibrated"),
+    _better("delta", "uniform"),
+    _better("delta", "position-prior"),
+    _better("delta", "calibrated"),
     Claim(
         "The group's own part adds to what one shared offset gives.",
         "delta",
@@ -43,25 +55,17 @@ CLAIMS = (
         "The SAE's own decoder does better than its rows permuted.", "shared-delta", "permuted-decoder", figure=CONTROLS
     ),
     Claim("It helps to train the SAE along with Δ.", "delta-joint", "delta"),
-    Claim("Δ with doses and sparsity chosen on validation does better than Δ as fitted.", "delta-selected", "delta"),
-    Claim("So chosen, it does better than the same share for every option.", "delta-selected", "uniform"),
-    Claim("So chosen, it does better than the mean answer by option position.", "delta-selected", "position-prior"),
-    Claim("So chosen, it does better than temperature and biases.", "delta-selected", "calibrated"),
-    Claim(f"Δ is no worse than a dense vector, by a margin of {MARGIN} nats.", "delta", "dense", MARGIN),
-    Claim("Δ does better than the difference of persona means.", "delta", "diff-means"),
-    Claim(f"Δ is no worse than a trained unembedding, by a margin of {MARGIN} nats.", "delta", "unembedding", MARGIN),
-    Claim(f"Δ is no worse than a linear probe at its layer, by a margin of {MARGIN} nats.", "delta", "probe", MARGIN),
-    Claim(
-        "Δ does better than a persona prompt in the style chosen on validation.", "delta", "prompt-best", command=LONG
-    ),
-    Claim("Δ does better than examples of the group's answers in the prompt.", "delta", "few-shot", command=LONG),
-    Claim(
-        f"Δ is no worse than LoRA over prompts that name the group, by a margin of {MARGIN} nats.",
-        "delta",
-        "lora",
-        MARGIN,
-        command=LONG,
-    ),
+    _better("delta-selected", "delta"),
+    _better("delta-selected", "uniform"),
+    _better("delta-selected", "position-prior"),
+    _better("delta-selected", "calibrated"),
+    _no_worse("dense"),
+    _better("delta", "diff-means"),
+    _no_worse("unembedding"),
+    _no_worse("probe"),
+    _better("delta", "prompt-best", command=LONG),
+    _better("delta", "few-shot", command=LONG),
+    _no_worse("lora", LONG),
     Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered", command=LONG),
     Claim(
         "There the group's own part still adds to the shared offset.",
@@ -96,29 +100,43 @@ def kl_cells(
 def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
     """MyST text: a table of verdicts, one claim a row, and what differs between groups; then claims not tested.
 
-    `table` is that of `claims_table`. Effects are differences in KL, method minus reference; below zero is better.
+    `table` is that of `claims_table`; a claim's rows are those of its method and reference. Effects are differences in
+    KL, method minus reference; below zero is better.
     """
-    tested = table[table["group"] == "all"].set_index("claim")
+    tested = _overall(table)
     effect = "KL, method minus reference (nats), 95% interval"
-    columns = ["Claim", "Verdict", effect, "Questions", "Seeds", "p (Holm)", "From"]
+    columns = ["Claim", "Verdict on the mean over groups", effect, "Questions", "Seeds", "p (Holm)", "From"]
     lines = ["| " + " | ".join(columns) + " |", "| :-- | :-- | :-- | --: | --: | --: | :-- |"]
-    for claim in claims:
-        if claim.sentence in tested.index:
-            lines.append(_row(claim, tested.loc[claim.sentence]))
+    found = [claim for claim in claims if _pair(claim) in tested.index]
+    lines += [_row(claim, tested.loc[_pair(claim)], _of_groups(claim, table)) for claim in found]
     parts = ["\n".join(lines), _counts(tested)]
-    groups = [_groups(claim, table) for claim in claims]
+    groups = [_groups(claim, _of_groups(claim, table)) for claim in claims]
     parts += ["**Group by group**", "\n".join(line for line in groups if line)] if any(groups) else []
-    missing = [claim for claim in claims if claim.sentence not in tested.index]
+    missing = [claim for claim in claims if claim not in found]
     if missing:
         lines = [f"- {claim.sentence} (`{claim.method}` against `{claim.reference}`)" for claim in missing]
         parts += ["**Not tested here**", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def _row(claim: Claim, row: pd.Series) -> str:
+def _pair(claim: Claim) -> tuple[str, str]:
+    return claim.method, claim.reference
+
+
+def _overall(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the mean over groups, by method and reference."""
+    return table[table["group"] == "all"].set_index(["method", "reference"])
+
+
+def _of_groups(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
+    ours = (table["method"] == claim.method) & (table["reference"] == claim.reference)
+    return table[ours & (table["group"] != "all")]
+
+
+def _row(claim: Claim, row: pd.Series, of_groups: pd.DataFrame) -> str:
     cells = [
         claim.sentence,
-        f"**{row['verdict']}**",
+        _verdict(row["verdict"], of_groups["verdict"].tolist()),
         interval(row),
         str(row["n_questions"]),
         str(row["n_seeds"]),
@@ -126,6 +144,16 @@ def _row(claim: Claim, row: pd.Series) -> str:
         f"{{numref}}`{claim.figure}`, `{claim.command}`",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(overall: str, of_groups: Sequence[str]) -> str:
+    """'**supported** on average, singly for 20 of 22 groups': the mean's verdict, and how many groups show it."""
+    count, n = {one: of_groups.count(one) for one in ("supported", "contradicted")}, len(of_groups)
+    if overall == "mixed":
+        return f"**mixed**: supported for {count['supported']} of {n} groups, contradicted for {count['contradicted']}"
+    if overall in count:
+        return f"**{overall}** on average, singly for {count[overall]} of {n} groups"
+    return f"**{overall}**"
 
 
 def interval(row: pd.Series) -> str:
@@ -140,44 +168,45 @@ def _p(p: float) -> str:
 
 
 def _counts(tested: pd.DataFrame) -> str:
-    of = tested["verdict"].value_counts()
+    return f"Of {len(tested)} claims tested, {count_verdicts(tested['verdict'])}."
+
+
+def count_verdicts(found: pd.Series) -> str:
+    """'9 are supported on average over groups, 5 mixed, 14 not supported and 1 contradicted'."""
+    of = {name: int((found == name).sum()) for name in VERDICTS}
     return (
-        f"Of {len(tested)} claims tested, {of.get('supported', 0)} are supported, {of.get('mixed', 0)} mixed and "
-        f"{of.get('not supported', 0)} not supported."
+        f"{of['supported']} are supported on average over groups, {of['mixed']} mixed, {of['not supported']} not "
+        f"supported and {of['contradicted']} contradicted"
     )
 
 
-def _groups(claim: Claim, table: pd.DataFrame) -> str:
-    """Where the groups differ: which of them support the claim, and in which it is the other way round."""
-    rows = table[(table["claim"] == claim.sentence) & (table["group"] != "all")]
-    sure = rows["p_holm"] < 0.05
-    better = rows["group"][rows["verdict"] == "supported"].tolist()
-    worse = rows["group"][sure & (rows["low"] > rows["margin"])].tolist()
-    if not len(rows) or not better and not worse:
-        return ""
-    others = [group for group in rows["group"] if group not in better]
-    named = better if len(better) <= len(others) else ["not " + ", ".join(others)] if others else ["all"]
-    said = [f"supported for {len(better)} of {len(rows)} groups ({', '.join(named)})"] if better else []
-    said += [f"the other way round for {', '.join(worse)}"] if worse else []
-    return f"- {claim.sentence[:-1]}: {'; '.join(said)}."
+def _groups(claim: Claim, rows: pd.DataFrame) -> str:
+    """Where the groups differ: which of them support the claim, and which contradict it."""
+    said = []
+    for verdict in ("supported", "contradicted"):
+        those = rows["group"][rows["verdict"] == verdict].tolist()
+        others = [group for group in rows["group"] if group not in those]
+        named = those if len(those) <= len(others) else ["not " + ", ".join(others)] if others else ["all"]
+        said += [f"{verdict} for {len(those)} of {len(rows)} groups ({', '.join(named)})"] if those else []
+    return f"- {claim.sentence[:-1]}: {'; '.join(said)}." if said else ""
 
 
 def reviewers_page(table: pd.DataFrame) -> str:
     """MyST text: what reviewers of the original paper asked, answered from the claims table."""
-    tested = table[table["group"] == "all"].set_index("claim")
+    tested = _overall(table)
     groups = table.loc[table["group"] != "all", "group"].nunique()
-    supported = (tested["verdict"] == "supported").sum()
     answers = {
         "What was actually done?": (
-            f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by an "
-            f"offset fitted without it. Of the claims above, {supported} of {len(tested)} hold in this run. "
+            f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by "
+            f"an offset fitted without it. In this run, of {len(tested)} claims, {count_verdicts(tested['verdict'])}. "
             "{doc}`/reproduce` gives the commands."
         ),
         "Why such heavy notation?": "{doc}`/method` has the whole method on one page.",
         "Where are the results on diverse viewpoints?": _on_groups(table),
         "How does it relate to Anthropic's feature-steering study?": (
             "That study turned single features of a large model up and down by hand and watched the answers; here an "
-            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`/related` says more."
+            "offset on many latents is fitted to survey answers and scored on other questions. {doc}`/related` says "
+            "more."
         ),
     }
     return "\n\n".join(f"**{question}**\n{answer}" for question, answer in answers.items()) + "\n"
@@ -187,9 +216,10 @@ def _on_groups(table: pd.DataFrame) -> str:
     rows = table[(table["method"] == "delta") & (table["reference"] == "shared-delta") & (table["group"] != "all")]
     if not len(rows):
         return "This run has none: no group's own offset was compared with the shared one."
-    better = rows["group"][rows["verdict"] == "supported"].tolist()
-    found = f"for {len(better)} of {len(rows)} groups" + (f" ({', '.join(better)})" if better else "")
+    closer, further = (rows["group"][rows["verdict"] == name].tolist() for name in ("supported", "contradicted"))
+    found = f"closer for {len(closer)} of {len(rows)} groups" + (f" ({', '.join(closer)})" if closer else "")
+    found += f" and takes them further away for {len(further)} ({', '.join(further)})" if further else ""
     return (
         "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
-        f"answers closer {found}, corrected for the number of groups."
+        f"answers {found}, corrected for the number of groups."
     )

@@ -46,7 +46,7 @@ from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
-from opinion_sae.score.statistics import claims_table
+from opinion_sae.score.statistics import claims_table, verdicts
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
@@ -319,8 +319,11 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
         hashes = read_json(results / "evaluate.json")["hashes"]
         wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
         if not wrong:
-            tables = (pd.read_csv(results / f"evaluate{name}.csv") for name in ("", "_claims", "_side_effects"))
-            return Evaluated(*tables, "Of this survey and model are also the tables of `make evaluate`.")
+            rows, claims, effects = (
+                pd.read_csv(results / f"evaluate{name}.csv") for name in ("", "_claims", "_side_effects")
+            )
+            claims["verdict"] = verdicts(claims)  # by today's rule, whenever the table was made
+            return Evaluated(rows, claims, effects, "Of this survey and model are also the tables of `make evaluate`.")
         note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
     return Evaluated(pd.DataFrame({"method": []}), pd.DataFrame({"claim": []}), pd.DataFrame({"method": []}), note)
 

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from opinion_sae.score.metrics import bootstrap_mean, by_group, mean, total_variation
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.score.metrics import bootstrap_mean, by_group, mean, mean_over_groups, total_variation
+from opinion_sae.score.names import NAMES, prose
 from opinion_sae.survey import Survey
 
-NAMES = {
-    "unsteered": "the unsteered model",
-    "shared-delta": "Δ_shared alone",
-    "delta": "Δ",
-    "delta-joint": "Δ with the SAE trained for it",
-    "dense": "the dense vector",
-    "position-prior": "people's place preference",
-}
-KEYS = {
-    "unsteered": "unsteered",
-    "uniform": "uniform",
-    "shared-delta": "shared",
-    "delta": "delta",
-    "delta-joint": "joint",
-    "dense": "dense",
-    "position-prior": "place",
-    "calibrated": "calibrated",
-    "everyone": "everyone",
-}
+NOT_USED = "not used"
+# those that `alignment_numbers` formats for the pages
+IN_PROSE = (
+    *("unsteered", "uniform", "shared-delta", "delta", "delta-joint", "dense", "position-prior", "calibrated"),
+    "everyone",
+)
 
 
-def verdict(row: Mapping[str, object]) -> str:
+def verdict(row: pd.Series) -> str:
     """One sentence on a paired difference in KL: lower, higher, or no difference that could be shown."""
-    method, reference = NAMES[row["method"]], NAMES[row["reference"]]
+    method, reference = prose(row["method"]), prose(row["reference"])
     low, high = row["low"], row["high"]
     if np.isnan(low):
         return f"There are too few questions for an interval on {method} against {reference}."
@@ -43,9 +32,9 @@ def verdict(row: Mapping[str, object]) -> str:
     )
     subject = method[0].upper() + method[1:]
     if high < 0:
-        return f"{subject} lowers the mean KL below {reference} {size.format(-high, -low)}."
+        return f"{subject} lowers the mean KL below that of {reference} {size.format(-high, -low)}."
     if low > 0:
-        return f"{subject} raises the mean KL above {reference} {size.format(low, high)}."
+        return f"{subject} raises the mean KL above that of {reference} {size.format(low, high)}."
     return (
         f"No difference could be shown: the mean KL of {method} minus that of {reference} is "
         f"{row['kl_difference']:+.3f} nats (95% interval {low:+.3f} to {high:+.3f}, {row['n_questions']} questions)."
@@ -58,8 +47,8 @@ def alignment_numbers(
     """Formatted values for the prose: means with intervals, gaps closed and verdicts over all groups."""
     rows = table[table["group"] == "all"].set_index("method")
     numbers = {"n_questions": str(len(survey.questions)), "n_groups": str(len(survey.groups))}
-    for method, key in KEYS.items():
-        row = rows.loc[method]
+    for method in IN_PROSE:
+        row, key = rows.loc[method], NAMES[method].key
         numbers[f"kl_{key}"] = f"{row['kl']:.3f} ({row['kl_low']:.3f} to {row['kl_high']:.3f})"
         numbers[f"alignment_{key}"] = (
             f"{row['alignment']:.3f} ({row['alignment_low']:.3f} to {row['alignment_high']:.3f})"
@@ -74,6 +63,26 @@ def alignment_numbers(
     numbers["verdict_place"] = verdict(overall.loc[("delta", "position-prior")])
     numbers["verdict_joint"] = verdict(overall.loc[("delta-joint", "delta")])
     return numbers
+
+
+def against_uniform(
+    survey: Survey,
+    name: str,
+    kl: Float[np.ndarray, "group question"],
+    uniform: Float[np.ndarray, "group question"],
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+) -> str:
+    """One sentence: the mean KL that a dose of Delta is left with, beside that of equal shares for every option."""
+    values = by_group(survey, kl - uniform)["all"]
+    low, high = bootstrap_mean(values, clusters, replicates, seed)
+    found = "is further from" if low > 0 else "is closer to" if high < 0 else "could not be shown to be closer to"
+    interval = "too few questions for an interval" if np.isnan(low) else f"95% interval {low:+.3f} to {high:+.3f}"
+    return (
+        f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} the groups than {prose('uniform')}, which read "
+        f"no question and have {mean_over_groups(survey, uniform):.3f} ({mean(values):+.3f} nats, {interval})."
+    )
 
 
 def sae_numbers(quality: Mapping[str, float]) -> dict[str, str]:
@@ -155,13 +164,80 @@ def spread(survey: Survey, cells: Float[np.ndarray, "group question"], count: in
     return pd.DataFrame(rows, columns=["key", "question", "mean KL (nats)"])
 
 
+def kept_epochs(history: pd.DataFrame) -> pd.DataFrame:
+    """Per method and fold of a `delta_history.csv`: the epoch that each stage keeps, and what the second one gains.
+
+    A stage keeps the epoch with the lowest validation KL; epoch 0 is its start. If the second stage keeps that, the
+    groups' own part is zero: 'not used', and no number. KL is in nats, over validation questions.
+    """
+    whole = history[history["method"].isin(history.loc[history["stage"] == "deviation", "method"])]
+    rows = []
+    for (method, fold), part in whole.groupby(["method", "fold"], sort=False):
+        first, second = (part[part["stage"] == stage] for stage in ("shared", "deviation"))
+        start, best = second.iloc[0], second.loc[second["validation_kl"].idxmin()]
+        used = best["epoch"] > 0
+        rows.append(
+            {
+                "method": method,
+                "fold": int(fold),
+                "shared part, epoch": int(first.loc[first["validation_kl"].idxmin(), "epoch"]),
+                "own part, epoch": int(best["epoch"]) if used else NOT_USED,
+                "validation KL without": round(start["validation_kl"], 4),
+                "validation KL with": round(best["validation_kl"], 4) if used else NOT_USED,
+                "entries of the own part": round(best["latents_deviation"], 1) if used else NOT_USED,
+            }
+        )
+    return pd.DataFrame(rows).set_index(["method", "fold"])
+
+
+def own_part(history: pd.DataFrame, method: str = "delta") -> str:
+    """One sentence: in how many folds the groups' own part is used, and in which it is not."""
+    kept = kept_epochs(history).loc[method, "own part, epoch"]
+    idle = [str(fold) for fold, epoch in kept.items() if epoch == NOT_USED]
+    if not idle:
+        return f"The groups' own part is used in all {len(kept)} folds."
+    named = f"fold {idle[0]}" if len(idle) == 1 else f"folds {', '.join(idle[:-1])} and {idle[-1]}"
+    return (
+        f"The groups' own part is used in {len(kept) - len(idle) or 'none'} of {len(kept)} folds; in {named} no epoch "
+        "with it did better on the validation questions than the start without it, so it is not used."
+    )
+
+
+def choice_page(choices: pd.DataFrame, deltas: Sequence[GroupDelta]) -> pd.DataFrame:
+    """`selection.choice_table`, a row per fold, with 'not used' for the dose of a part that the fold's Delta lacks:
+    any dose of zero is zero, and which of them is chosen is rounding."""
+    used = [bool(delta.deviation.any()) for delta in deltas]
+    return choices.assign(**{"dose of D": choices["dose of D"].astype(object).where(used, NOT_USED)})
+
+
+def idle_fits(grid: pd.DataFrame) -> str:
+    """One sentence on a `selection.csv`: how many fits of both parts kept their start, the shared part alone."""
+    shared, both = (
+        grid[grid["mode"] == mode].set_index(["layer", "fold", "l1"])["latents"] for mode in ("shared", "both")
+    )
+    if both.empty:
+        return "`make select` has not been run for this profile."
+    idle = int((both == shared.reindex(both.index)).sum())
+    return f"Of {len(both)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
+
+
+def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
+    """`interpret.latents_touched` for the reader: 'not used' where a fold keeps no such part."""
+    return counts.round(1).astype(object).where(counts.notna(), NOT_USED)
+
+
 def latent_numbers(counts: pd.DataFrame, width: int) -> dict[str, str]:
-    """Formatted counts of latents for the prose."""
-    touched = counts["non-zero (mean over folds)"]
-    return {
-        "n_latents_delta": f"{touched['shared']:.0f} of {width} in the shared part and, for the average group, "
-        f"{touched['group']:.0f} in its own part"
-    }
+    """Formatted counts of latents for the prose, from `interpret.latents_touched`: means over the folds in use."""
+
+    def mean_of(part: str) -> tuple[str, str]:
+        folds = counts[part].iloc[:-1]
+        used = folds.dropna()
+        note = "" if len(used) == len(folds) else f" (in the {len(used)} of {len(folds)} folds that use it)"
+        return (f"{used.mean():.0f}", note) if len(used) else ("none", " (no fold uses it)")
+
+    (shared, note), (own, own_note) = mean_of("shared"), mean_of("group")
+    of = f"{shared} of {width} in the shared part{note}, and for the average group {own} in its own part{own_note}"
+    return {"n_latents_delta": of}
 
 
 def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:

@@ -29,6 +29,7 @@ from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
+from opinion_sae.score.names import NAMES
 from opinion_sae.survey import Survey
 
 Cells = dict[str, Float[np.ndarray, "group _"]]  # by quantity, a column per unit; NaN where there is nothing to measure
@@ -308,9 +309,6 @@ def group_table(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return wide.loc[part["group"].unique(), part["quantity"].unique()]
 
 
-KEYS = {"unsteered": "unsteered", "shared-delta": "shared", "delta-half": "half", "delta": "delta", "dense": "dense"}
-
-
 def side_effect_numbers(table: pd.DataFrame) -> dict[str, str]:
     """Formatted values for the prose, over all groups: accuracy, perplexity, next-token KL and others' answers."""
     rows = table[table["group"] == "all"].set_index(["method", "quantity"])
@@ -321,7 +319,8 @@ def side_effect_numbers(table: pd.DataFrame) -> dict[str, str]:
 
     numbers = {"side_facts": str(rows.loc[("unsteered", "accuracy"), "n"])}
     numbers["side_texts"] = str(rows.loc[("unsteered", "text_loss"), "n"])
-    for method, key in KEYS.items():
+    for method in ("unsteered", "shared-delta", "delta-half", "delta", "dense"):
+        key = NAMES[method].key
         numbers[f"side_accuracy_{key}"] = show(method, "accuracy", ".1f", 100)
         if method != "unsteered":
             numbers[f"side_accuracy_change_{key}"] = show(method, "accuracy_change", "+.1f", 100)

@@ -162,6 +162,11 @@ def mean(values: Float[np.ndarray, "question"]) -> float:
     return float(values[~np.isnan(values)].mean()) if (~np.isnan(values)).any() else float("nan")
 
 
+def mean_over_groups(survey: Survey, cells: Float[np.ndarray, "group question"]) -> float:
+    """The 'all' of every table: mean over questions of each question's mean over the groups that answered it."""
+    return mean(by_group(survey, cells)["all"])
+
+
 def alignment_table(
     survey: Survey,
     scores: dict[str, Scores],

@@ -14,7 +14,7 @@ from opinion_sae.score.metrics import by_group
 from opinion_sae.survey import Survey
 
 COLUMNS = "claim method reference group effect margin low high n_questions n_seeds p p_holm verdict".split()
-VERDICTS = ("supported", "not supported", "mixed")
+VERDICTS = ("supported", "mixed", "not supported", "contradicted")
 
 
 class Effect(NamedTuple):
@@ -102,9 +102,7 @@ def claims_table(
     """One row per claim for the mean over groups ('all') and one per group; only claims whose methods are in `cells`.
 
     `cells`: KL by method, one array per seed; a method without seeds (one array) is compared with each seed of the
-    other. `p_holm` is corrected over claims in rows 'all', over groups in the others. A group's row is supported if its
-    interval lies below the margin and p_holm < alpha. 'all' is 'mixed' if that is so but some group's row lies above
-    the margin just as surely, or if it is not so but some group's row is supported.
+    other. `p_holm` is corrected over claims in rows 'all', over groups in the others; `verdict` is that of `verdicts`.
     """
     rows = []
     for claim in claims:
@@ -121,9 +119,9 @@ def claims_table(
     overall = table["group"] == "all"
     table["p_holm"] = np.nan
     table.loc[overall, "p_holm"] = holm(table.loc[overall, "p"].to_numpy(float))
-    for _, part in table[~overall].groupby("claim", sort=False):
+    for _, part in table[~overall].groupby(["method", "reference"], sort=False):
         table.loc[part.index, "p_holm"] = holm(part["p"].to_numpy(float))
-    table["verdict"] = _verdicts(table, alpha)
+    table["verdict"] = verdicts(table, alpha)
     return table[COLUMNS]
 
 
@@ -139,11 +137,18 @@ def _paired(
     return ours - theirs
 
 
-def _verdicts(table: pd.DataFrame, alpha: float) -> list[str]:
+def verdicts(table: pd.DataFrame, alpha: float = 0.05) -> list[str]:
+    """One of `VERDICTS` for each row of a claims table.
+
+    A row is supported if its interval lies below the margin and p_holm < alpha, contradicted if it lies above it just
+    as surely, else not supported. For the mean over groups ('all') one thing differs: it is mixed if it is supported
+    but contradicted in some group, or if it is neither but supported in some group. So a mean that is contradicted
+    stays so, whatever single groups say: the claim is one on the mean.
+    """
     sure = table["p_holm"] < alpha
     below, above = sure & (table["high"] < table["margin"]), sure & (table["low"] > table["margin"])
-    overall = table["group"] == "all"
-    some_below = (below & ~overall).groupby(table["claim"]).transform("any")
-    some_above = (above & ~overall).groupby(table["claim"]).transform("any")
-    mixed = overall & ((below & some_above) | (~below & some_below))
-    return np.select([mixed, below], ["mixed", "supported"], "not supported").tolist()
+    overall, pair = table["group"] == "all", [table["method"], table["reference"]]
+    some_below = (below & ~overall).groupby(pair).transform("any")
+    some_above = (above & ~overall).groupby(pair).transform("any")
+    mixed = overall & ((below & some_above) | (~below & ~above & some_below))
+    return np.select([mixed, below, above], ["mixed", "supported", "contradicted"], "not supported").tolist()

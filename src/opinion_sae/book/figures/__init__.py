@@ -12,11 +12,12 @@ from opinion_sae.book.figures.published import compare_models, groups_by_model
 from opinion_sae.book.figures.selection import doses, layer_grid
 from opinion_sae.book.figures.side_effects import trade_off
 from opinion_sae.book.figures.speed import growth, speed_ratios
-from opinion_sae.book.figures.style import METHODS, STYLE, group_labels, matrix, rank, save_svg
+from opinion_sae.book.figures.style import MARKS, STYLE, group_labels, matrix, reference_line, save_svg
 from opinion_sae.book.figures.training import delta_training, joint_training, sae_training
+from opinion_sae.score.names import rank
 
 __all__ = [
-    "METHODS",
+    "MARKS",
     "STYLE",
     "against",
     "alignment",
@@ -39,6 +40,7 @@ __all__ = [
     "matrix",
     "position_shares",
     "rank",
+    "reference_line",
     "sae_training",
     "save_svg",
     "speed_ratios",

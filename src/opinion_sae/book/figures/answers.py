@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import METHODS, group_labels
+from opinion_sae.book.figures.style import MARKS, group_labels, reference_line
+from opinion_sae.score.names import label as name_of
 from opinion_sae.survey import Survey
 
 
@@ -56,11 +57,11 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
     y = np.arange(len(part))
     for axes, measure in zip(panels, ("kl", "alignment"), strict=True):
         for place, (method, row) in zip(y, part.iterrows(), strict=True):
-            _, colour, marker, _ = METHODS[method]
+            colour, marker, _ = MARKS[method]
             error = [[row[measure] - row[f"{measure}_low"]], [row[f"{measure}_high"] - row[measure]]]
             axes.errorbar(row[measure], place, xerr=error, fmt=marker, color=colour, capsize=3)
-        axes.axvline(floor.set_index("group").loc["all", measure], color="#000000", linestyle=":", linewidth=1)
-    panels[0].set_yticks(y, [METHODS[method][0] for method in part.index])
+        reference_line(axes, measure, "floor", floor.set_index("group").loc["all", measure], upright=True)
+    panels[0].set_yticks(y, [name_of(method) for method in part.index])
     panels[0].invert_yaxis()
     panels[0].set_xlabel("mean KL, people to model (nats)\nlower is closer")
     panels[1].set_xlabel("alignment, ordinal questions\nhigher is closer")
@@ -76,7 +77,7 @@ def alignment_by_group(survey: Survey, table: pd.DataFrame, floor: pd.DataFrame,
     y = np.arange(len(survey.groups))
     for n, method in enumerate(methods):
         part = table[table["method"] == method].set_index("group").loc[list(survey.groups)]
-        label, colour, marker, _ = METHODS[method]
+        label, (colour, marker, _) = name_of(method), MARKS[method]
         offset = 0.6 * (n / max(1, len(methods) - 1) - 0.5)
         error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
         axes.errorbar(part["kl"], y + offset, xerr=error, fmt=marker, color=colour, markersize=4, lw=1, label=label)
@@ -102,5 +103,5 @@ def differences(survey: Survey, table: pd.DataFrame, method: str, reference: str
     labels = ["mean over groups", *group_labels(survey)]
     axes.set_yticks(y, [f"{label} ({n} q.)" for label, n in zip(labels, part["n_questions"], strict=True)])
     axes.invert_yaxis()
-    axes.set_xlabel(f"KL of {METHODS[method][0]} minus KL of {METHODS[reference][0]} (nats)")
+    axes.set_xlabel(f"KL of {name_of(method)} minus KL of {name_of(reference)} (nats)")
     return figure

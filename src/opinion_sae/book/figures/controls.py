@@ -7,22 +7,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import METHODS
+from opinion_sae.score.names import label
 
-# labels of what is compared here only
-OTHERS = {
-    "other-delta": "other groups' Δ",
-    "sibling-delta": "Δ of the attribute's other groups",
-    "random-latents-deviation": "group's part on random latents",
-    "sign-flip-deviation": "group's part, sign flipped",
-    "delta-by-topic": "Δ from other topics",
-    "shared-delta-by-topic": "Δ shared from other topics",
-    "delta-by-survey": "Δ from the other survey",
-    "left-out-shared": "Δ shared, group left out",
-    "left-out-sibling": "Δ of its attribute, group left out",
+# verdict: colour, marker, how much of it is filled
+VERDICTS = {
+    "supported": ("#0072B2", "o", "full"),
+    "mixed": ("#E69F00", "s", "left"),
+    "not supported": ("#777777", "o", "none"),
+    "contradicted": ("#D55E00", "X", "full"),
 }
-# verdict: colour, marker
-VERDICTS = {"supported": ("#0072B2", "o"), "mixed": ("#E69F00", "s"), "not supported": ("#777777", "X")}
 
 
 def against(table: pd.DataFrame) -> Figure:
@@ -40,14 +33,15 @@ def against(table: pd.DataFrame) -> Figure:
 
 
 def claims(table: pd.DataFrame) -> Figure:
-    """Effect of each claim over all groups, with its 95 % interval, its margin and its verdict."""
+    """Effect of each claim over all groups, with its 95 % interval, its margin and its verdict: colour, shape, filling."""
     part = table[table["group"] == "all"].reset_index(drop=True)
     figure, axes = _rows(len(part))
-    for verdict, (colour, marker) in VERDICTS.items():
+    for verdict, (colour, marker, fill) in VERDICTS.items():
         rows = np.flatnonzero(part["verdict"] == verdict)
         one = part.iloc[rows]
         error = [one["effect"] - one["low"], one["high"] - one["effect"]]
-        axes.errorbar(one["effect"], rows, xerr=error, fmt=marker, color=colour, capsize=2, markersize=4, label=verdict)
+        look = {"fmt": marker, "color": colour, "fillstyle": fill, "capsize": 2, "markersize": 5, "label": verdict}
+        axes.errorbar(one["effect"], rows, xerr=error, **look)
     at_margin = np.flatnonzero(part["margin"] > 0)
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
     axes.set_yticks(np.arange(len(part)), _differences(part))
@@ -58,7 +52,7 @@ def claims(table: pd.DataFrame) -> Figure:
 
 def _differences(table: pd.DataFrame) -> list[str]:
     return [
-        f"{_label(one)} minus {_label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
+        f"{label(one)} minus {label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
     ]
 
 
@@ -67,7 +61,3 @@ def _rows(count: int) -> tuple[Figure, plt.Axes]:
     axes.axvline(0, color="black", linewidth=1)
     axes.invert_yaxis()
     return figure, axes
-
-
-def _label(method: str) -> str:
-    return METHODS[method][0] if method in METHODS else OTHERS.get(method, method)

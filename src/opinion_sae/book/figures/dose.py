@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import reference_line
 
-def dose(curve: pd.DataFrame, spot: float | None = None) -> Figure:
-    """KL, option mass and perplexity against strength, with 95 % intervals; `spot` is marked if given."""
+
+def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str, float] | None = None) -> Figure:
+    """KL, option mass and perplexity against strength, with 95 % intervals; `spot` is marked if given.
+
+    `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
+    """
     first = curve.iloc[0]
     questions = f"{first['n_questions']:.0f} held-out questions"
     text = f"{first['n_windows']:.0f} texts, {first['n_tokens']:.0f} tokens"
     panels = [
         ("kl", "mean KL, people to model (nats)", questions, "#0072B2", "o", "-"),
         ("option_mass", "probability on option letters", questions, "#E69F00", "s", "--"),
-        ("perplexity_ratio", "perplexity, relative to unsteered", text, "#009E73", "^", "-."),
+        (
+            "perplexity_ratio",
+            "perplexity of held-out texts,\nrelative to unsteered",
+            text,
+            "#009E73",
+            "^",
+            "-.",
+        ),
     ]
     figure, row = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
     for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
@@ -24,11 +38,14 @@ def dose(curve: pd.DataFrame, spot: float | None = None) -> Figure:
         axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
         if spot is not None:
             at = curve.loc[curve["strength"] == spot, name]
-            axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"sweet spot: {spot:g}")
-            axes.legend()
+            axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
         axes.set_title(size, loc="left", fontsize=9)
         axes.set_ylabel(label)
-        axes.set_xlabel("strength (0: unsteered, 1: as fitted)")
+        axes.set_xlabel("strength (0: unsteered,\n1: as fitted)")
+    for method, value in (references or {}).items():
+        reference_line(row[0], "kl", method, value)
+    for axes in row if spot is not None or references else ():
+        axes.legend(*axes.get_legend_handles_labels(), fontsize=7)
     row[1].set_ylim(0, 1.02)
     row[2].set_yscale("log")
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,8 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import group_labels
+from opinion_sae.book.figures.style import group_labels, reference_line
+from opinion_sae.score.names import label as name_of
 from opinion_sae.survey import Survey
 
 
@@ -38,12 +39,15 @@ def latent_heatmap(
     return figure
 
 
-def latent_path(table: pd.DataFrame, shared: float, unsteered: float, questions: int) -> Figure:
-    """Held-out KL and alignment against the number of latents touched per group, beside the dense vector."""
+def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions: int) -> Figure:
+    """Held-out KL and alignment against the number of latents touched per group, beside the dense vector.
+
+    `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
+    """
     styles = {
         "refitted": ("strongest latents, refitted", "#0072B2", "o", "-"),
         "cut": ("strongest latents, only cut", "#56B4E9", "s", "--"),
-        "dense": ("dense vector of the same norm", "#CC79A7", "^", "-."),
+        "dense": (f"{name_of('dense')} of the same norm", "#CC79A7", "^", "-."),
     }
     part = table[table["group"] == "all"]
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
@@ -56,8 +60,8 @@ def latent_path(table: pd.DataFrame, shared: float, unsteered: float, questions:
         axes.set_xscale("log", base=2)
         axes.set_xlabel("latents touched per group (mean)")
         axes.set_ylabel(f"{label}, {questions} held-out questions")
-    panels[0].axhline(unsteered, color="black", lw=1, ls=":", label="unsteered")
-    panels[0].axhline(shared, color="#E69F00", lw=1, ls="--", label="Δ shared only")
+    for method, value in references.items():
+        reference_line(panels[0], "kl", method, value)
     panels[0].legend(fontsize=7)
     return figure
 

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import METHODS, rank
+from opinion_sae.book.figures.style import MARKS
+from opinion_sae.score.names import label as name_of
+from opinion_sae.score.names import rank
 
 MODELS = [("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")]  # colour, marker
 
@@ -32,7 +34,7 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
         panels[0].errorbar(table["kl"], y, xerr=error, fmt=marker, color=colour, ms=4, capsize=2, label=label)
         panels[0].axvline(floor[model], color=colour, linestyle=":", linewidth=1)
         panels[1].plot(100 * table["gap_closed"], y, marker, color=colour, ms=4)
-    panels[0].set_yticks(range(len(methods)), [METHODS[m][0] if m in METHODS else m for m in methods])
+    panels[0].set_yticks(range(len(methods)), [name_of(method) for method in methods])
     panels[0].invert_yaxis()
     panels[0].set_xlabel("mean KL, people to model (nats)")
     for share in (0, 100):
@@ -59,7 +61,7 @@ def groups_by_model(
     y = np.arange(len(groups))
     for axes, (model, table) in zip(panels[0], tables.items(), strict=True):
         for n, method in enumerate(methods):
-            label, colour, marker, _ = METHODS[method]
+            label, (colour, marker, _) = name_of(method), MARKS[method]
             part = table[table["method"] == method].set_index("group").reindex(groups)
             error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
             place = y + _shift(n, len(methods))

@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from opinion_sae.score.names import label as name_of
+
 STYLES = [("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "v", ":")]
 STYLES += [("#D55E00", "D", "-"), ("#56B4E9", "P", "--"), ("#999999", "*", "-."), ("#000000", "X", ":")]
 
@@ -20,8 +22,8 @@ def doses(grid: pd.DataFrame) -> Figure:
     lines = grid[grid["shared"] != 0].groupby(["group", "l1", "kept"], sort=False)
     for axes, fold in zip(panels[0], folds, strict=True):
         for ((group, l1, kept), part), (colour, marker, line) in zip(lines, STYLES, strict=False):
-            alone = f"Δ_shared, γ = {l1:g}" if kept == "all" else f"its {kept} strongest"
-            name = alone if group == 0 else f"Δ_shared and {group:g} D"
+            alone = f"{name_of('shared-delta')}, γ = {l1:g}" if kept == "all" else f"its {kept} strongest"
+            name = alone if group == 0 else f"{name_of('shared-delta')} and {group:g} D"
             rows = pd.concat([start, part]) if group == 0 else part
             rows = rows[rows["fold"] == fold]
             axes.plot(rows["shared"], rows["validation_kl"], line, marker=marker, color=colour, ms=4, label=name)
@@ -44,10 +46,11 @@ def layer_grid(table: pd.DataFrame) -> Figure:
         for axes in panels:
             axes.text(0.5, 0.5, "not run\nfor this profile", ha="center", va="center", transform=axes.transAxes)
         return figure
-    names = {"unsteered": "unsteered", "shared": "Δ_shared", "both": "Δ"}
+    methods = {"shared": "shared-delta", "both": "delta"}
     lines = table[table["mode"] != "joint"].groupby(["mode", "l1"])
     for ((mode, l1), part), style in zip(lines, STYLES, strict=False):
-        label = names[mode] if mode == "unsteered" else f"{names[mode]}, γ = {l1:g}"
+        name = name_of(methods.get(mode, mode))
+        label = name if mode == "unsteered" else f"{name}, γ = {l1:g}"
         _points(panels[0], part, "layer", "kl", style, label)
     panels[0].set_xlabel("layer")
     panels[0].set_ylabel("validation KL (nats)")

@@ -7,16 +7,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import METHODS
+from opinion_sae.book.figures.style import MARKS
+from opinion_sae.score.names import label as name_of
 
-MARKS = METHODS | {
-    "delta-half": ("Δ at half strength", "#0072B2", "$½$", "-"),
-    "random-latents": ("Δ on random latents", "#777777", "P", ":"),
-    "diff-means": (METHODS["diff-means"][0], "#777777", "$M$", ":"),
-    "few-shot": (METHODS["few-shot"][0], "#777777", "$E$", ":"),
-    "prompt-qa": ("persona prompt, question", "#777777", "$Q$", ":"),
-    "prompt-bio": ("persona prompt, sentence", "#777777", "$S$", ":"),
-    "prompt-portray": ("persona prompt, instruction", "#777777", "$I$", ":"),
+# those that are hard to tell apart here, and those that only this figure has
+OURS = MARKS | {
+    "delta-half": ("#0072B2", "$½$", "-"),
+    "random-latents": ("#777777", "P", ":"),
+    "diff-means": ("#777777", "$M$", ":"),
+    "few-shot": ("#777777", "$E$", ":"),
+    "prompt-qa": ("#777777", "$Q$", ":"),
+    "prompt-bio": ("#777777", "$S$", ":"),
+    "prompt-portray": ("#777777", "$I$", ":"),
 }
 DOSES = ("unsteered", "delta-half", "delta")  # joined by a line
 PANELS = (
@@ -37,7 +39,7 @@ def trade_off(table: pd.DataFrame) -> Figure:
         loss = part.loc[quantity, ["value", "low", "high"]] * scale
         for method in gain.index.intersection(loss.index):
             x, y = gain.loc[method], loss.loc[method]
-            name, colour, marker, _ = MARKS[method]
+            colour, marker, _ = OURS[method]
             style = {
                 "marker": marker,
                 "ls": "none",
@@ -45,13 +47,13 @@ def trade_off(table: pd.DataFrame) -> Figure:
                 "ms": 9 if "$" in marker else 7,
                 "capsize": 2,
                 "elinewidth": 0.8,
-                "label": name,
+                "label": name_of(method),
             }
             axes.errorbar(x["value"], y["value"], _error(y), _error(x), **style)
         doses = [method for method in DOSES[1:] if method in gain.index]
         path = [(0, 0), *((gain.loc[method, "value"], loss.loc[method, "value"]) for method in doses)]
         axes.plot(*np.array(path).T, color="#0072B2", lw=1, ls=":", zorder=0)
-        axes.plot(0, 0, "X", color="black", ms=6, label=MARKS["unsteered"][0])
+        axes.plot(0, 0, "X", color="black", ms=6, label=name_of("unsteered"))
         axes.axhline(0, color="black", lw=0.5, zorder=0)
         count = part.loc[quantity, "n"].max()
         axes.set_title(f"{gain['n'].max()} ordinal questions, {count} {units}", loc="left", fontsize=9)

@@ -1,4 +1,4 @@
-"""What all figures share: the style, the methods' marks, labels and files."""
+"""What all figures share: the style, the methods' marks, reference lines and files."""
 
 from __future__ import annotations
 
@@ -12,39 +12,34 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from opinion_sae.artifacts import replacing
+from opinion_sae.score.names import label
 from opinion_sae.survey import Survey
 
-# method: label, colour, marker, line style
-METHODS = {
-    "unsteered": ("unsteered", "#000000", "X", "-"),
-    "uniform": ("uniform", "#999999", "P", ":"),
-    "shared-delta": ("Δ shared only", "#E69F00", "s", "--"),
-    "delta": ("Δ shared + group", "#0072B2", "o", "-"),
-    "delta-selected": ("Δ, doses and γ chosen", "#56B4E9", "D", "--"),
-    "delta-joint": ("Δ, SAE trained with it", "#D55E00", "v", "-"),
-    "dense": ("dense vector", "#CC79A7", "^", "-."),
-    "position-prior": ("people's place preference", "#777777", "<", ":"),
-    "calibrated": ("temperature and place bias", "#777777", ">", ":"),
-    "calibrated-shared": ("the same, one for all groups", "#777777", "p", ":"),
-    "unembedding": ("option rows only", "#777777", "d", ":"),
-    "probe": ("linear probe", "#777777", "*", ":"),
-    "diff-means": ("difference of persona means", "#777777", "h", ":"),
-    "prompt-best": ("persona prompt, best style", "#777777", "H", ":"),
-    "few-shot": ("examples in the prompt", "#777777", "8", ":"),
-    "lora": ("LoRA, group named", "#777777", "D", ":"),
-    "shuffled-groups": ("Δ, group labels shuffled", "#777777", "X", ":"),
-    "permuted-decoder": ("Δ shared, decoder permuted", "#777777", "P", ":"),
-    "random-latents": ("Δ on random latents", "#777777", "p", ":"),
-    "sign-flip": ("Δ with its sign flipped", "#777777", "h", ":"),
-    "everyone": ("all respondents' answers", "#009E73", "D", ":"),
-    "floor": ("noise floor", "#56B4E9", "|", ":"),
+# method: colour, marker, line style; what it is called stands in `score/names.py`
+MARKS = {
+    "unsteered": ("#000000", "X", ":"),
+    "uniform": ("#999999", "P", "-."),
+    "shared-delta": ("#E69F00", "s", "--"),
+    "delta": ("#0072B2", "o", "-"),
+    "delta-selected": ("#56B4E9", "D", "--"),
+    "delta-joint": ("#D55E00", "v", "-"),
+    "dense": ("#CC79A7", "^", "-."),
+    "position-prior": ("#777777", "<", ":"),
+    "calibrated": ("#777777", ">", ":"),
+    "calibrated-shared": ("#777777", "p", ":"),
+    "unembedding": ("#777777", "d", ":"),
+    "probe": ("#777777", "*", ":"),
+    "diff-means": ("#777777", "h", ":"),
+    "prompt-best": ("#777777", "H", ":"),
+    "few-shot": ("#777777", "8", ":"),
+    "lora": ("#777777", "D", ":"),
+    "shuffled-groups": ("#777777", "X", ":"),
+    "permuted-decoder": ("#777777", "P", ":"),
+    "random-latents": ("#777777", "p", ":"),
+    "sign-flip": ("#777777", "h", ":"),
+    "everyone": ("#009E73", "D", ":"),
+    "floor": ("#000000", "|", ":"),
 }
-
-
-def rank(method: str) -> tuple[int, str]:
-    """Order of the methods in tables and figures: as in METHODS, then by name."""
-    names = list(METHODS)
-    return (names.index(method) if method in names else len(names), method)
 
 
 STYLE = {
@@ -61,6 +56,16 @@ STYLE = {
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
+
+
+def reference_line(axes: plt.Axes, measure: str, method: str, value: float, upright: bool = False) -> None:
+    """A line at the mean over groups that the tables give for a method, across the panel or upright.
+
+    Its name in the SVG is '<measure>-of-<method>', so that a test can hold it against the tables.
+    """
+    colour, _, line = MARKS[method]
+    draw = axes.axvline if upright else axes.axhline
+    draw(value, color=colour, linestyle=line, linewidth=1, label=label(method), gid=f"{measure}-of-{method}")
 
 
 def save_svg(figure: Figure, path: str | Path) -> None:

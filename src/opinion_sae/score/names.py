@@ -1,0 +1,74 @@
+"""What each method is called: the one table of names that tables, figures, claims and prose share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Name(NamedTuple):
+    """The names of a method whose rows in tables have this entry's key."""
+
+    label: str  # in figures and in lists
+    prose: str  # within a sentence
+    key: str = ""  # in `numbers.json`, as in `kl_<key>`; empty if no page asks for it
+
+
+# in the order of tables and figures
+NAMES = {
+    "unsteered": Name("unsteered model", "the unsteered model", "unsteered"),
+    "uniform": Name("equal shares", "equal shares", "uniform"),
+    "shared-delta": Name("Δ_shared", "Δ_shared alone", "shared"),
+    "delta": Name("Δ", "Δ", "delta"),
+    "delta-selected": Name("Δ, doses and γ chosen", "Δ with doses and γ chosen on validation", "selected"),
+    "delta-joint": Name("Δ, SAE trained along", "Δ with the SAE trained along", "joint"),
+    "dense": Name("dense vector", "the dense vector", "dense"),
+    "position-prior": Name("people's place preference", "people's place preference", "place"),
+    "calibrated": Name("temperature and biases", "temperature and biases", "calibrated"),
+    "calibrated-shared": Name(
+        "temperature and biases, one for all groups", "temperature and biases, one for all groups"
+    ),
+    "unembedding": Name("trained unembedding", "the trained unembedding"),
+    "probe": Name("linear probe", "the linear probe"),
+    "diff-means": Name("difference of persona means", "the difference of persona means"),
+    "prompt-best": Name("persona prompt, best style", "the persona prompt in the style chosen on validation", "prompt"),
+    "few-shot": Name("examples in the prompt", "examples of the group's answers in the prompt", "examples"),
+    "lora": Name("LoRA", "LoRA over prompts that name the group", "lora"),
+    "shuffled-groups": Name("Δ, group labels shuffled", "Δ fitted to shuffled group labels"),
+    "permuted-decoder": Name("Δ_shared, decoder permuted", "Δ_shared fitted with the decoder permuted"),
+    "random-latents": Name("Δ on random latents", "Δ on random latents"),
+    "sign-flip": Name("Δ, sign flipped", "Δ with its sign flipped"),
+    "everyone": Name("all respondents", "all respondents together", "everyone"),
+    "floor": Name("noise floor", "the noise floor", "floor"),
+    "delta-by-survey": Name("Δ from the other survey", "Δ fitted to the other survey"),
+    "delta-by-topic": Name("Δ from other topics", "Δ fitted to other topics"),
+    "delta-half": Name("Δ at half strength", "Δ at half strength", "half"),
+    "left-out-shared": Name("Δ_shared, group left out", "Δ_shared fitted without the group"),
+    "left-out-sibling": Name(
+        "siblings' Δ, group left out", "its attribute's other groups' Δ, fitted without the group"
+    ),
+    "other-delta": Name("other groups' Δ", "the other groups' Δ"),
+    "prompt-bio": Name("persona prompt, sentence", "the persona prompt as a sentence"),
+    "prompt-portray": Name("persona prompt, instruction", "the persona prompt as an instruction"),
+    "prompt-qa": Name("persona prompt, question", "the persona prompt as a question"),
+    "random-latents-deviation": Name("Δ, own part on random latents", "Δ with its own part on random latents"),
+    "shared-delta-by-survey": Name("Δ_shared from the other survey", "Δ_shared fitted to the other survey"),
+    "shared-delta-by-topic": Name("Δ_shared from other topics", "Δ_shared fitted to other topics"),
+    "sibling-delta": Name("siblings' Δ", "the Δ of its attribute's other groups"),
+    "sign-flip-deviation": Name("Δ, own part's sign flipped", "Δ with its own part's sign flipped"),
+}
+
+
+def label(method: str) -> str:
+    """What a figure calls the method; its key if it has no entry, as a method of somebody's own."""
+    return NAMES[method].label if method in NAMES else method
+
+
+def prose(method: str) -> str:
+    """What a sentence calls the method; KeyError if it has no entry."""
+    return NAMES[method].prose
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Order of the methods in tables and figures: as in `NAMES`, then by key."""
+    names = list(NAMES)
+    return (names.index(method) if method in names else len(names), method)

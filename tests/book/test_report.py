@@ -1,0 +1,117 @@
+"""Sentences and small tables that the chapters make from their numbers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from opinion_sae.book import report
+from opinion_sae.book.paths import ROOT
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.effects.interpret import latents_touched
+
+
+def history(*validation):
+    """Two stages of two folds: the first always keeps epoch 1, the second what `validation` says, a list per fold."""
+    rows = []
+    for fold, kls in enumerate(validation):
+        rows += [("delta", epoch, kl, 0.0, "shared", fold) for epoch, kl in enumerate((0.3, 0.2))]
+        rows += [("delta", epoch, kl, 5.0 * epoch, "deviation", fold) for epoch, kl in enumerate(kls)]
+        rows += [("shared-delta", 0, 0.3, 0.0, "shared", fold)]
+    return pd.DataFrame(rows, columns=["method", "epoch", "validation_kl", "latents_deviation", "stage", "fold"])
+
+
+def test_a_part_that_lost_to_its_start_is_not_used():
+    kept = report.kept_epochs(history([0.2, 0.25, 0.19], [0.2, 0.21, 0.2]))
+    assert list(kept.index) == [("delta", 0), ("delta", 1)]
+    assert kept.loc[("delta", 0)].tolist() == [1, 2, 0.2, 0.19, 10.0]
+    assert kept.loc[("delta", 1)].tolist() == [1, "not used", 0.2, "not used", "not used"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [
+        (([0.2, 0.1], [0.2, 0.1]), "is used in all 2 folds."),
+        (([0.2, 0.1], [0.2, 0.3]), "is used in 1 of 2 folds; in fold 1 no epoch"),
+        (([0.2, 0.3], [0.2, 0.3]), "is used in none of 2 folds; in folds 0 and 1 no epoch"),
+        (([0.2, 0.3],) * 3, "is used in none of 3 folds; in folds 0, 1 and 2 no epoch"),
+    ],
+)
+def test_the_sentence_names_the_folds(validation, said):
+    table = history(*validation)
+    assert said in report.own_part(table) and said in report.own_part(table.astype({"fold": float, "epoch": float}))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("*/delta_history.csv")), ids=lambda path: path.parent.name
+)
+def test_the_committed_fits_by_hand(path):
+    """Epoch 0 of the second stage against all later ones, row by row."""
+    table, best = pd.read_csv(path), {}
+    for row in table[(table["method"] == "delta") & (table["stage"] == "deviation")].to_dict("records"):
+        if row["fold"] not in best or row["validation_kl"] < best[row["fold"]][0]:
+            best[row["fold"]] = row["validation_kl"], row["epoch"], row["latents_deviation"]
+    kept = report.kept_epochs(table).loc["delta", "own part, epoch"]
+    assert kept.to_dict() == {fold: epoch or "not used" for fold, (_, epoch, _) in best.items()}
+    assert all((latents > 0) == (epoch > 0) for _, epoch, latents in best.values())
+
+
+def deltas(*deviations):
+    found = []
+    for deviation in deviations:
+        delta = GroupDelta(("x", "y"), 4)
+        with torch.no_grad():
+            delta.shared.copy_(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+            delta.deviation.copy_(torch.tensor(deviation))
+        found.append(delta)
+    return found
+
+
+def test_latents_are_counted_fold_by_fold():
+    none = [[0.0] * 4] * 2
+    counts = latents_touched(deltas([[1.0, 0, 0, 3], [0, -2.0, 0, 0]], none, [[2.0, 0, 1, -3], [0, -1.0, 0, 0]]))
+    last = "one sign in all folds that use it"
+    assert list(counts.index) == ["fold 0", "fold 1", "fold 2", last]
+    np.testing.assert_array_equal(counts["shared"], [2, 2, 2, 2])
+    np.testing.assert_array_equal(counts["group"], [1.5, np.nan, 2, 1])  # latent 0 of x and latent 1 of y
+    np.testing.assert_array_equal(counts["shared + group"], [2, 2, 3, 1.5])  # x: 3, 2, 4 latents; y: 1, 2, 2
+    page = report.latents_page(counts)
+    assert page.loc["fold 1", "group"] == "not used" and page.loc["fold 0", "group"] == 1.5
+    said = report.latent_numbers(counts, 4)["n_latents_delta"]
+    own = "and for the average group 2 in its own part"
+    assert said == f"2 of 4 in the shared part, {own} (in the 2 of 3 folds that use it)"
+    idle = report.latent_numbers(latents_touched(deltas(none, none)), 4)["n_latents_delta"]
+    assert idle == "2 of 4 in the shared part, and for the average group none in its own part (no fold uses it)"
+    whole = report.latent_numbers(latents_touched(deltas([[1.0] * 4] * 2)), 4)["n_latents_delta"]
+    assert whole == "2 of 4 in the shared part, and for the average group 4 in its own part"
+
+
+def test_fits_that_stayed_at_their_start_are_counted():
+    rows = [(15, 0, "shared", 8), (15, 0, "both", 8), (15, 1, "shared", 8), (15, 1, "both", 9), (15, 0, "unsteered", 0)]
+    grid = pd.DataFrame(rows, columns=["layer", "fold", "mode", "latents"]).assign(l1=0.1)
+    assert report.idle_fits(grid).startswith("Of 2 fits of both parts, one per layer and fold, 1 do not use")
+    assert report.idle_fits(grid.iloc[:0]).startswith("`make select` has not been run")
+
+
+def test_no_dose_of_a_part_that_is_not_there_is_reported():
+    choices = pd.DataFrame({"fold": [0, 1], "dose of Δ_shared": 1.0, "dose of D": [0.5, 0.5]})
+    page = report.choice_page(choices, deltas([[0.0, 1, 0, 0], [0.0] * 4], [[0.0] * 4] * 2))
+    assert page["dose of D"].tolist() == [0.5, "not used"] and choices["dose of D"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("shift", "said"),
+    [
+        (-0.05, "is closer to the groups than"),
+        (0.05, "is further from the groups than"),
+        (0.0, "could not be shown to be closer to the groups than"),
+    ],
+)
+def test_a_dose_is_held_against_equal_shares(tiny, shift, said):
+    people = tiny.survey(np.full((2, 30, 2), 0.5), [tiny.question(f"q{i}") for i in range(30)], ("x", "y"))
+    uniform = np.full((2, 30), 0.2)
+    kl = uniform + shift + np.random.default_rng(0).normal(0, 0.01, (2, 30))
+    text = report.against_uniform(people, "Δ at half strength", kl, uniform, np.arange(30), 300, 0)
+    assert said in text and "read no question and have 0.200 (" in text
+    few = report.against_uniform(people, "Δ", kl, uniform, np.zeros(30, int), 300, 0)
+    assert "too few questions" in few and "could not be shown" in few
