@@ -68,7 +68,7 @@ CLAIMS = (
     _no_worse("lora", LONG),
     Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered", command=LONG),
     Claim(
-        "There the group's own part still adds to the shared offset.",
+        "On topics that Δ was not fitted to, its own part for the group adds to the shared offset.",
         "delta-by-topic",
         "shared-delta-by-topic",
         command=LONG,
