@@ -220,6 +220,6 @@ def _on_groups(table: pd.DataFrame) -> str:
     found = f"closer for {len(closer)} of {len(rows)} groups" + (f" ({', '.join(closer)})" if closer else "")
     found += f" and takes them further away for {len(further)} ({', '.join(further)})" if further else ""
     return (
-        "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
-        f"answers {found}, corrected for the number of groups."
+        "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings "
+        f"the answers {found}, corrected for the number of groups."
     )
