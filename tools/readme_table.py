@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
-from opinion_sae.book.claims import count_verdicts
+from opinion_sae.book.claims import CLAIMS, count_verdicts
 from opinion_sae.book.report import kept_epochs, own_part, verdict
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
@@ -161,6 +161,14 @@ def _change(row: pd.Series, value: str) -> str:
     return f"{row[value]:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
 
 
+def _contradicted(table: pd.DataFrame) -> str:
+    """' Contradicted: "sentence" (effect with interval).' for each such claim; nothing if there is none."""
+    those = table[table["verdict"] == "contradicted"]
+    said = {(claim.method, claim.reference): claim.sentence.rstrip(".") for claim in CLAIMS}
+    named = [f'"{said[pair]}": {_change(row, "effect")}' for pair, row in those.iterrows()]
+    return f" Contradicted: {'; '.join(named)}." if named else ""
+
+
 def summary(root: Path) -> str:
     """The paragraphs below the table, a sentence a line."""
     ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
@@ -174,11 +182,11 @@ def summary(root: Path) -> str:
 Where nothing could be shown the book says so, and chapter `14_claims` lists every claim with its verdict.
 
 On OpinionQA ({questions} questions, {groups} groups) the groups' own part changes the KL of {prose("shared-delta")} by {_change(other.pairs.loc[own], "kl_difference")} in the book's run, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims (`make book PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up).
-Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[own], "effect")}, corrected p {other_seeds.loc[own, "p_holm"]:.2f} (`make evaluate PROFILE=opinionqa`).
+Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[own], "effect")}, corrected p {other_seeds.loc[own, "p_holm"]:.2f} (`make evaluate PROFILE=opinionqa`).{_contradicted(other_seeds)}
 There Δ has a KL of {other.kl["delta"]:.3f} in the book's run, {other.have("position-prior", "calibrated", "lora", "probe")}.
 Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
 
-The intervals are over questions. Another training run of the SAE moves the numbers as well, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part changes the KL by {_change(seeds.loc[own], "effect")}, questions and seeds drawn; of {len(seeds)} claims, {count_verdicts(seeds["verdict"])}.
+The intervals are over questions. Another training run of the SAE moves the numbers as well, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part changes the KL by {_change(seeds.loc[own], "effect")}, questions and seeds drawn; of {len(seeds)} claims, {count_verdicts(seeds["verdict"])}.{_contradicted(seeds)}
 It also runs what a book has no time for. Held-out KL: {ours.have("lora", "prompt-best", "few-shot")} (`results/default/evaluate.csv`).
 """
 

@@ -68,7 +68,7 @@ CLAIMS = (
     _no_worse("lora", LONG),
     Claim("Δ helps on topics that it was not fitted to.", "delta-by-topic", "unsteered", command=LONG),
     Claim(
-        "There the group's own part still adds to the shared offset.",
+        "On topics that Δ was not fitted to, its own part for the group adds to the shared offset.",
         "delta-by-topic",
         "shared-delta-by-topic",
         command=LONG,
@@ -220,6 +220,6 @@ def _on_groups(table: pd.DataFrame) -> str:
     found = f"closer for {len(closer)} of {len(rows)} groups" + (f" ({', '.join(closer)})" if closer else "")
     found += f" and takes them further away for {len(further)} ({', '.join(further)})" if further else ""
     return (
-        "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings the "
-        f"answers {found}, corrected for the number of groups."
+        "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings "
+        f"the answers {found}, corrected for the number of groups."
     )

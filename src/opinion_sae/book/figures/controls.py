@@ -33,7 +33,7 @@ def against(table: pd.DataFrame) -> Figure:
 
 
 def claims(table: pd.DataFrame) -> Figure:
-    """Effect of each claim over all groups, with its 95 % interval, its margin and its verdict: colour, shape, filling."""
+    """Effect of each claim over all groups with its 95 % interval and margin; colour, shape and filling by verdict."""
     part = table[table["group"] == "all"].reset_index(drop=True)
     figure, axes = _rows(len(part))
     for verdict, (colour, marker, fill) in VERDICTS.items():
