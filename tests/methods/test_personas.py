@@ -27,9 +27,9 @@ def test_texts(two_groups):
 
 
 def test_an_attribute_without_words_of_its_own(tiny):
-    survey = tiny.survey(np.full((2, 3, 4), 0.25), groups=("North", "South"), attributes=["region"] * 2)
-    assert persona("qa", survey, 0) == "Question: What is your region?\nA. North\nB. South\nAnswer: A"
-    assert "an adult whose region is South" in persona("portray", survey, 1)
+    survey = tiny.survey(np.full((2, 3, 4), 0.25), groups=("Tea", "Coffee"), attributes=["drink"] * 2)
+    assert persona("qa", survey, 0) == "Question: What is your drink?\nA. Tea\nB. Coffee\nAnswer: A"
+    assert "an adult whose drink is Coffee" in persona("portray", survey, 1)
 
 
 def test_answers_are_those_of_the_prompts_with_the_persona(lm, two_groups, tmp_path):

@@ -135,5 +135,6 @@ def test_twenty_six_options_have_different_letters(tiny):
 def test_people_are_described_in_words():
     assert describe("age", "65+") == "an adult aged 65+"
     assert describe("party", "Republican") == "a Republican voter"
-    assert describe("region", "South") == "an adult whose region is South"
+    assert describe("region", "South") == "an adult from the South"
+    assert describe("country", "France") == "an adult whose country is France"
     assert describe("party x age", "Democrat & 65+") == "a Democrat voter who is also an adult aged 65+"

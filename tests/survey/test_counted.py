@@ -1,5 +1,6 @@
 """This project's own form, questions.csv and counts.csv: every fault is named by file and row."""
 
+import gzip
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opinion_sae.survey import load_survey
+from opinion_sae.survey import load_survey, survey_hash
 
 QUESTIONS = """key,text,options,ordinal,topic
 a,Is it so?,Yes|No,true,truth
@@ -81,6 +82,29 @@ def test_damage_is_named(tmp_path, file, old, new, message):
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=f"{file}.csv.*{message}"):
         load_survey(folder, min_respondents=1)
+
+
+def test_counts_may_be_packed(tmp_path):
+    plain = load_survey(write(tmp_path / "town"), min_respondents=1)
+    path = tmp_path / "town" / "counts.csv"
+    packed = path.with_name("counts.csv.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert survey_hash(load_survey(str(tmp_path / "town"), min_respondents=1)) == survey_hash(plain)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="counts.csv.gz: not a whole gzip file"):
+        load_survey(str(tmp_path / "town"))
+    packed.write_text(COUNTS)
+    with pytest.raises(ValueError, match="counts.csv.gz: not a whole gzip file"):
+        load_survey(str(tmp_path / "town"))
+
+
+def test_a_cluster_is_read_and_not_hashed(tmp_path):
+    lines = QUESTIONS.strip().splitlines()
+    named = "\n".join(f"{line},{end}" for line, end in zip(lines, ("cluster", "same", ""), strict=True))
+    survey = load_survey(write(tmp_path / "town", questions=named), min_respondents=1)
+    assert [q.cluster for q in survey.questions] == ["same", ""]
+    assert survey_hash(survey) == survey_hash(load_survey(write(tmp_path / "town"), min_respondents=1))
 
 
 def test_an_intersection_needs_a_group_of_each_attribute(tmp_path):

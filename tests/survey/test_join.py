@@ -108,7 +108,7 @@ def test_load_joins_and_thins():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (dict(source="gss"), "'gss'.*gss-2018, nonvoters-2020"),
+        (dict(source="gss-2099"), "'gss-2099'.*gss, gss-2018, nonvoters-2020"),
         (dict(source=[]), "no survey named"),
         (dict(source="gss-2018", min_respondents=0), "min_respondents is 0"),
         (dict(source="gss-2018", max_questions=-1), "max_questions is -1"),

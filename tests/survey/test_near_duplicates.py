@@ -10,15 +10,14 @@ from opinion_sae.survey import Question, Survey, load_survey, question_clusters,
 SPENDING = "Are we spending too much, too little or about the right amount on {}?"
 
 
-def survey_of(texts, keys=None, topics=None):
+def survey_of(texts, named=None):
     n = len(texts)
-    keys = keys or [f"q{i}" for i in range(n)]
-    topics = topics or ["general"] * n
+    named = named or [""] * n
     return Survey(
         name="s",
         questions=tuple(
-            Question(k, t, ("Yes", "No"), True, topic, "s")
-            for k, t, topic in zip(keys, texts, topics)
+            Question(f"q{i}", text, ("Yes", "No"), True, "general", "s", cluster=name)
+            for i, (text, name) in enumerate(zip(texts, named))
         ),
         groups=("all people",),
         attributes=("any",),
@@ -47,12 +46,11 @@ def test_a_battery_stays_apart_but_its_second_wordings_do_not():
     assert clusters([SPENDING.format(s) for s in both]) == [0, 1, 2, 3, 4, 2]
 
 
-def test_other_words_for_the_same_are_joined_by_the_gss_key_only():
+def test_other_words_for_the_same_are_joined_by_their_cluster_only():
     subjects = ("welfare", "parks", "highways", "schools", "assistance to the poor")
     texts = [SPENDING.format(s) for s in subjects]
     assert clusters(texts) == [0, 1, 2, 3, 4]
-    keys = ["natfare", "natpark", "natroad", "nateduc", "natfarey"]
-    assert clusters(texts, keys=keys) == [0, 1, 2, 3, 0]
+    assert clusters(texts, named=["poor", "", "", "", "poor"]) == [0, 1, 2, 3, 0]
 
 
 def test_same_text_is_one_cluster_however_often():

@@ -31,6 +31,9 @@ SELF = {
     "income": ("What is the yearly income of your household?", "The yearly income of my household: {}."),
     "party": ("Which political party do you feel close to?", "My political party: {}."),
     "ideology": ("Where do you stand in politics?", "In politics I am {}."),
+    "religion": ("What is your religion?", "My religion: {}."),
+    "religious attendance": ("How often do you go to religious services?", "How often I go to services: {}."),
+    "region": ("Which part of the country do you live in?", "I live in the {}."),
 }
 
 

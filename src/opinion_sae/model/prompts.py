@@ -21,6 +21,9 @@ DESCRIPTIONS = {
     "income": "an adult with this income: {}",
     "party": "a {} voter",
     "ideology": "a politically {} adult",
+    "religion": "an adult with this religion: {}",
+    "religious attendance": "an adult who goes to religious services this often: {}",
+    "region": "an adult from the {}",
 }
 
 

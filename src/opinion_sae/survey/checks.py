@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +20,18 @@ LARGEST = 1e12  # no count or weight is larger; beyond it sums of squares lose d
 
 
 def read_text(path: Path) -> str:
-    """The file's text (UTF-8, with or without a byte order mark).
+    """The file's text (UTF-8, with or without a byte order mark); a name in .gz is unpacked.
 
     FileNotFoundError if it is absent; ValueError with the row where it is not UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file: {error}") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ class Question:
     `ordinal` says whether the options run along a scale, in their order. `positions` are the
     options' places on that scale where a source says that the steps are uneven (a "neither" that
     lies half a step from its neighbours); empty means even steps, 0, 1, 2, ...
+    Questions of one survey with the same `cluster` ask the same thing in other words.
     """
 
     key: str
@@ -27,6 +28,7 @@ class Question:
     topic: str
     survey: str
     positions: tuple[float, ...] = ()
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def _positions(wanted: Sequence[int] | None, size: int, what: str) -> np.ndarray
 
 def survey_hash(survey: Survey) -> str:
     """SHA-256 over the questions, the group names and the counts (to 1e-6), as a hex string."""
-    questions = [astuple(question) for question in survey.questions]
+    # the cluster says how questions are divided for a fit, not what was asked
+    questions = [astuple(question)[:-1] for question in survey.questions]
     head = json.dumps([questions, survey.groups, survey.attributes])
     digest = hashlib.sha256(head.encode())
     for array in (survey.counts, survey.everyone):

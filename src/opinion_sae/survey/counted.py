@@ -1,8 +1,9 @@
 """Reader of this project's own form: a folder with questions.csv, counts.csv and provenance.json.
 
-questions.csv    key, text, options (joined by "|"), ordinal (true or false), topic
+questions.csv    key, text, options (joined by "|"), ordinal (true or false), topic; optional: cluster,
+                 a name that questions share which ask the same in other words
 counts.csv       question, attribute, group, option (position from 0), respondents,
-                 weight (Σw of those respondents), weight_squared (Σw²)
+                 weight (Σw of those respondents), weight_squared (Σw²); or packed, counts.csv.gz
 provenance.json  optional: title, source, dates, population, licence, ...
 """
 
@@ -23,7 +24,8 @@ QUESTION_COLUMNS = ("key", "text", "options", "ordinal", "topic")
 def read_counted(folder: Path) -> SurveyTable:
     """Read such a folder; its name is the survey's. ValueError names file, row and column."""
     questions = read_questions(folder / "questions.csv", folder.name)
-    path = folder / "counts.csv"
+    path, packed = folder / "counts.csv", folder / "counts.csv.gz"
+    path = packed if packed.is_file() and not path.is_file() else path
     frame = read_table(path, CELL_COLUMNS)
     cells = frame[["question", "attribute", "group"]].copy()
     cells["option"] = numbers(frame, "option", path, whole=True)
@@ -49,7 +51,13 @@ def read_questions(path: Path, survey: str) -> tuple[Question, ...]:
             )
         options = tuple(o.strip() for o in r["options"].split("|"))
         question = Question(
-            r["key"], r["text"], options, r["ordinal"] == "true", r["topic"] or "general", survey
+            key=r["key"],
+            text=r["text"],
+            options=options,
+            ordinal=r["ordinal"] == "true",
+            topic=r["topic"] or "general",
+            survey=survey,
+            cluster=r.get("cluster", "").strip(),
         )
         check_question(question, f"{path}: row {row}")
         questions[r["key"]] = question

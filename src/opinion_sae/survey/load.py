@@ -11,6 +11,7 @@ from opinion_sae.survey.counted import read_counted
 from opinion_sae.survey.opinionqa import is_opinionqa, read_opinionqa
 from opinion_sae.survey.shares import read_global_opinionqa, read_subpop, shares_file
 from opinion_sae.survey.table import SurveyTable
+from opinion_sae.survey.tidy import read_tidy
 
 SHIPPED = Path(__file__).parents[1] / "data"
 MIN_RESPONDENTS = 50
@@ -31,6 +32,7 @@ def load_survey(
 
     source: a shipped survey's name (`shipped_surveys()`); a folder in the shipped form
     (survey.counted) or in OpinionQA's layout (survey.opinionqa), also as `opinionqa:<folder>`;
+    one tidy file `<name>.csv` (survey.tidy);
     `subpop:<file or hub id>` or `globalopinionqa:<file or hub id>` (survey.shares). A list joins
     them: questions one after the other, groups merged by name (survey.groups).
     min_respondents: a cell with fewer people is left out and listed in `Survey.dropped`; a group
@@ -49,11 +51,12 @@ def load_survey(
         raise ValueError(f"min_respondents is {min_respondents}; it must be at least 1")
     if max_questions < 0:
         raise ValueError(f"max_questions is {max_questions}; it must be 0 (all) or more")
-    tables = [_read(s, attributes or ()) for s in sources]
+    tables = [read_source(s, attributes or ()) for s in sources]
     return assemble(tables, min_respondents, attributes, max_questions)
 
 
-def _read(source: str, attributes: Sequence[str]) -> SurveyTable:
+def read_source(source: str, attributes: Sequence[str] = ()) -> SurveyTable:
+    """One source as read; `attributes` names intersections to count where there is a row per respondent."""
     if source in shipped_surveys():
         return read_counted(SHIPPED / source)
     kind, _, rest = source.partition(":")
@@ -73,8 +76,10 @@ def _read(source: str, attributes: Sequence[str]) -> SurveyTable:
         return read_counted(folder)
     if is_opinionqa(folder):
         return read_opinionqa(folder, attributes)
+    if folder.suffix == ".csv":
+        return read_tidy(folder)
     raise FileNotFoundError(
         f"survey {source!r}: no shipped survey ({', '.join(shipped_surveys())}) and no folder with "
         "info.csv (OpinionQA's layout) or questions.csv and counts.csv (this project's); other "
-        "forms are opinionqa:<folder>, subpop:<file> and globalopinionqa:<file>"
+        "forms are <file>.csv (tidy), opinionqa:<folder>, subpop:<file> and globalopinionqa:<file>"
     )

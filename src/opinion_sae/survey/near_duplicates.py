@@ -9,9 +9,8 @@ where n_word is the number of questions with that word and common function words
 stem of a battery is in many questions, so it says little: the items of a battery stay apart as
 long as their subjects differ, while two questions that alone share a sentence go together (the
 items of a battery of three may, too: that costs a little evenness and no honesty). Our own rule;
-on 493 questions of OpinionQA it joins 21 pairs, a triple and a quadruple. Different
-words for the same thing ("welfare", "assistance to the poor") are beyond it, except that in the
-General Social Survey the second wording's key is the first's with "y" appended.
+on 493 questions of OpinionQA it joins 21 pairs, a triple and a quadruple. Different words for the
+same thing ("welfare", "help for the poor") are beyond it: a survey names those in Question.cluster.
 """
 
 from __future__ import annotations
@@ -36,16 +35,13 @@ def question_clusters(survey: Survey) -> Int[np.ndarray, "question"]:
     Numbers run from 0 in the order in which the clusters first occur.
     """
     close = _overlap([_words(q.text) for q in survey.questions]) >= 0.5
-    keys = [(q.survey, q.key.casefold()) for q in survey.questions]
-    place = {key: i for i, key in enumerate(keys)}
-    for i, (name, key) in enumerate(keys):
-        if (name, key + "y") in place:
-            other = place[name, key + "y"]
-            close[i, other] = close[other, i] = True
+    for name in {(q.survey, q.cluster) for q in survey.questions if q.cluster}:
+        members = [i for i, q in enumerate(survey.questions) if (q.survey, q.cluster) == name]
+        close[np.ix_(members, members)] = True
     # each takes the smallest label among those close to it (itself included) until none changes
-    label, before = np.arange(len(keys)), None
+    label, before = np.arange(len(close)), None
     while before is None or (label != before).any():
-        before, label = label, np.where(close, label, len(keys)).min(1)
+        before, label = label, np.where(close, label, len(close)).min(1)
     return np.unique(label, return_inverse=True)[1].astype(np.int64)
 
 

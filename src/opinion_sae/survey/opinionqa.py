@@ -5,7 +5,8 @@ What the release holds, and what is relied on here:
 info.csv       one row per question: `key` (ends in _W and the wave), `question`, `references` (the
                options as a Python list; those that are no answer, "Refused" and sometimes "Not
                sure", come last) and `option_ordinal` (a place on the scale for each option but
-               those last ones; all equal: no scale). Optional: `topic`.
+               those last ones; all equal: no scale). Optional: `topic` and `cluster`, a name that
+               questions share which ask the same in other words.
 metadata.csv   `key` (CREGION, AGE, SEX, EDUCATION, CITIZEN, MARITAL, RELIG, RELIGATTEND, POLPARTY,
                INCOME, POLIDEOLOGY, RACE) and `options`, that attribute's groups, as a Python list.
 responses.csv  one row per respondent: a column per question and per attribute, holding option and
@@ -184,6 +185,7 @@ def _item(row: pd.Series, survey: str, where: str) -> Item:
         topic=row.get("topic") or known or "general",
         survey=survey,
         positions=tuple(positions) if uneven else (),
+        cluster=row.get("cluster", "").strip(),
     )
     check_question(question, where)
     place = {option: i for i, option in enumerate(question.options)}
