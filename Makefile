@@ -1,21 +1,27 @@
-# make book | tables | select | evaluate | test | bench | full-size | clean | help        PROFILE=name or path/to/profile.yaml
+# make book | tables | html | select | evaluate | test | bench | full-size | clean | help   PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 DEVICE ?= cpu
 # for snakemake, such as --profile profiles/slurm
 FLAGS ?=
 
-PY := .venv/bin/python
-READY := .venv/.ready
-SNAKEMAKE := .venv/bin/snakemake --cores all --rerun-incomplete --quiet host reason
+# As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it.
+override PROFILE := $(value PROFILE)
+override DEVICE := $(value DEVICE)
+export PROFILE DEVICE
 
-.PHONY: help book tables select evaluate test bench full-size clean
+PY := .venv/bin/python
+OPINION_SAE := $(PY) -m opinion_sae
+READY := .venv/.ready
+
+.PHONY: help book tables html select evaluate test bench full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
 	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
 	@echo "                          the book is _build/<name>/html/index.html"
 	@echo "make tables               of the same only the chapters that alignment.csv needs, and no book"
+	@echo "make html                 the pages of the book as it is committed, without running anything"
 	@echo "make select               compare layers, strengths and beta on validation: results/<name>/selection.csv;"
 	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"
 	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
@@ -28,40 +34,41 @@ help:
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
 book: $(READY)
-	$(PY) -m opinion_sae.book.execute check $(PROFILE)
-	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE)
+	$(OPINION_SAE) book -- "$$PROFILE" $(FLAGS)
 
 tables: $(READY)
-	$(PY) -m opinion_sae.book.execute check $(PROFILE)
-	$(SNAKEMAKE) $(FLAGS) --config profile=$(PROFILE) -- tables
+	$(OPINION_SAE) book --tables -- "$$PROFILE" $(FLAGS)
+
+html: $(READY)
+	$(OPINION_SAE) html
 
 select: $(READY)
-	$(PY) -m opinion_sae.book.select $(PROFILE)
+	$(OPINION_SAE) select -- "$$PROFILE"
 
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
-	$(PY) -m opinion_sae.book.evaluate $(PROFILE)
+	$(OPINION_SAE) evaluate -- "$$PROFILE"
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).
 test: $(READY)
-	$(SNAKEMAKE) --config profile=smoke
+	$(OPINION_SAE) book smoke
 	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
-	@$(SNAKEMAKE) all --touch --config profile=smoke 2>/dev/null
+	@$(OPINION_SAE) book -- smoke --touch >/dev/null 2>&1
 
 # The peers are installed for this only, and not with what they ask for: dictionary-learning's
 # own dependencies bring a torchvision for another torch, with which transformers does not load.
 bench: $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
-	$(PY) -m benchmarks $(DEVICE)
+	$(OPINION_SAE) bench -- "$$DEVICE"
 
 full-size: $(READY)
-	$(PY) -m benchmarks.full_size
+	$(OPINION_SAE) bench full-size
 
 clean:
-	rm -rf _build .snakemake .pytest_cache .hypothesis
-	find results -mindepth 1 -maxdepth 1 ! -name default ! -name opinionqa ! -name opinionqa-qwen -exec rm -rf {} + 2>/dev/null || true
+	[ ! -x $(PY) ] || $(OPINION_SAE) clean
+	rm -rf .snakemake .pytest_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'

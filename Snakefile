@@ -3,12 +3,13 @@
 snakemake --cores all --config profile=smoke
 """
 
-import hashlib
 import sys
 
 from opinion_sae.book.execute import chosen
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import find_profile, load_profile
+from opinion_sae.book.reach import code_hash
+from opinion_sae.book.workflow import hold, relative, user_files
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -108,7 +109,7 @@ CHAPTERS = {
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
-ALONE = {"03_sae", "04_delta"}  # the rest waits for these, so they get all cores
+ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # the longest, and what others wait for: started last, they would run on alone at the end
 FIRST = ["08_budget", "05_joint", "06_controls", "10_steering"]
 
@@ -120,20 +121,13 @@ except (FileNotFoundError, ValueError) as error:
     sys.exit(f"error: {error}")
 
 RUN = PROFILE.run
+
+
+workdir: str(ROOT)
+
+
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
-    ALONE = set()
-
-
-def code_hash():
-    """Of the library and its data; build.py and progress.py change no result."""
-    digest = hashlib.sha256()
-    for path in sorted(ROOT.glob("src/opinion_sae/**/*")):
-        if path.is_file() and path.suffix != ".pyc" and path.name not in ("build.py", "progress.py"):
-            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-CODE = code_hash()
+    ALL_CORES = set()
 PROSE = [ROOT / "src/opinion_sae/book/build.py", ROOT / "_config.yml"]
 PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
 
@@ -147,18 +141,13 @@ def written_by(name):
     for file in files["work"]:  # {fold} stands for each of the question folds
         folds = range(PROFILE.folds) if "{fold}" in file else [None]
         paths += [RUN.work / file.format(fold=fold) for fold in folds]
-    return [str(path) for path in paths]
+    return [relative(path) for path in paths]
 
 
-def given(values):
-    """The user's own files among the parameters: a file, or those in a folder (after any `kind:`)."""
-    files = []
-    for key in ("model", "survey", "sae", "texts"):
-        value = values.get(key, [])
-        for text in value if isinstance(value, list) else [value]:
-            path = ROOT / text.split(":")[-1]
-            files += [path] if path.is_file() else [file for file in path.glob("*") if file.is_file()]
-    return files
+def needed(paths):
+    """As a function, since snakemake takes {braces} in a plain path for a wildcard."""
+    files = [relative(path) for path in paths]
+    return lambda wildcards: files
 
 
 def shown(name):
@@ -174,20 +163,26 @@ def shown(name):
     return [*files, ROOT / "benchmarks/full_size.json"]
 
 
+onstart:
+    try:
+        HELD = hold(RUN)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
 rule book:
     input:
         [written_by(name) for name in CHAPTERS],
-        RUN.results / "run.json",
-        PROSE,
+        needed([RUN.results / "run.json", *PROSE]),
     output:
-        update(str(RUN.html / "index.html")),
+        update(relative(RUN.html / "index.html")),
     params:
-        profile=NAME,
+        profile=lambda wildcards: NAME,
     threads: workflow.cores
     message:
         "the book of {params.profile}"
     shell:
-        "{sys.executable:q} -m opinion_sae.book.build {params.profile:q}"
+        "{sys.executable:q} -m opinion_sae html -- {params.profile:q}"
 
 
 for chapter, files in CHAPTERS.items():
@@ -196,47 +191,45 @@ for chapter, files in CHAPTERS.items():
         name:
             chapter
         input:
-            ROOT / f"notebooks/{chapter}.ipynb",
+            needed([ROOT / f"notebooks/{chapter}.ipynb", *user_files(PARAMETERS[chapter]), *shown(chapter)]),
             [written_by(name) for name in files["needs"]],
-            given(PARAMETERS[chapter]),
-            shown(chapter),
         output:
             *[update(path) for path in written_by(chapter)],
         params:
-            profile=NAME,
+            profile=lambda wildcards: NAME,
             notebook=chapter,
-            values=PARAMETERS[chapter],
-            code=CODE,
-            # threads that spin at a barrier are faster alone, and several times slower beside another process
-            environment="" if chapter in ALONE else "OMP_WAIT_POLICY=passive",
+            values=lambda wildcards, name=chapter: PARAMETERS[name],
+            code=code_hash(ROOT / f"notebooks/{chapter}.ipynb"),
         message:
             "{params.notebook}"
         priority: len(FIRST) - FIRST.index(chapter) if chapter in FIRST else 0
         # the others run two at a time on two cores, as much of a chapter is work for one core
-        threads: workflow.cores if chapter in ALONE else 1
+        threads: workflow.cores if chapter in ALL_CORES else 1
         shell:
-            "{params.environment} {sys.executable:q} -m opinion_sae.book.execute notebook {params.profile:q} {params.notebook}"
+            "{sys.executable:q} -m opinion_sae run {params.notebook} -- {params.profile:q}"
 
 
 rule tables:
     input:
         [written_by(name) for name in ("01_surveys", "02_unsteered", "07_alignment")],
+    params:
+        profile=lambda wildcards: NAME,
     localrule: True
     message:
         "run.json of the chapters that alignment.csv needs"
     shell:
-        "{sys.executable:q} -m opinion_sae.book.execute summary {NAME:q}"
+        "{sys.executable:q} -m opinion_sae summary -- {params.profile:q}"
 
 
 rule summary:
     input:
         [written_by(name) for name in CHAPTERS],
     output:
-        update(str(RUN.results / "run.json")),
+        update(relative(RUN.results / "run.json")),
     params:
-        profile=NAME,
+        profile=lambda wildcards: NAME,
     localrule: True
     message:
         "run.json"
     shell:
-        "{sys.executable:q} -m opinion_sae.book.execute summary {params.profile:q}"
+        "{sys.executable:q} -m opinion_sae summary -- {params.profile:q}"

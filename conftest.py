@@ -6,9 +6,11 @@ It lies here, not in tests/, so that it also holds for the chapters in _build/.
 import os
 import re
 
-import pytest
-from jaxtyping import install_import_hook
-from nbval.plugin import IPyNbCell
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before anything loads torch; see opinion_sae/book/command.py
+
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+from nbval.plugin import IPyNbCell  # noqa: E402
 
 install_import_hook("opinion_sae", "beartype.beartype")  # before any test imports the package
 

@@ -1,14 +1,20 @@
 """Files: written whole or not at all, and where downloads are kept."""
 
+import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+SIDE = re.compile(r"\.(?P<process>\d+)@(?P<machine>[0-9a-f]{6})\.(new|old)(\.|$)")  # what `replacing` writes beside
 
 
 def cache_dir() -> Path:
@@ -30,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    side = path.with_name(f".{path.stem}.{os.getpid()}.new{path.suffix}")
+    side = path.with_name(f".{path.stem}.{_here()}.new{path.suffix}")
     _remove(side)
     try:
         yield side
@@ -39,6 +45,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _move(side, path)
     finally:
         _remove(side)
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for the time of the block, which later `sweep` removes if the process is killed in it."""
+    side = folder / f".scratch.{_here()}.new"
+    _remove(side)
+    side.mkdir(parents=True)
+    try:
+        yield side
+    finally:
+        _remove(side)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that are no more left in `folder`: side paths of `replacing`, `scratch`."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        found = SIDE.search(path.name)
+        if found and found["machine"] == _machine() and not _alive(int(found["process"])):
+            _remove(path)
+
+
+def _here() -> str:
+    return f"{os.getpid()}@{_machine()}"
+
+
+@cache
+def _machine() -> str:
+    """Short enough for any file name; a folder may be shared with machines that have the same process numbers."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -81,7 +127,7 @@ def _move(side: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(side, path)
         return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = path.with_name(f".{path.name}.{_here()}.old")
     os.replace(path, old)
     try:
         os.replace(side, path)

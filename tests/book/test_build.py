@@ -103,6 +103,7 @@ def test_a_book_is_built_and_published(run):
 def test_a_fault_stops_the_build_and_the_old_html_stays(run, text, message, capfd):
     run.html.mkdir(parents=True)
     (run.html / "index.html").write_text("old")
+    paths.mark(run.html)
     chapter(run, text)
     with pytest.raises(BookError) as error:
         build(run)

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from opinion_sae.book import execute, paths
-from opinion_sae.book.execute import NotebookError, chosen, declared, main, run_notebook, spoken, summarise
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, spoken, summarise
+from opinion_sae.book.paths import ROOT, open_run
 from opinion_sae.book.profile import load_profile
 
 PARAMETERS = 'output: str = "results/default"\nseed: int = 0\nsurvey: str | list[str] = ["gss-2018", "nonvoters-2020"]'
@@ -117,9 +117,7 @@ def test_defaults_are_read_without_running(place):
 
 
 def leave(place, name, content):
-    work = mine(place).run.work
-    work.mkdir(parents=True, exist_ok=True)
-    (work / name).write_text(json.dumps(content))
+    (open_run(mine(place).output).work / name).write_text(json.dumps(content))
 
 
 def test_the_summary_gathers_what_notebooks_left(place):
@@ -128,7 +126,7 @@ def test_the_summary_gathers_what_notebooks_left(place):
     leave(place, "hash-survey.json", "ab12")
     notebook(place)
     logs = place / "_build" / "mine" / "logs"
-    logs.mkdir()
+    logs.mkdir(parents=True)
     (logs / "01_try.json").write_text('{"seconds": 30.2}')
     (logs / "07_old.json").write_text('{"seconds": 99.0}')  # of a notebook that is no more
     summarise(mine(place))
@@ -161,15 +159,3 @@ def test_a_number_is_text_and_has_one_source(place, second):
 )
 def test_a_duration_is_said_as_a_reader_would(seconds, text):
     assert spoken(seconds) == text
-
-
-def test_the_command_checks_before_it_runs(place, capsys):
-    notebook(place, "1 / 0")
-    main(["check", str(place / "mine.yaml")])
-    assert "packaged:smollm2-135m-instruct, gss-2018" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="^error: .*01_try.ipynb, cell In.3.: ZeroDivisionError"):
-        main(["notebook", str(place / "mine.yaml"), "01_try"])
-    with pytest.raises(SystemExit, match="^error: no profile .*defualt.yaml"):
-        main(["check", "defualt"])
-    with pytest.raises(SystemExit, match="execute check PROFILE"):
-        main(["run"])

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opinion_sae.book.paths import ROOT, open_run
-from opinion_sae.book.profile import PUBLISHED, REQUIRED, Profile, load_profile, parameters
+from opinion_sae.book.paths import PUBLISHED, ROOT, open_run, remove_made
+from opinion_sae.book.profile import REQUIRED, Profile, load_profile, parameters
 
 NAMES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 DEFAULT = yaml.safe_load((ROOT / "profiles" / "default.yaml").read_text())
@@ -115,8 +115,7 @@ def test_a_run_makes_its_folders_and_only_published_ones_are_committed(tmp_path)
         assert run.results.is_dir() and run.work.is_dir() and run.figures.is_dir()
         assert run.build == ROOT / "_build" / "try-out"
     finally:
-        for folder in (run.work, run.chapters, run.figures, run.book, run.build):
-            folder.rmdir()
+        remove_made(run.build)
     kept = [
         line[9:].strip("/") for line in (ROOT / ".gitignore").read_text().split("\n") if line.startswith("!/results/")
     ]

@@ -95,6 +95,20 @@ def test_a_selection_reads_its_waves(tmp_path):
         load_survey(str(chosen), min_respondents=1)
 
 
+@pytest.mark.parametrize(("one", "two", "name"), [("RACE", "ETHNICITY", "race"), ("SEX", "GENDER", "sex")])
+def test_two_columns_of_one_attribute_are_refused(tmp_path, one, two, name):
+    metadata = METADATA.replace("SEX", one) + f"""3,{two},"['Male', 'Female']"\n"""
+    responses = "\n".join(f"{row},{row.split(',')[4]}" for row in RESPONSES.replace("QKEY", "Q").splitlines()) + "\n"
+    responses = responses.replace("SEX", one).replace(f"WEIGHT_W26,{one}", f"WEIGHT_W26,{two}")
+    folder = write_wave(tmp_path, metadata=metadata, responses=responses)
+    with pytest.raises(ValueError, match=f"metadata.csv: row .*{two!r} and {one!r} are both read as {name!r}; keep one"):
+        load_survey(str(folder), min_respondents=1)
+    counts = {key: counted(Male={"A lot": 3}) for key in (one, two)}
+    info = "\n".join(INFO.splitlines()[:2]) + "\n"
+    with pytest.raises(ValueError, match=f"_data.json: .* are both read as {name!r}"):
+        load_survey(str(write_counts(tmp_path / "counts", counts, info)), min_respondents=1)
+
+
 def test_own_survey_in_the_same_layout(tmp_path):
     folder = write_wave(tmp_path, responses=RESPONSES.replace("WEIGHT_W26", "weight"))
     own = folder.rename(tmp_path / "town-2024")

@@ -1,4 +1,4 @@
-"""Build the html book of a run: python -m opinion_sae.book.build PROFILE
+"""Build the html book of a run, or the committed one.
 
 Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the executed chapters, the
 figures. The html is moved into place, and the default run published, only if nothing is wrong.
@@ -18,12 +18,14 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from opinion_sae.artifacts import read_json, replacing
-from opinion_sae.book.paths import ROOT, Run
-from opinion_sae.book.profile import load_profile
+from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
 
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
 PUBLISHES_BOOK = "default"
+
+# as its script does, whose first line does not stand spaces in the path
+JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 # What a browser fetches by itself; `link` only for these relations.
 FETCHED = {
@@ -43,18 +45,23 @@ RELATIONS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "prec
 IN_STYLE = re.compile(r"""(?:@import\s+|url\()\s*(?:url\()?['"]?((?:https?:)?//[^'")\s]+)""")
 
 
-class BookError(RuntimeError):
+class BookError(ValueError):
     """The book has a fault; the message lists each one."""
 
 
 def stage(run: Run) -> None:
-    """Make `_build/<run>/book` the prose of `book/` around the run's own chapters and figures."""
+    """Make `_build/<run>/book` the prose of `book/` around the run's own chapters and figures.
+
+    The run `published` has none of its own and takes those of `book/` too. Empties only what a run made (`claim`).
+    """
+    claim(run)
     run.book.mkdir(parents=True, exist_ok=True)
+    own = () if run.name == "published" else MADE
     for path in run.book.iterdir():
-        if path.name not in MADE:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name not in own:
+            remove_made(path) if path.is_dir() else path.unlink()
     for path in PROSE.iterdir():
-        if path.name in MADE or path.name.startswith("."):
+        if path.name in own or path.name.startswith("."):
             continue
         if path.is_dir():
             shutil.copytree(path, run.book / path.name)
@@ -148,11 +155,12 @@ def html_faults(html: Path) -> Iterator[str]:
 
 def build(run: Run) -> Path:
     """Build `run.html`. Raises BookError, and keeps the html of before, if anything is wrong."""
+    check_made(run.html)
     stage(run)
     _refuse(chapter_faults(run))
     made = run.build / "sphinx"
-    shutil.rmtree(made, ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(run.book)]
+    remove_made(made)
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(run.book)]
     command += ["--config", str(configure(run)), "--path-output", str(made)]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
     colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
@@ -162,14 +170,17 @@ def build(run: Run) -> Path:
         raise BookError("Sphinx warned or failed; its messages are above")
     html = made / "_build" / "html"
     _refuse(html_faults(html))
+    mark(html)
     with replacing(run.html) as side:
         shutil.move(html, side)
-    shutil.rmtree(made)
+    remove_made(made)
     return run.html
 
 
 def publish(run: Run) -> None:
-    """Copy the executed chapters and the figures to `book/`, where they are committed."""
+    """Copy the executed chapters and the figures to `book/`, where they are committed; of the default run alone."""
+    if run.results.resolve() != ROOT / "results" / PUBLISHES_BOOK:
+        return
     for name in MADE:
         with replacing(PROSE / name) as side:
             shutil.copytree(run.book / name, side, ignore=shutil.ignore_patterns(".*"))
@@ -179,20 +190,3 @@ def _refuse(faults: Iterator[str]) -> None:
     found = list(faults)
     if found:
         raise BookError("\n  ".join([f"{len(found)} faults in the book:", *found]))
-
-
-def main(arguments: list[str]) -> None:
-    if len(arguments) != 1:
-        sys.exit(__doc__)
-    try:
-        run = load_profile(arguments[0]).run
-        html = build(run)
-        if run.name == PUBLISHES_BOOK:
-            publish(run)
-    except (FileNotFoundError, ValueError, BookError) as error:
-        sys.exit(f"error: {error}")
-    print(f"the book: {html / 'index.html'}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

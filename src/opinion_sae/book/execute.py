@@ -1,11 +1,7 @@
-"""Run the notebooks of the book with a profile's parameters.
-
-python -m opinion_sae.book.execute check PROFILE
-python -m opinion_sae.book.execute notebook PROFILE NOTEBOOK
-python -m opinion_sae.book.execute summary PROFILE
-"""
+"""Run the notebooks of the book with a profile's parameters."""
 
 import ast
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -16,13 +12,14 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from opinion_sae.artifacts import read_json, replacing, write_json
-from opinion_sae.book.paths import ROOT, open_run
-from opinion_sae.book.preflight import check_run
+from opinion_sae.book.paths import ROOT, Run, open_run
 from opinion_sae.book.profile import Profile, load_profile, parameters
 from opinion_sae.progress import VARIABLE
 
@@ -32,6 +29,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
+    "OMP_WAIT_POLICY": "passive",  # as in command.py
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -43,7 +41,7 @@ KERNEL_ENVIRONMENT = {
 PACKAGES = ("torch", "transformers", "sae-lens", "numpy", "pandas", "matplotlib")
 
 
-class NotebookError(RuntimeError):
+class NotebookError(ValueError):
     """A notebook that did not run to its end; the message names it, the cell and the error."""
 
 
@@ -72,6 +70,15 @@ def declared(notebook: Path) -> dict[str, Any]:
     return found
 
 
+def find_notebook(name: str) -> Path:
+    """A notebook by its name or number. Raises FileNotFoundError that lists those there are."""
+    known = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+    found = [stem for stem in known if name.removesuffix(".ipynb") in (stem, stem.partition("_")[0])]
+    if not found:
+        raise FileNotFoundError(f"no chapter {name!r}; there are {', '.join(known)}")
+    return NOTEBOOKS / f"{found[0]}.ipynb"
+
+
 def chosen(profile: Profile, notebook: Path) -> dict[str, Any]:
     """The profile's values for the parameters of a notebook. Raises ValueError for unknown ones."""
     try:
@@ -87,10 +94,15 @@ def run_notebook(profile: Profile, notebook: Path) -> Path:
     leaves the chapter of an earlier run alone. Only parameters that differ from the notebook's
     own are injected. Logs wall time (seconds) and peak memory (MB) of the kernel.
     """
-    import nbformat
-
     run = open_run(profile.output)
     run.logs.mkdir(exist_ok=True)
+    with _alone(run.logs / f".{notebook.stem}.lock"):
+        return _run_alone(profile, notebook, run)
+
+
+def _run_alone(profile: Profile, notebook: Path, run: Run) -> Path:
+    import nbformat
+
     values, defaults = chosen(profile, notebook), declared(notebook)
     log, half = run.logs / f"{notebook.stem}.log", run.logs / f"{notebook.stem}.ipynb"
     log.write_text(f"{notebook.stem} {values}\n", encoding="utf-8")
@@ -112,6 +124,14 @@ def run_notebook(profile: Profile, notebook: Path) -> Path:
     return run.chapters / notebook.name
 
 
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no process runs this chapter: one may outlive a killed run for a while."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
     """The executed notebook; `half` keeps what was done so far."""
     os.environ.update(KERNEL_ENVIRONMENT)
@@ -124,8 +144,7 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         return papermill.execute_notebook(
-            notebook,
-            half,
+            *(str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, half)),  # it formats them
             values,
             kernel_name="python3",
             language="python",
@@ -234,29 +253,3 @@ def spoken(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
-
-
-def main(arguments: list[str]) -> None:
-    """Run one of the three commands; a mistake in what it is given ends with one line."""
-    try:
-        match arguments:
-            case ["check", name]:
-                profile = load_profile(name)
-                for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-                    chosen(profile, notebook)
-                note = check_run(profile)
-                print(f"profile {name}: {profile.model}, {profile.survey} -> {profile.output}")
-                if note:
-                    print(f"note: {note}")
-            case ["notebook", name, notebook]:
-                run_notebook(load_profile(name), NOTEBOOKS / f"{Path(notebook).stem}.ipynb")
-            case ["summary", name]:
-                summarise(load_profile(name))
-            case _:
-                sys.exit(__doc__)
-    except (OSError, ValueError, NotebookError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

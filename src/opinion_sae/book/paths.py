@@ -1,9 +1,16 @@
-"""Where every file lives: the one module that knows the folders."""
+"""Where every file lives: the one module that knows the folders, and the only one that empties them."""
 
+import os
+import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+MARKER = ".made-by-opinion-sae"  # in every folder that a run may empty; says where the run's tables are
+PUBLISHED = ("default", "opinionqa", "opinionqa-qwen")  # the only runs that write to committed files
+RESERVED = ("html", "published", "model", "benchmarks")  # names that other things in _build/ have
+LONGEST = 255  # bytes in one part of a path
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,100 @@ class Run:
 
     @property
     def html(self) -> Path:
-        """The finished book; the default profile's has the short address."""
-        return ROOT / "_build" / "html" if self.name == "default" else self.build / "html"
+        """The finished book; the default profile's, published or new, has the short address."""
+        return ROOT / "_build" / "html" if self.name in ("default", "published") else self.build / "html"
 
 
 def run_at(output: str | Path) -> Run:
-    """The run whose tables go to `output` (relative to the repository root); makes nothing."""
-    results = ROOT / output
-    return Run(results.name, results)
+    """The run whose tables go to `output` (relative to the repository root); makes nothing.
+
+    Its last part names the folder in `_build/` that the run may empty, so ValueError unless that is a plain name.
+    """
+    text = str(output)
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError(f"output must hold no control character: {text!r}")
+    if "{" in text or "}" in text:
+        raise ValueError(f"output must hold no braces, which snakemake takes for wildcards: {text!r}")
+    name = text.rpartition("/")[2]
+    if name.startswith(".") or not name:
+        raise ValueError(f"output must end in the name of a folder, which starts with no dot, not in {name!r}: {text!r}")
+    for part in text.split("/"):
+        if len(part.encode(errors="surrogateescape")) > LONGEST:
+            raise ValueError(f"output must have no part of more than {LONGEST} bytes, as {part[:40]!r}... is")
+    if name in RESERVED:
+        raise ValueError(f"output must not end in {name}, which names something else: {text!r}")
+    return Run(name, ROOT / Path(text).expanduser())
 
 
 def open_run(output: str | Path) -> Run:
-    """As `run_at`, and makes the folders that notebooks write to."""
+    """As `run_at`, and makes the folders that notebooks write to. Raises ValueError as `claim` does."""
     run = run_at(output)
+    claim(run)
+    new = not run.results.is_dir() or not any(run.results.iterdir())
     for folder in (run.results, run.work, run.chapters, run.figures):
         folder.mkdir(parents=True, exist_ok=True)
+    if new and run.results.parent == ROOT / "results" and run.name not in PUBLISHED:
+        mark(run.results)  # so that `clean` may remove it
     return run
+
+
+def published() -> Run:
+    """The book as it is committed: the published tables, and a folder to stage it in."""
+    return Run("published", ROOT / "results" / "default")
+
+
+def claim(run: Run) -> None:
+    """Mark `run.build` as the run's own. Raises ValueError if something else, or another run, is in it."""
+    place = _relative(run.results)
+    if not (run.build / MARKER).is_file():
+        run.build.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in run.build.iterdir() if path.name != MARKER]
+        if others and not (run.build / MARKER).is_file():  # looked at again: two chapters may start at once
+            raise ValueError(_not_made(run.build, place))
+        mark(run.build, place)
+    owner = (run.build / MARKER).read_text(encoding="utf-8").strip()
+    if owner and owner != place:
+        raise ValueError(f"{run.build} belongs to the run with tables in {owner}, not in {place}; name one of them anew")
+
+
+def mark(folder: Path, place: str = "") -> None:
+    """Say that a run made this folder, so that a run may empty it."""
+    side = folder / f"{MARKER}.{os.getpid()}"
+    side.write_text(f"{place}\n", encoding="utf-8")
+    os.replace(side, folder / MARKER)
+
+
+def check_made(folder: Path) -> None:
+    """Raise ValueError for a folder that is there, has something in it, and was not made by a run."""
+    if folder.is_dir() and not (folder / MARKER).is_file() and any(folder.iterdir()):
+        raise ValueError(_not_made(folder))
+
+
+def remove_made(folder: Path) -> None:
+    """Remove a folder that lies in one that a run made, or is one. Raises ValueError for any other."""
+    if not folder.is_dir():
+        return
+    within = [place for place in (folder, *folder.parents) if (place / MARKER).is_file()]
+    if not within:
+        raise ValueError(_not_made(folder))
+    shutil.rmtree(folder)
+
+
+def clean() -> None:
+    """Remove what runs left in `_build/` and `results/`, published results and all that no run made excepted."""
+    for marker in sorted(ROOT.glob(f"_build/*/{MARKER}")) + sorted(ROOT.glob(f"results/*/{MARKER}")):
+        shutil.rmtree(marker.parent)
+    if (ROOT / "_build").is_dir() and not any((ROOT / "_build").iterdir()):
+        (ROOT / "_build").rmdir()
+
+
+def _relative(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _not_made(folder: Path, place: str = "") -> str:
+    return (
+        f"{folder} was not made by a run of this version (it holds no {MARKER}), so nothing in it is touched; move it "
+        f"away, or if an earlier version made it: echo {shlex.quote(place)} > {shlex.quote(str(folder / MARKER))}"
+    )

@@ -8,12 +8,9 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from opinion_sae.book.paths import ROOT, Run, run_at
+from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
-PUBLISHED = ("default", "opinionqa", "opinionqa-qwen")  # the only ones that write to committed files
-RESERVED = ("html", "model", "benchmarks")  # names that other things in _build/ have
-
 MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
 MAY_BE_EMPTY = {"crossed"}
 CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
@@ -186,11 +183,14 @@ def _number(value: Any, kind: Any) -> int | float | None:
 
 def _check_output(path: Path, profile: Profile) -> None:
     """Only a published profile may write to committed files, and no two things share a folder."""
-    run = profile.run
-    results = ROOT / "results"
-    if run.name in RESERVED:
-        raise ValueError(f"{path}: output must not end in {run.name}, which names something else")
-    if run.results.is_relative_to(ROOT) and run.results.parent != results:
+    try:
+        run = run_at(profile.output)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    results = run.results.resolve()
+    if results.is_relative_to(ROOT) and results.parent != ROOT / "results":
         raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
-    if run.name in PUBLISHED and path != ROOT / "profiles" / f"{run.name}.yaml":
-        raise ValueError(f"{path}: output {profile.output} is where profiles/{run.name}.yaml publishes; name another")
+    inside = results.is_relative_to(ROOT)
+    for name in {run.name, results.name if inside else run.name} & set(PUBLISHED):
+        if path != ROOT / "profiles" / f"{name}.yaml":
+            raise ValueError(f"{path}: output {profile.output} is where profiles/{name}.yaml publishes; name another")

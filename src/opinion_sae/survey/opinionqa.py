@@ -21,7 +21,7 @@ Options are put in the order of option_ordinal, with uneven steps kept in Questi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,8 +224,19 @@ def _attribute_groups(path: Path) -> dict[str, list[str]]:
             raise ValueError(f"{path}: row {row}, column 'key': {r['key']!r} is there twice")
         if not names or not all(name.strip() for name in names):
             raise ValueError(f"{where}: an attribute without groups, or with an empty one")
+        _one_column(r["key"], groups, f"{path}: row {row}, column 'key'")
         groups[r["key"]] = names
     return groups
+
+
+def _one_column(name: str, others: Iterable[str], where: str) -> None:
+    """Raise ValueError for two columns of one attribute, such as RACE and ETHNICITY: one would silently be lost."""
+    for other in others:
+        if canonical_attribute(name) == canonical_attribute(other):
+            raise ValueError(
+                f"{where}: {name!r} and {other!r} are both read as {canonical_attribute(name)!r}; keep one of them, "
+                "or give one a name of its own"
+            )
 
 
 def _weights(people: pd.DataFrame, wave: Path, path: Path) -> np.ndarray:
@@ -255,11 +266,14 @@ def _positions(people: pd.DataFrame, item: Item, path: Path) -> np.ndarray:
 def _count_files(folder: Path, items: dict[str, Item]) -> pd.DataFrame:
     known = {name.upper() for pair in ATTRIBUTES.items() for name in (pair[0], *pair[1])}
     rows: list[tuple] = []
+    seen: list[str] = []
     for path in sorted(folder.glob("*_data.json")):
         name = path.name.removesuffix("_data.json")
         if name == "NONE":  # the party groups once more
             continue
         parts = name.split("_") if set(name.split("_")) <= known else [name]
+        _one_column(" x ".join(parts), seen, str(path))
+        seen.append(" x ".join(parts))
         rows += _count_file(path, parts, items)
     cells = pd.DataFrame(rows, columns=["question", "attribute", "group", "option", "respondents"])
     silent = sorted(set(items) - set(cells["question"]))

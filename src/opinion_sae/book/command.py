@@ -1,0 +1,166 @@
+"""The command `opinion-sae`. Imports what a command needs only when it is called, so that --help takes no time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Threads of torch that wait for others sleep. By default they spin, which next to one other busy process makes a fit
+# twenty times slower, and alone only a tenth faster. Read when torch is loaded.
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+
+
+def check(given: argparse.Namespace) -> None:
+    """Say what would run, or what is wrong with the profile."""
+    from opinion_sae.book.execute import NOTEBOOKS, chosen
+    from opinion_sae.book.preflight import check_run
+    from opinion_sae.book.profile import load_profile
+
+    profile = load_profile(given.profile)
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        chosen(profile, notebook)
+    note = check_run(profile)
+    print(f"profile {given.profile}: {profile.model}, {profile.survey} -> {profile.output}")
+    if note:
+        print(f"note: {note}")
+
+
+def book(given: argparse.Namespace) -> None:
+    """Run what is not there or not up to date; this process becomes snakemake's."""
+    from opinion_sae.book.paths import ROOT
+    from opinion_sae.book.profile import find_profile, load_profile
+    from opinion_sae.book.workflow import command, go_on
+
+    check(given)
+    go_on(load_profile(given.profile).run)
+    call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    os.execv(call[0], call)
+
+
+def run(given: argparse.Namespace) -> None:
+    """One chapter, whether or not it is up to date."""
+    from opinion_sae.book.execute import find_notebook, run_notebook
+    from opinion_sae.book.profile import load_profile
+
+    print(f"the chapter: {run_notebook(load_profile(given.profile), find_notebook(given.chapter))}")
+
+
+def summary(given: argparse.Namespace) -> None:
+    """numbers.json and run.json from what the chapters left."""
+    from opinion_sae.book.execute import summarise
+    from opinion_sae.book.profile import load_profile
+
+    summarise(load_profile(given.profile))
+
+
+def html(given: argparse.Namespace) -> None:
+    """The pages, from chapters that were run before."""
+    from opinion_sae.book.build import build, publish
+    from opinion_sae.book.paths import published
+    from opinion_sae.book.profile import load_profile
+
+    run = load_profile(given.profile).run if given.profile else published()
+    made = build(run)
+    if given.profile:
+        publish(run)
+    print(f"the book: {made / 'index.html'}")
+
+
+def evaluate(given: argparse.Namespace) -> None:
+    """Five seeds, other splits, persona prompts, LoRA."""
+    from opinion_sae.book import evaluate
+    from opinion_sae.book.profile import load_profile
+
+    print(f"written: {evaluate.evaluate(load_profile(given.profile))}")
+
+
+def select(given: argparse.Namespace) -> None:
+    """Layer, L1 strength and beta by validation KL."""
+    from opinion_sae.book import select
+    from opinion_sae.book.profile import load_profile
+
+    table = select.means(select.select(load_profile(given.profile)))
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+def bench(given: argparse.Namespace) -> None:
+    """The benchmarks lie beside the library, in the repository."""
+    from opinion_sae.book.paths import ROOT
+
+    sys.path.insert(0, str(ROOT))
+    sys.argv = ["benchmarks", given.device]
+    runpy.run_module("benchmarks.full_size" if given.device == "full-size" else "benchmarks", run_name="__main__")
+
+
+def survey(given: argparse.Namespace) -> None:
+    """A survey in a form that other programs read."""
+    from opinion_sae.survey.export import write_opinionqa, write_tidy
+
+    write = write_tidy if given.form == "tidy" else write_opinionqa
+    write(given.survey, given.target)
+    print(f"written: {given.target}")
+
+
+def clean(given: argparse.Namespace) -> None:
+    """What runs made, and nothing else."""
+    from opinion_sae.book import paths
+
+    paths.clean()
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and what they take."""
+    parser = argparse.ArgumentParser("opinion-sae", description="Steer a language model's survey answers, and the book.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(action, text: str, profile: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(action.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(action=action)
+        if profile:
+            made.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+        return made
+
+    add(check, "check a profile before anything runs")
+    one = add(book, "run every notebook that is not up to date, and build the book")
+    one.add_argument("--tables", action="store_true", help="only what alignment.csv needs, and no book")
+    one.add_argument("flags", nargs="*", help="for snakemake, after -- and the profile")
+    one = add(run, "run one chapter", profile=False)
+    one.add_argument("chapter", help="such as 07_alignment, or 07")
+    one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+    add(summary, "write run.json and numbers.json of the chapters that were run")
+    one = add(html, "build the pages of chapters that were run before", profile=False)
+    one.add_argument("profile", nargs="?", help="of whose run; without it the book as it is committed")
+    add(evaluate, "after the book: five seeds, other splits, persona prompts, LoRA; goes on where it was stopped")
+    add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
+    one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
+    one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
+    one = add(survey, "write a survey in a form that other programs read", profile=False)
+    one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
+    one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")
+    one.add_argument("--form", choices=("opinionqa", "tidy"), default="tidy")
+    add(clean, "remove what runs made, except published results", profile=False)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. A mistake in what it is given ends with one line on stderr, and 1."""
+    given = parser().parse_args(arguments)
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
+    try:
+        given.action(given)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,112 @@
+"""What the Snakefile and `opinion-sae book` need to know: a user's own files, whether a run is going on, the command."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from opinion_sae.artifacts import sweep
+from opinion_sae.book.paths import ROOT, Run, claim
+
+SIDE_BY_SIDE = ("info.csv", "responses.csv", "metadata.csv", "provenance.json", "questions.csv", "counts.csv")
+LOCK = ".lock"  # in `_build/<run>`; held, by the system, as long as the run's process lives
+
+
+def user_files(values: Mapping[str, Any], root: Path = ROOT) -> list[Path]:
+    """The user's own files among a chapter's parameters: what it has to be run again for when one changes.
+
+    A file, or those in a folder; of a survey also those in the folders of its waves, wherever `survey.opinionqa` looks
+    for them. `~` is the user's home, other paths start at the repository, any `kind:` before them is left out.
+    """
+    found: set[Path] = set()
+    for key in ("model", "sae", "texts", "survey"):
+        value = values.get(key, [])
+        for text in [value] if isinstance(value, str) else value:
+            path = root / Path(text.rpartition(":")[2]).expanduser()
+            found |= survey_files(path) if key == "survey" else _files(path)
+    return sorted(found)
+
+
+def survey_files(path: Path) -> set[Path]:
+    """Of a file or folder: the tables in it, in its waves and in human_resp; for a selection in the waves beside it."""
+    if not path.is_dir():
+        return _files(path)
+    folders = [path, *path.glob("*/"), *path.glob("human_resp/*/")]
+    if (path / "info.csv").is_file() and not (path / "responses.csv").is_file():
+        folders += path.parent.glob("*/")
+    tables = {folder / name for folder in folders for name in SIDE_BY_SIDE}
+    return {table for table in tables if table.is_file()} | set(path.glob("*_data.json"))
+
+
+def _files(path: Path) -> set[Path]:
+    return {path} if path.is_file() else {file for file in path.glob("*") if file.is_file()}
+
+
+def relative(path: Path) -> str:
+    """A path from the repository on, since snakemake takes {braces} in one that is written for a wildcard."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def hold(run: Run) -> IO[str]:
+    """Hold the run until this process ends, however it ends. Raises ValueError that names a process that has it."""
+    claim(run)
+    file = (run.build / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        process = file.read().strip() or "of unknown number"
+        file.close()
+        raise ValueError(
+            f"the run {run.name} is being made by process {process}{_command(process)}; wait for it or end it"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def go_on(run: Run) -> None:
+    """Make way for a run: raises ValueError as `hold` does, and removes what killed runs left.
+
+    That is side files that were never moved into place, and snakemake's own lock of the repository if nobody is
+    running any book: snakemake does not say whose it is, and would ask for `--unlock` by hand.
+    """
+    hold(run).close()
+    for folder in (run.results, run.build, *(path for path in run.build.rglob("*/"))):
+        sweep(folder)
+    left = list((ROOT / ".snakemake" / "locks").glob("*"))
+    if left and not any(_held(lock) for lock in ROOT.glob(f"_build/*/{LOCK}")):
+        print("removed the lock of a run that was killed")
+        for path in left:
+            path.unlink(missing_ok=True)
+
+
+def command(profile: str, targets: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The call of snakemake for a profile; no shell reads it, and quotes keep the name from being read as YAML."""
+    call = [sys.executable, "-m", "snakemake", "--cores", "all", "--rerun-incomplete", "--quiet", "host", "reason"]
+    call.append("--nolock")  # `hold` does it, and lets go when the process is killed
+    return [*call, *flags, "--config", f"profile={json.dumps(profile, ensure_ascii=False)}", "--", *targets]
+
+
+def _held(lock: Path) -> bool:
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _command(process: str) -> str:
+    """Its command line in brackets, where the system tells."""
+    try:
+        line = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+    return f" ({line[:120]})"
