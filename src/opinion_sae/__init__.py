@@ -1,1 +1,53 @@
-"""Opinion SAE: steer a language model's survey answers with offsets to SAE latents."""
+"""Opinion SAE: steer a language model's survey answers with offsets to SAE latents.
+
+The names in `__all__` are the front door. They are imported when first used, so that `import opinion_sae` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opinion_sae.delta.joint import fit_delta as fit_delta
+    from opinion_sae.delta.offsets import GroupDelta as GroupDelta
+    from opinion_sae.model.answers import AnswerPath as AnswerPath
+    from opinion_sae.model.language_model import load_language_model as load_language_model
+    from opinion_sae.sae.autoencoder import load_sae as load_sae
+    from opinion_sae.sae.train import train_sae as train_sae
+    from opinion_sae.score.metrics import score as score
+    from opinion_sae.survey.load import load_survey as load_survey
+    from opinion_sae.use.steering import steer as steer
+
+PLACES = {  # name -> its module
+    "load_survey": "opinion_sae.survey.load",
+    "load_language_model": "opinion_sae.model.language_model",
+    "AnswerPath": "opinion_sae.model.answers",
+    "load_sae": "opinion_sae.sae.autoencoder",
+    "train_sae": "opinion_sae.sae.train",
+    "fit_delta": "opinion_sae.delta.joint",
+    "GroupDelta": "opinion_sae.delta.offsets",
+    "steer": "opinion_sae.use.steering",
+    "score": "opinion_sae.score",  # the room itself, which is called as its function of that name
+}
+
+__all__ = [
+    "AnswerPath",
+    "GroupDelta",
+    "fit_delta",
+    "load_language_model",
+    "load_sae",
+    "load_survey",
+    "score",
+    "steer",
+    "train_sae",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(PLACES[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES})

@@ -65,6 +65,7 @@ def test_a_saved_folder_comes_back_the_same(architecture, tmp_path):
     sae = by_hand(**SETTINGS[architecture], metadata=META)
     sae.save(tmp_path / "sae")
     back = load_sae(tmp_path / "sae")
+    assert not any(parameter.requires_grad for parameter in back.parameters())
     assert back.architecture == architecture and back.k == sae.k
     assert torch.equal(back.encode(X), sae.encode(X)) and torch.equal(back(X), sae(X))
     assert META.items() <= back.metadata.items()

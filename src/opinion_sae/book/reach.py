@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from opinion_sae.book.paths import ROOT
@@ -27,7 +28,7 @@ def reach(start: Path, root: Path = ROOT) -> set[Path]:
             found.add(path)
             text = path.read_text(encoding="utf-8")
             todo += imported(text, root)
-            if _names_data(text):
+            if f'"{DATA}"' in text:
                 folder = root / PACKAGES["opinion_sae"] / DATA
                 found |= {file for file in folder.rglob("*") if file.is_file()}
     return found
@@ -51,31 +52,39 @@ def source_of(path: Path) -> str:
 
 def imported(code: str, root: Path = ROOT) -> Iterator[Path]:
     """Our files that a piece of code imports itself."""
-    for node in _nodes(ast.parse(code)):
+    places = _places((root / PACKAGES["opinion_sae"] / "__init__.py").read_text(encoding="utf-8"))
+    for name in _names(code):
+        if name not in places:  # a name of the front door has its module's place alone
+            yield from _files(name, root)
+        else:
+            yield from _files(places[name], root)
+
+
+@cache
+def _names(code: str) -> tuple[str, ...]:
+    """The dotted names of ours that a piece of code imports; `from a import b` gives a and a.b."""
+    found = []
+    for node in _statements(ast.parse(code)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _files(alias.name, root)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from _files(node.module, root)
-            for alias in node.names:  # a module of that package, or a name of the front door
-                place = _places(root).get(alias.name) if node.module == "opinion_sae" else None
-                yield from _files(place or f"{node.module}.{alias.name}", root)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in found if name.split(".")[0] in PACKAGES)
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING`."""
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All statements but those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
-        yield node
-        yield from _nodes(node)
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield node
+            yield from _statements(node)
 
 
 def _files(name: str, root: Path) -> Iterator[Path]:
-    """The file of a module of ours, and the `__init__.py` of each package around it; none for other names."""
+    """The file of a module of ours, and the `__init__.py` of each package around it."""
     parts = name.split(".")
-    if parts[0] not in PACKAGES:
-        return
     for depth in range(1, len(parts) + 1):
         place = (root / PACKAGES[parts[0]]).joinpath(*parts[1:depth])
         for path in (place / "__init__.py", place.with_suffix(".py")):
@@ -83,16 +92,10 @@ def _files(name: str, root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _places(root: Path) -> dict[str, str]:
-    """The front door's table from names to modules, read without running it."""
-    path = root / PACKAGES["opinion_sae"] / "__init__.py"
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            if isinstance(target, ast.Name) and target.id == "PLACES":
-                return ast.literal_eval(node.value)
+@cache
+def _places(code: str) -> dict[str, str]:
+    """The front door's table, read without running it: dotted name -> module."""
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "PLACES":
+            return {f"opinion_sae.{name}": place for name, place in ast.literal_eval(node.value).items()}
     return {}
-
-
-def _names_data(code: str) -> bool:
-    return any(isinstance(node, ast.Constant) and node.value == DATA for node in ast.walk(ast.parse(code)))

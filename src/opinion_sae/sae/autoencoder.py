@@ -138,7 +138,8 @@ class SparseAutoencoder(nn.Module):
 def load_sae(source: str | Path) -> SparseAutoencoder:
     """Load a SAELens folder, a folder with Gemma Scope's `params.npz`, or `<SAELens release>/<id>`.
 
-    It goes to the GPU if there is one. Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
+    It goes to the GPU if there is one, and is frozen: no gradient reaches its weights unless `requires_grad_()` is called.
+    Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
     cannot take an offset on its latents as they are, and for tensors whose shapes do not fit each other.
     """
     folder = sae_folder(source)
@@ -153,7 +154,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         sae = from_saelens(config, weights, str(source))
     else:
         sae = from_gemma_scope(folder / "params.npz")
-    return sae.to("cuda" if torch.cuda.is_available() else "cpu")
+    return sae.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
 
 
 def sae_folder(source: str | Path) -> Path | None:

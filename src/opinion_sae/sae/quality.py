@@ -31,7 +31,7 @@ def obtain_sae(
     `training` goes to `train_sae`. The history of a loaded SAE is empty.
     """
     if source != "train":
-        sae = load_sae(source).requires_grad_(False)
+        sae = load_sae(source)
         note = check_fits(sae, source, lm.name, lm.width, hook_layer)
         if note:
             print(note)  # the chapter shows it

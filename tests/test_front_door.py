@@ -1,0 +1,55 @@
+"""What `opinion_sae` offers by name, and that it costs nothing until it is used."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import opinion_sae
+from opinion_sae.book.paths import ROOT
+
+NAMES = "load_survey load_language_model AnswerPath load_sae train_sae fit_delta GroupDelta steer score".split()
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import opinion_sae
+seconds = time.perf_counter() - start
+names = dir(opinion_sae)
+print(json.dumps([seconds, names, sorted(sys.modules)]))
+"""
+
+
+def test_importing_the_package_loads_nothing_of_it():
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    runs = [subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, check=True) for _ in "123"]
+    found = [json.loads(run.stdout) for run in runs]
+    assert min(seconds for seconds, _, _ in found) < 0.2
+    assert set(NAMES) <= set(found[0][1])
+    assert not {"torch", "pandas", "numpy", "matplotlib", "transformers"} & set(found[0][2])
+
+
+def test_every_name_is_there_and_documented():
+    assert sorted(opinion_sae.__all__) == sorted(NAMES) == sorted(opinion_sae.PLACES)
+    for name in NAMES:
+        assert callable(getattr(opinion_sae, name)) and getattr(opinion_sae, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'load_sea'"):
+        _ = opinion_sae.load_sea
+
+
+def test_names_are_those_of_their_modules():
+    from opinion_sae import GroupDelta, load_survey
+    from opinion_sae.delta import offsets
+    from opinion_sae.survey import load
+
+    assert GroupDelta is offsets.GroupDelta and load_survey is load.load_survey
+
+
+def test_score_is_a_room_and_a_function(two_groups):
+    from opinion_sae import score
+    from opinion_sae.score import metrics
+
+    log_probs = np.log(np.full(two_groups.shares.shape, 0.25))
+    np.testing.assert_array_equal(score(two_groups, log_probs).kl, metrics.score(two_groups, log_probs).kl)
