@@ -13,15 +13,14 @@ import pytest
 import torch
 from transformers import Gemma2Config
 
-from opinion_sae.book import figures, speed
 from opinion_sae.book.paths import ROOT
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
-cases, dictionary, extraction, full_size, growth, hooked, main, offsets, precision, timing = (
+cases, dictionary, extraction, full_size, growth, hooked, main, offsets, precision, speed, speed_figures, timing = (
     importlib.import_module(f"benchmarks.{name}")
     for name in (
         *("cases", "dictionary", "extraction", "full_size", "growth"),
-        *("hooked", "__main__", "offsets", "precision", "timing"),
+        *("hooked", "__main__", "offsets", "precision", "speed", "speed_figures", "timing"),
     )
 )
 CPU = torch.device("cpu")
@@ -216,8 +215,8 @@ def test_tables_and_figures_show_the_committed_files():
         assert len(one)
     fits = speed.slopes(found)
     assert list(fits.index) == ["groups", "questions", "SAE width", "prompt tokens"]
-    assert len(figures.growth(found.growth, fits).axes) == 8
-    assert len(figures.speed_ratios(found.rows, speed.ASKED).axes) == 2
+    assert len(speed_figures.growth(found.growth, fits).axes) == 8
+    assert len(speed_figures.speed_ratios(found.rows, speed.ASKED).axes) == 2
 
 
 def test_what_was_asked_by_hand():

@@ -29,6 +29,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),  # for benchmarks/
     "OMP_WAIT_POLICY": "passive",  # as in command.py
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG

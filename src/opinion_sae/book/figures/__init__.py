@@ -11,7 +11,6 @@ from opinion_sae.book.figures.latents import latent_heatmap, latent_path, latent
 from opinion_sae.book.figures.published import compare_models, groups_by_model
 from opinion_sae.book.figures.selection import doses, layer_grid
 from opinion_sae.book.figures.side_effects import trade_off
-from opinion_sae.book.figures.speed import growth, speed_ratios
 from opinion_sae.book.figures.style import MARKS, STYLE, group_labels, matrix, reference_line, save_svg
 from opinion_sae.book.figures.training import delta_training, joint_training, sae_training
 from opinion_sae.score.names import rank
@@ -31,7 +30,6 @@ __all__ = [
     "group_distance",
     "group_labels",
     "groups_by_model",
-    "growth",
     "joint_training",
     "latent_heatmap",
     "latent_path",
@@ -43,7 +41,6 @@ __all__ = [
     "reference_line",
     "sae_training",
     "save_svg",
-    "speed_ratios",
     "tilt",
     "trade_off",
 ]

@@ -10,9 +10,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book.paths import ROOT
 
-FOLDER = ROOT / "benchmarks"
+FOLDER = Path(__file__).parent
 ASKED = {  # name: at least, aim; how often as fast as the peer, or (add_group) the share of the first group's cost
     "fit_delta_step": (60.0, 100.0),
     "evaluate_groups": (50.0, 100.0),
@@ -48,9 +47,10 @@ def machine(found: Speed) -> str:
     """The machine in one line: what it is, and what it does at best."""
     about = found.details["machine"]
     products = ", ".join(f"{value:,} GFLOP/s in {dtype}" for dtype, value in about["gflops"].items())
+    waiting = f" that wait {about['waiting']}ly" if "waiting" in about else ""
     chip = about["gpu"] or f"{about['cpu']}, {about['cores']} cores"
     return (
-        f"{chip}; torch {about['torch']}, {about['threads']} threads; {about['model']} in {about['dtype']}; "
+        f"{chip}; torch {about['torch']}, {about['threads']} threads{waiting}; {about['model']} in {about['dtype']}; "
         f"matrix products {products}; memory {about['gbytes_per_s']} GB/s"
     )
 
