@@ -24,7 +24,9 @@ print(json.dumps([seconds, names, sorted(sys.modules)]))
 
 def test_importing_the_package_loads_nothing_of_it():
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    runs = [subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, check=True) for _ in "123"]
+    runs = [
+        subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, check=True) for _ in "123"
+    ]
     found = [json.loads(run.stdout) for run in runs]
     assert min(seconds for seconds, _, _ in found) < 0.2
     assert set(NAMES) <= set(found[0][1])

@@ -1,6 +1,6 @@
 """Opinion SAE: steer a language model's survey answers with offsets to SAE latents.
 
-The names in `__all__` are the front door. They are imported when first used, so that `import opinion_sae` costs nothing.
+The names in `__all__` are the front door. They are imported when first used, so `import opinion_sae` costs nothing.
 """
 
 from importlib import import_module

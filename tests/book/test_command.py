@@ -49,7 +49,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(execute, "ROOT", tmp_path)
     monkeypatch.setattr(execute, "NOTEBOOKS", tmp_path / "notebooks")
-    cells = [nbformat.v4.new_code_cell("seed: int = 7", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("1 / 0")]
+    cells = [
+        nbformat.v4.new_code_cell("seed: int = 7", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("1 / 0"),
+    ]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "01_try.ipynb")
     return tmp_path
@@ -90,7 +93,9 @@ def test_waiting_is_passive_unless_asked_otherwise(monkeypatch):
 
 
 def test_a_check_of_a_profile_does_not_load_torch():
-    loaded = python("import sys; from opinion_sae.book.command import main; main(['check']); print(*sys.modules)").split()
+    loaded = python(
+        "import sys; from opinion_sae.book.command import main; main(['check']); print(*sys.modules)"
+    ).split()
     assert "opinion_sae.book.profile" in loaded and not {"torch", "transformers", "sae_lens"} & set(loaded)
 
 

@@ -23,7 +23,14 @@ def place(tmp_path, monkeypatch):
 
 
 BAD = ("results/..", "..", "/", "/tmp/..", ".", "results/.", "results/", "", "results/.git", "a\0b", "results/a\nb")
-BAD += ("results/" + "n" * 256, "results/" + "é" * 128, "n" * 256 + "/mine", "results/html", "results/{a}", "/x/published")
+BAD += (
+    "results/" + "n" * 256,
+    "results/" + "é" * 128,
+    "n" * 256 + "/mine",
+    "results/html",
+    "results/{a}",
+    "/x/published",
+)
 
 
 @pytest.mark.parametrize("output", BAD)
@@ -33,7 +40,9 @@ def test_an_output_that_names_no_folder_of_its_own_is_refused_by_name(place, out
     assert sorted(path.name for path in place.rglob("*")) == ["_static", "_toc.yml", "book", "intro.md"]
 
 
-@pytest.mark.parametrize("output", ["results/..", "results/../book", "book", "/", "results/\0", "results/x/..", "results"])
+@pytest.mark.parametrize(
+    "output", ["results/..", "results/../book", "book", "/", "results/\0", "results/x/..", "results"]
+)
 def test_a_profile_with_such_an_output_is_refused_naming_its_file(tmp_path, output):
     values = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text())
     path = tmp_path / "mine.yaml"

@@ -69,7 +69,12 @@ def test_a_chapter_draws_the_mean_of_the_tables_where_groups_answered_different_
     table = alignment_table(people, scores, noise_floor(people, 20), np.arange(8), "question", 20, 0)
     expected = table[table["group"] == "all"].set_index("method")["kl"]
     lines = {name: mean_over_groups(people, cells.kl) for name, cells in scores.items()}
-    columns = ["latents", "method", "group", *(f"{m}{end}" for m in ("kl", "alignment") for end in ("", "_low", "_high"))]
+    columns = [
+        "latents",
+        "method",
+        "group",
+        *(f"{m}{end}" for m in ("kl", "alignment") for end in ("", "_low", "_high")),
+    ]
     path = [(n, one, "all", *(0.2, 0.1, 0.3) * 2) for n in (1, 64) for one in ("refitted", "cut", "dense")]
     figures.save_svg(figures.latent_path(pd.DataFrame(path, columns=columns), lines, 8), tmp_path / "path.svg")
     found = reference_lines(tmp_path / "path.svg")
@@ -84,7 +89,10 @@ def test_lines_are_read_from_an_svg_to_a_thousandth(tmp_path):
     figures.reference_line(axes, "kl", "uniform", 0.2063)
     figures.reference_line(axes, "alignment", "floor", 1.234, upright=True)
     figures.save_svg(figure, tmp_path / "lines.svg")
-    expected = {("kl", "uniform"): pytest.approx(0.2063, abs=1e-3), ("alignment", "floor"): pytest.approx(1.234, abs=2e-3)}
+    expected = {
+        ("kl", "uniform"): pytest.approx(0.2063, abs=1e-3),
+        ("alignment", "floor"): pytest.approx(1.234, abs=2e-3),
+    }
     assert reference_lines(tmp_path / "lines.svg") == expected
 
 

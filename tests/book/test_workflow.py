@@ -1,6 +1,8 @@
 """What a chapter is run again for, and who may run a book."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,7 +124,11 @@ def test_what_killed_runs_left_is_swept(place, capsys):
     dead.wait()
     machine = artifacts._machine()
     left = [run.results / f".a.{dead.pid}@{machine}.new.csv", run.work / f".sae.{dead.pid}@{machine}.new"]
-    kept = [run.work / f".b.{os.getpid()}@{machine}.new.json", run.work / f".c.{dead.pid}@abcdef.new", run.work / ".d.new"]
+    kept = [
+        run.work / f".b.{os.getpid()}@{machine}.new.json",
+        run.work / f".c.{dead.pid}@abcdef.new",
+        run.work / ".d.new",
+    ]
     left[1].mkdir()
     for path in (left[0], left[1] / "cfg.json", *kept):
         path.write_text("half")
@@ -144,15 +150,32 @@ def test_the_command_line_keeps_any_name_as_it_is():
     assert yaml.safe_load(found[found.index("--config") + 1].removeprefix("profile=")) == "it's {a}: [b], 3"
 
 
-@pytest.mark.parametrize("name", ["smoke; touch {}", "smoke $(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"])
+@pytest.mark.parametrize(
+    "name", ["smoke; touch {}", "smoke $(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"]
+)
 def test_make_hands_a_profile_over_unread(tmp_path, name):
     """`-o`: as if the environment had been made; the stand-in for Python writes what it is called with."""
     stand_in = tmp_path / "python"
     stand_in.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {tmp_path}/called\n')
     stand_in.chmod(0o755)
     name = name.format(tmp_path / "harm")
-    for target, before in {"book": "book|--", "tables": "book|--tables|--", "evaluate": "evaluate|--", "select": "select|--"}.items():
-        call = ["make", "-s", "-f", ROOT / "Makefile", "-o", ".venv/.ready", target, f"PY={stand_in}", f"PROFILE={name}"]
+    for target, before in {
+        "book": "book|--",
+        "tables": "book|--tables|--",
+        "evaluate": "evaluate|--",
+        "select": "select|--",
+    }.items():
+        call = [
+            "make",
+            "-s",
+            "-f",
+            ROOT / "Makefile",
+            "-o",
+            ".venv/.ready",
+            target,
+            f"PY={stand_in}",
+            f"PROFILE={name}",
+        ]
         done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "called").read_text() == f"-m|opinion_sae|{before}|{name}|"
@@ -170,7 +193,20 @@ def odd(tmp_path_factory):
             shutil.copy(source, target)
         else:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    numbers = json.loads((root / "results/default/numbers.json").read_text())
+    (root / "results/default/numbers.json").write_text(json.dumps(dict.fromkeys(used_numbers(), "0") | numbers))
     return root
+
+
+def used_numbers():
+    """The names that the pages put in the place of `{{ name }}`."""
+    pages = [path.read_text() for path in (ROOT / "book").glob("*.md")]
+    return {name for page in pages for name in re.findall(r"{{ *(\w+) *}}", page)}
+
+
+@pytest.mark.xfail(reason="pages ahead of the published run: to be published anew", strict=True)
+def test_every_number_of_the_pages_is_published():
+    assert used_numbers() <= set(json.loads((ROOT / "results/default/numbers.json").read_text()))
 
 
 def opinion_sae(root, *arguments):

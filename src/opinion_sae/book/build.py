@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.book.api import api_page
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
 
 PROSE = ROOT / "book"
@@ -67,6 +68,7 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
+    (run.book / "api.md").write_text(api_page(), encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
 

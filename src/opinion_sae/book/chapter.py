@@ -88,5 +88,7 @@ class Chapter:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.parameters:
-            raise ValueError(f"the notebook has no parameter {name!r}, which this needs; it has {', '.join(self.parameters)}")
+            raise ValueError(
+                f"the notebook has no parameter {name!r}, which this needs; it has {', '.join(self.parameters)}"
+            )
         return self.parameters[name]

@@ -116,7 +116,9 @@ def clean(given: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """All commands and what they take."""
-    parser = argparse.ArgumentParser("opinion-sae", description="Steer a language model's survey answers, and the book.")
+    parser = argparse.ArgumentParser(
+        "opinion-sae", description="Steer a language model's survey answers, and the book."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(action, text: str, profile: bool = True) -> argparse.ArgumentParser:

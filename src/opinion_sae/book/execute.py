@@ -20,7 +20,7 @@ from typing import Any
 
 from opinion_sae.artifacts import read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, open_run
-from opinion_sae.book.profile import Profile, load_profile, parameters
+from opinion_sae.book.profile import Profile, parameters
 from opinion_sae.progress import VARIABLE
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -68,7 +68,9 @@ def run_at(output: str | Path) -> Run:
         raise ValueError(f"output must hold no braces, which snakemake takes for wildcards: {text!r}")
     name = text.rpartition("/")[2]
     if name.startswith(".") or not name:
-        raise ValueError(f"output must end in the name of a folder, which starts with no dot, not in {name!r}: {text!r}")
+        raise ValueError(
+            f"output must end in the name of a folder, which starts with no dot, not in {name!r}: {text!r}"
+        )
     for part in text.split("/"):
         if len(part.encode(errors="surrogateescape")) > LONGEST:
             raise ValueError(f"output must have no part of more than {LONGEST} bytes, as {part[:40]!r}... is")
@@ -105,7 +107,9 @@ def claim(run: Run) -> None:
         mark(run.build, place)
     owner = (run.build / MARKER).read_text(encoding="utf-8").strip()
     if owner and owner != place:
-        raise ValueError(f"{run.build} belongs to the run with tables in {owner}, not in {place}; name one of them anew")
+        raise ValueError(
+            f"{run.build} belongs to the run with tables in {owner}, not in {place}; name one of them anew"
+        )
 
 
 def mark(folder: Path, place: str = "") -> None:

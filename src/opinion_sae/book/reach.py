@@ -52,12 +52,13 @@ def source_of(path: Path) -> str:
 
 def imported(code: str, root: Path = ROOT) -> Iterator[Path]:
     """Our files that a piece of code imports itself."""
-    places = _places((root / PACKAGES["opinion_sae"] / "__init__.py").read_text(encoding="utf-8"))
+    front = places((root / PACKAGES["opinion_sae"] / "__init__.py").read_text(encoding="utf-8"))
+    door = {f"opinion_sae.{name}": place for name, place in front.items()}
     for name in _names(code):
-        if name not in places:  # a name of the front door has its module's place alone
+        if name not in door:  # a name of the front door has its module's place alone
             yield from _files(name, root)
         else:
-            yield from _files(places[name], root)
+            yield from _files(door[name], root)
 
 
 @cache
@@ -93,9 +94,9 @@ def _files(name: str, root: Path) -> Iterator[Path]:
 
 
 @cache
-def _places(code: str) -> dict[str, str]:
-    """The front door's table, read without running it: dotted name -> module."""
+def places(code: str) -> dict[str, str]:
+    """The front door's table in `opinion_sae/__init__.py`, read without running it: name -> module."""
     for node in ast.parse(code).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "PLACES":
-            return {f"opinion_sae.{name}": place for name, place in ast.literal_eval(node.value).items()}
+            return ast.literal_eval(node.value)
     return {}

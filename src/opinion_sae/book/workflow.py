@@ -1,4 +1,4 @@
-"""What the Snakefile and `opinion-sae book` need to know: a user's own files, whether a run is going on, the command."""
+"""What the Snakefile and `opinion-sae book` need: a user's own files, whether a run is going on, the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, Any
 from opinion_sae.artifacts import sweep
 from opinion_sae.book.paths import ROOT, Run, claim
 
-SIDE_BY_SIDE = ("info.csv", "responses.csv", "metadata.csv", "provenance.json", "questions.csv", "counts.csv")
+TABLES = ("*.csv", "*.csv.gz", "*.json")  # what a survey's folder holds
 LOCK = ".lock"  # in `_build/<run>`; held, by the system, as long as the run's process lives
 
 
@@ -36,11 +36,11 @@ def survey_files(path: Path) -> set[Path]:
     """Of a file or folder: the tables in it, in its waves and in human_resp; for a selection in the waves beside it."""
     if not path.is_dir():
         return _files(path)
-    folders = [path, *path.glob("*/"), *path.glob("human_resp/*/")]
-    if (path / "info.csv").is_file() and not (path / "responses.csv").is_file():
-        folders += path.parent.glob("*/")
-    tables = {folder / name for folder in folders for name in SIDE_BY_SIDE}
-    return {table for table in tables if table.is_file()} | set(path.glob("*_data.json"))
+    waves = [file.parent for pattern in ("*", "human_resp/*") for file in path.glob(f"{pattern}/responses.csv")]
+    if (path / "info.csv").is_file() and not (path / "responses.csv").is_file() and not list(path.glob("*_data.json")):
+        waves += [file.parent for file in path.parent.glob("*/responses.csv")]
+    folders = [path, *waves]
+    return {table for folder in folders for pattern in TABLES for table in folder.glob(pattern) if table.is_file()}
 
 
 def _files(path: Path) -> set[Path]:
