@@ -85,6 +85,16 @@ def both(first: Candidates, second: Candidates) -> Candidates:
     return {f"{a} + {b}": together(first[a], second[b]) for a in first for b in second}
 
 
+def all_candidates(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
+    """Every method of this file; 'words+direct', what the model adds to words, reads the question without options."""
+    methods = text_candidates(survey) | model_candidates(tokens, sae, seed)
+    words, direct = (
+        {name: features for name, features in methods[method].items() if name.endswith(" of question")}
+        for method in ("words", "direct")
+    )
+    return methods | {"words+direct": both(words, direct)}
+
+
 def read_only(
     survey: Survey, splits: Sequence[Split], methods: Mapping[str, Candidates]
 ) -> tuple[dict[str, Float[np.ndarray, "group question option"]], pd.DataFrame]:
