@@ -123,7 +123,7 @@ def choose(
 
     def cost(settings: Settings) -> float:
         found = decomposed.fit(tilts[settings.damping], settings).predict(kernel[:, seen])
-        return validation_kl(survey, tilted(known[:, seen], basis[seen], contrast(found)), seen)
+        return validation_kl(survey, tilted(known[:, seen], basis[seen], found), seen)
 
     costs = [cost(settings) for settings in grid]
     best = grid[int(np.argmin(costs))]
@@ -135,20 +135,15 @@ def choose(
     return choice, Decomposed(kernel, both, has).fit(tilts[best.damping], best)
 
 
-def contrast(tilts: Float[np.ndarray, "group question degree"]) -> Float[np.ndarray, "group question degree"]:
-    """Tilts less their mean over groups: what is left of a prediction when the toplines are known."""
-    return tilts - tilts.mean(0)
-
-
 def kernel_ridge(
     survey: Survey, splits: Sequence[Split], features: Features, degrees: int = DEGREES, grid: Sequence[Settings] = GRID
 ) -> tuple[Float[np.ndarray, "group question option"], list[Choice]]:
     r"""Held-out log p of every group, and what was chosen for each split; the model is not steered.
 
-    p_g(o) \propto prior(o) exp(t_g . phi(o)): t_g is predicted from the features, less its mean over groups, and the
-    prior is what all groups answer on average to training questions with as many options, place by place. Given the
-    toplines, p_g \propto h_all p_g / p-bar, the prior falls out and h_all exp(t_g . phi) remains, so one table serves
-    both tasks. NaN for questions that no split tests.
+    p_g(o) \propto prior(o) exp(t_g . phi(o)): t_g is predicted from the features, and the prior is what everybody
+    answers on average to training questions with as many options, place by place. Given the toplines,
+    p_g \propto h_all p_g / p-bar, the prior falls out and h_all exp(t_g . phi) remains, since the groups' tilts, weighted
+    by their sizes, add up to nearly nothing. So one table serves both tasks. NaN for questions that no split tests.
     """
     basis = place_basis(survey.questions, degrees)
     parts, choices = [], []
@@ -156,7 +151,7 @@ def kernel_ridge(
         choice, fitted = choose(survey, split, features, degrees, grid)
         found = fitted.predict(question_kernel(features(fitted.train), fitted.train)[:, split.test])
         prior = mean_by_place(survey, fitted.train)
-        parts.append(tilted(prior[None, split.test], basis[split.test], contrast(found)))
+        parts.append(tilted(prior[None, split.test], basis[split.test], found))
         choices.append(choice)
     return assemble(parts, splits, len(survey.questions)), choices
 

@@ -55,14 +55,12 @@ def cut_to_axes(
     """The axes that explain most of what the read-out says of its own training questions, one after the other.
 
     Each is the best c_g p_b s_q for what those before it have left of the predicted tilts (power iteration from the
-    singular vectors). s_q = a . x_q exactly, with a = sum_gb c_g p_b W_gb of the read-out's coefficients W. Only what
-    sets groups apart is described: the coefficients' mean over groups is taken out first.
+    singular vectors). s_q = a . x_q exactly, with a = sum_gb c_g p_b W_gb of the read-out's coefficients W.
     """
     groups = len(fitted.mean)
     if not 1 <= axes <= groups:
         raise ValueError(f"cut_to_axes: {axes} axes; {groups} groups have 1 to {groups}")
-    coefficients = fitted.coefficients(features)
-    left = coefficients - coefficients.mean(0)
+    left = fitted.coefficients(features)
     read, codes, profiles = [], [], []
     for _ in range(axes):
         said = left @ features[fitted.train].T
@@ -77,5 +75,4 @@ def cut_to_axes(
         read.append(a)
         codes.append(c)
         profiles.append(p)
-    constant = fitted.mean - fitted.mean.mean(0)
-    return ReadingAxes(np.stack(read), np.stack(codes, 1), np.stack(profiles), constant)
+    return ReadingAxes(np.stack(read), np.stack(codes, 1), np.stack(profiles), fitted.mean)
