@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from opinion_sae.sae import SparseAutoencoder
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.survey import Question
 
 

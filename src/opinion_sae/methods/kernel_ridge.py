@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from opinion_sae.baselines import everyone, validation_kl
+from opinion_sae.delta.held_out import Split, assemble
+from opinion_sae.methods.baselines import everyone, validation_kl
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
-from opinion_sae.splits import Split, assemble
 from opinion_sae.survey import Survey
 
 # features of all questions, as the training questions (their positions) would have them weighted
@@ -142,8 +142,8 @@ def kernel_ridge(
 
     p_g(o) \propto prior(o) exp(t_g . phi(o)): t_g is predicted from the features, and the prior is what everybody
     answers on average to training questions with as many options, place by place. Given the toplines,
-    p_g \propto h_all p_g / p-bar, the prior falls out and h_all exp(t_g . phi) remains, since the groups' tilts, weighted
-    by their sizes, add up to nearly nothing. So one table serves both tasks. NaN for questions that no split tests.
+    p_g \propto h_all p_g / p-bar, the prior falls out and h_all exp(t_g . phi) remains, since tilts weighted by the
+    groups' sizes add up to nearly nothing. So one table serves both tasks. NaN for questions that no split tests.
     """
     basis = place_basis(survey.questions, degrees)
     parts, choices = [], []

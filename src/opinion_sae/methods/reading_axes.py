@@ -1,4 +1,4 @@
-"""The few axes of a direct read-out: what is read, where each group stands, and which places of the options it moves."""
+"""The few axes of a direct read-out: what is read, where each group stands, which places of options it moves."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from opinion_sae.delta.held_out import Split
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, choose
 from opinion_sae.methods.place import place_basis
-from opinion_sae.splits import Split
 from opinion_sae.survey import Survey
 
 
 @dataclass(frozen=True, eq=False)
 class ReadingAxes:
-    r"""t_g(q) = constant_g + sum_k codes_gk (read_k . x_q) profile_k, and  p_g(o) \propto h_all(o) exp(t_g(q) . phi(o)).
+    r"""t_g(q) = constant_g + sum_k codes_gk (read_k . x_q) profile_k,  p_g(o) \propto h_all(o) exp(t_g(q) . phi(o)).
 
     x_q are the features that were read, `read` (axis, feature) their weights, `codes` (group, axis) where the groups
-    stand, with norm 1 over groups; `profile` (axis, degree), of norm 1, is what an axis writes in the polynomials phi of
-    `place_basis`, and `constant` (group, degree) what a group has whatever the question. In nats.
+    stand, with norm 1 over groups; `profile` (axis, degree), of norm 1, is what an axis writes, in the polynomials phi
+    of `place_basis`, and `constant` (group, degree) what a group has whatever the question. In nats.
     """
 
     read: Float[np.ndarray, "axis feature"]
@@ -39,7 +39,7 @@ class ReadingAxes:
 def reading_axes(
     survey: Survey, split: Split, features: Features, axes: int, degrees: int = DEGREES, refit: bool = False
 ) -> tuple[ReadingAxes, Float[np.ndarray, "question feature"]]:
-    """The first `axes` axes of the ridge read-out chosen on the split, and the features of all questions that they read.
+    """The first `axes` axes of the ridge read-out chosen on the split, and the features of all questions they read.
 
     Fitted to training questions alone, so that what starts from the axes may still be judged on validation questions;
     with `refit` to both. The features are weighted by the questions fitted to.

