@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,15 +20,15 @@ Features = Callable[[Int[np.ndarray, "train"]], Float[np.ndarray, "question feat
 
 
 class Settings(NamedTuple):
-    """What a fit is chosen by: `ridge` in units of the mean k(q, q), `evenness` of the ridge over group axes (0: the
-    same for all; 1: in inverse proportion to an axis' variance, as if each axis were as noisy), `damping` of tilts."""
+    """What a fit is chosen by: `ridge` in units of the mean k(q, q), `evenness` of the ridge over the groups' axes (0:
+    the same for all; 1: in inverse proportion to an axis' variance, as if all were as noisy), `damping` of tilts."""
 
     ridge: float
     evenness: float
     damping: float
 
 
-GRID = tuple(itertools.starmap(Settings, itertools.product(10.0 ** np.arange(-1.5, 1.6, 0.5), (0.0, 0.5), (0.1, 0.3))))
+GRID = tuple(itertools.starmap(Settings, itertools.product(10.0 ** np.arange(-1.5, 1.6, 0.5), (0.5,), (0.1, 0.3))))
 DEGREES = 3
 
 
@@ -40,7 +40,8 @@ class KernelRidge:
     mean: Float[np.ndarray, "group degree"]
     weights: Float[np.ndarray, "group degree train"]
 
-    def predict(self, kernel: Float[np.ndarray, "question question"]) -> Float[np.ndarray, "group question degree"]:
+    def predict(self, kernel: Float[np.ndarray, "question some"]) -> Float[np.ndarray, "group some degree"]:
+        """The tilts of the questions that the kernel has columns for; its rows are all questions."""
         return np.einsum("gbi,iq->gqb", self.weights, kernel[self.train]) + self.mean[:, None]
 
     def coefficients(
@@ -100,6 +101,7 @@ class Choice(NamedTuple):
     """What was chosen for a split on its validation questions, with its KL there (task: from toplines), in nats."""
 
     split: str
+    features: str
     ridge: float
     evenness: float
     damping: float
@@ -109,36 +111,38 @@ class Choice(NamedTuple):
 def choose(
     survey: Survey,
     split: Split,
-    features: Features,
+    candidates: Mapping[str, Features],
     degrees: int = DEGREES,
     grid: Sequence[Settings] = GRID,
     refit: bool = True,
 ) -> tuple[Choice, KernelRidge]:
-    """The settings with the lowest KL given the toplines on the validation questions, and what they fit to training and
-    validation questions together (`refit`), or to training questions alone."""
-    basis, known = place_basis(survey.questions, degrees), everyone(survey)
+    """The features, of those named, and the settings with the lowest KL given the toplines on the validation questions,
+    and what they fit to training and validation questions together (`refit`), or to training questions alone."""
+    basis, known, seen = place_basis(survey.questions, degrees), everyone(survey), split.validation
     has, tilts = basis.any(-1), {one.damping: observed_tilts(survey, basis, one.damping) for one in grid}
-    kernel = question_kernel(features(split.train), split.train)
-    decomposed, seen = Decomposed(kernel, split.train, has), split.validation
-
-    def cost(settings: Settings) -> float:
-        found = decomposed.fit(tilts[settings.damping], settings).predict(kernel[:, seen])
-        return validation_kl(survey, tilted(known[:, seen], basis[seen], found), seen)
-
-    costs = [cost(settings) for settings in grid]
-    best = grid[int(np.argmin(costs))]
-    choice = Choice(split.name, *best, min(costs))
-    if not refit:
-        return choice, decomposed.fit(tilts[best.damping], best)
-    both = np.sort(np.concatenate([split.train, seen]))
-    kernel = question_kernel(features(both), both)
-    return choice, Decomposed(kernel, both, has).fit(tilts[best.damping], best)
+    choices = []
+    for name, features in candidates.items():
+        kernel = question_kernel(features(split.train), split.train)
+        decomposed = Decomposed(kernel, split.train, has)
+        for settings in grid:
+            found = decomposed.fit(tilts[settings.damping], settings).predict(kernel[:, seen])
+            cost = validation_kl(survey, tilted(known[:, seen], basis[seen], found), seen)
+            choices.append(Choice(split.name, name, *settings, cost))
+    best = min(choices, key=lambda choice: choice.validation_kl)
+    fitted_to = np.sort(np.concatenate([split.train, seen])) if refit else split.train
+    kernel = question_kernel(candidates[best.features](fitted_to), fitted_to)
+    settings = Settings(best.ridge, best.evenness, best.damping)
+    return best, Decomposed(kernel, fitted_to, has).fit(tilts[best.damping], settings)
 
 
 def kernel_ridge(
-    survey: Survey, splits: Sequence[Split], features: Features, degrees: int = DEGREES, grid: Sequence[Settings] = GRID
+    survey: Survey,
+    splits: Sequence[Split],
+    candidates: Mapping[str, Features],
+    degrees: int = DEGREES,
+    grid: Sequence[Settings] = GRID,
 ) -> tuple[Float[np.ndarray, "group question option"], list[Choice]]:
-    r"""Held-out log p of every group, and what was chosen for each split; the model is not steered.
+    r"""Held-out log p of every group, and what was chosen for each split; no model is steered.
 
     p_g(o) \propto prior(o) exp(t_g . phi(o)): t_g is predicted from the features, and the prior is what everybody
     answers on average to training questions with as many options, place by place. Given the toplines,
@@ -148,7 +152,8 @@ def kernel_ridge(
     basis = place_basis(survey.questions, degrees)
     parts, choices = [], []
     for split in splits:
-        choice, fitted = choose(survey, split, features, degrees, grid)
+        choice, fitted = choose(survey, split, candidates, degrees, grid)
+        features = candidates[choice.features]
         found = fitted.predict(question_kernel(features(fitted.train), fitted.train)[:, split.test])
         prior = mean_by_place(survey, fitted.train)
         parts.append(tilted(prior[None, split.test], basis[split.test], found))

@@ -44,7 +44,7 @@ def reading_axes(
     Fitted to training questions alone, so that what starts from the axes may still be judged on validation questions;
     with `refit` to both. The features are weighted by the questions fitted to.
     """
-    _, fitted = choose(survey, split, features, degrees, refit=refit)
+    _, fitted = choose(survey, split, {"": features}, degrees, refit=refit)
     x = features(fitted.train)
     return cut_to_axes(fitted, x, axes), x
 
