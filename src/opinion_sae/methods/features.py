@@ -57,16 +57,20 @@ def latent_counts(
     residual: Float[Tensor, "token d"],
     question: Int[Tensor, "token"],
     read: Bool[Tensor, "token"],
+    strength: bool = False,
     batch: int = 4096,
 ) -> Float[np.ndarray, "question latent"]:
     """On how many of a question's tokens each latent fires; only tokens marked in `read` count.
 
     `residual` is the stream at the SAE's hook layer at every token, `question` the number of the question that the
-    token belongs to.
+    token belongs to. With `strength` a token counts by the latent's value there, in units of the mean value of whatever
+    fires: a latent that hardly fires then says little.
     """
-    counts = torch.zeros(int(question.max()) + 1, sae.width)
+    counts, fired = torch.zeros(int(question.max()) + 1, sae.width), 0
     for part in torch.nonzero(read)[:, 0].split(batch):
         code = sae.encode_sparse(residual[part].float())
         at = question[part][:, None].expand_as(code.indices)
-        counts.index_put_((at, code.indices), (code.values > 0).float(), accumulate=True)
-    return counts.double().numpy()
+        weight = code.values if strength else (code.values > 0).float()
+        counts.index_put_((at, code.indices), weight, accumulate=True)
+        fired += int((code.values > 0).sum())
+    return (counts.double() / (counts.double().sum() / max(fired, 1)) if strength else counts.double()).numpy()

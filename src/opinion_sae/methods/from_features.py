@@ -66,7 +66,11 @@ def text_candidates(survey: Survey) -> dict[str, Candidates]:
 
 def model_candidates(tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
     """What the model makes of the questions, by method: latents as a bag ('direct'), and the dense stream."""
-    direct = {what: bag(tokens.latents(sae, what)) for what in READ}
+    direct = {
+        f"{unit} of {what}": bag(tokens.latents(sae, what, strength))
+        for what in ("question", "question and options")
+        for unit, strength in (("tokens", False), ("values", True))
+    }
     count = len(tokens.last)
     return {
         "direct": direct,

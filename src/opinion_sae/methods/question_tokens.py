@@ -45,9 +45,11 @@ class QuestionTokens:
         """The tokens that count when `what`, a key of READ, is read."""
         return self.content & torch.isin(self.part, torch.tensor(READ[what]))
 
-    def latents(self, sae: SparseAutoencoder, what: str) -> Float[np.ndarray, "question latent"]:
-        """On how many of the tokens each latent fires."""
-        return latent_counts(sae, self.stream, self.question, self.read(what))
+    def latents(
+        self, sae: SparseAutoencoder, what: str, strength: bool = False
+    ) -> Float[np.ndarray, "question latent"]:
+        """On how many of the tokens each latent fires, or how strongly over all of them (`latent_counts`)."""
+        return latent_counts(sae, self.stream, self.question, self.read(what), strength)
 
     def mean(self, what: str) -> Float[np.ndarray, "question d"]:
         """The stream averaged over the tokens; 0 for a question without any."""
