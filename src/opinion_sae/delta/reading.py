@@ -147,7 +147,7 @@ class ReadingOffset(nn.Module):
         part.groups, part.members = tuple(groups), memberships(groups, self.parts).to(self.members)
         return part
 
-    def scaled(self, shared: float = 1.0, group: float = 1.0) -> Self:
+    def dosed(self, shared: float, group: float) -> Self:
         """A copy with the parts multiplied: `shared` times the shared part, `group` times D and c."""
         part = copy.deepcopy(self)
         with torch.no_grad():
