@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opinion_sae.delta.held_out import Split
-from opinion_sae.methods.baselines import everyone
+from opinion_sae.score.toplines import everyone
 from opinion_sae.methods.kernel_ridge import (
     GRID,
     Decomposed,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opinion_sae.methods.baselines import everyone
+from opinion_sae.score.toplines import everyone
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
 from opinion_sae.survey import Question
 

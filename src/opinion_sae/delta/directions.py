@@ -6,45 +6,51 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.model.reading import turned
 
 
 class Effects:
-    """What a small change v of x does to the letters: d log p_o - its mean over the options = effects_io . v.
+    """What a small change v of x does to the letters: d log p_o, less its mean over the options, = gradients_io . v.
 
-    Found once per prompt, by one pass back through the layers above for each option. `items` are the prompts of the
-    questions, in their order; `goals` wishes are asked for and met by least squares.
+    Found once for all prompts, by one pass back through the layers above per letter; at x as it is, or as the shared
+    part of an offset leaves it (`at`, an offset for one group).
     """
 
-    def __init__(self, answers: AnswerPath, questions: Int[Tensor, "question"], batch: int = 16):
-        self.items = (questions[:, None] * answers.orders + torch.arange(answers.orders)).flatten()
-        self.question = questions.repeat_interleave(answers.orders)
-        self.turned = torch.tensor([turned(answers.prompts[item]) for item in self.items])
-        found = torch.cat([self._gradients(answers, part) for part in self.items.split(batch)])
-        there = answers.has_option[self.items][..., None]
+    def __init__(self, answers: AnswerPath, at: Steering | None = None, batch: int = 16):
+        items = torch.arange(len(answers.prompts))
+        found = torch.cat([_letter_gradients(answers, part, at) for part in items.split(batch)])
+        there = answers.has_option[..., None]
         mean = (found * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        self.gradients = (found - mean) * there
-
-    @staticmethod
-    def _gradients(answers: AnswerPath, items: Int[Tensor, "item"]) -> Float[Tensor, "item option d"]:
-        """Of every letter's logit: as many copies of x as there are letters, each asked for its own."""
-        copies = answers.letters.shape[1]
-        x = answers.residual[items].to(answers.lm.device)[:, None].repeat(1, copies, 1).requires_grad_()
-        own = answers.option_logits(items, x).diagonal(dim1=1, dim2=2).sum()
-        return torch.autograd.grad(own, x)[0].cpu()
+        self.gradients: Float[Tensor, "item option d"] = (found - mean) * there
+        self.question = items // answers.orders
+        self.turned = torch.tensor([turned(prompt) for prompt in answers.prompts])
 
     def normal(
-        self, wishes: Float[Tensor, "question direction option"]
+        self, wishes: Float[Tensor, "question direction option"], train: Int[Tensor, "train"]
     ) -> tuple[Float[Tensor, "d d"], Float[Tensor, "direction d"]]:
-        """The sides of the normal equations for moving the letters by `wishes`: mean over prompts of J'J and J'wish.
+        """The normal equations for moving the training questions' letters by `wishes`: means of J'J and of J'wish.
 
-        The wishes are for the options in the order asked (row: question of the survey); what is read changes sign where
-        they are reversed, so there they do too.
+        The wishes, of all questions, are for the options in the order asked; what is read changes sign where they are
+        reversed, so there the wishes do too.
         """
-        wish = wishes[self.question].to(self.gradients) * self.turned[:, None, None]
-        square = torch.einsum("iod,ioe->de", self.gradients, self.gradients)
-        return square / len(wish), torch.einsum("iod,iwo->wd", self.gradients, wish) / len(wish)
+        items = torch.isin(self.question, train).nonzero()[:, 0]
+        wish = wishes[self.question[items]].to(self.gradients) * self.turned[items, None, None]
+        gradients = self.gradients[items]
+        square = torch.einsum("iod,ioe->de", gradients, gradients)
+        return square / len(items), torch.einsum("iod,iwo->wd", gradients, wish) / len(items)
+
+
+def _letter_gradients(
+    answers: AnswerPath, items: Int[Tensor, "item"], at: Steering | None
+) -> Float[Tensor, "item option d"]:
+    """Of every letter's logit: as many copies of x as there are letters, each asked for its own."""
+    with torch.no_grad():
+        x = answers.steered(items, at)[:, :1]
+    with torch.enable_grad():
+        x = x.repeat(1, answers.letters.shape[1], 1).requires_grad_()
+        own = answers.option_logits(items, x).diagonal(dim1=1, dim2=2).sum()
+        return torch.autograd.grad(own, x)[0].cpu()
 
 
 def dense_directions(

@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from opinion_sae.delta.directions import Effects, dense_directions, latent_directions
 from opinion_sae.delta.reading import ReadingDelta, ReadingOffset
-from opinion_sae.losses import mean_kl, soft_threshold
+from opinion_sae.losses import contrast_kl, mean_kl, soft_threshold
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
 from opinion_sae.sae.train import check_finite
+from opinion_sae.score.gaps import TASKS
+from opinion_sae.score.toplines import everyone, group_weights
+from opinion_sae.survey import Survey
 
 ADAM_EPS = 1e-8  # torch's default
 # loss in nats of log p for these questions
@@ -86,16 +89,18 @@ def start(
     axes: Axes,
     effects: Effects,
     wishes: Float[Tensor, "question direction option"],
+    train: Int[Tensor, "train"],
     penalty: float = 0.01,
 ) -> None:
     """Set a, b, c and D so that the model says what the read-out says, to first order.
 
-    b_kb is the same for all axes: what moves the letters by phi_b (`wishes`), by least squares through the layers
-    above. `penalty` is that of `latent_directions`.
+    b_kb is the same for all axes: what moves the letters of the training questions by phi_b (`wishes`), by least
+    squares through the layers above. `penalty` is that of `latent_directions`. `shared` stays as it is.
     """
-    square, cross = effects.normal(wishes)
+    square, cross = effects.normal(wishes, train)
     if isinstance(offset, ReadingDelta):
-        b = latent_directions(square, cross, offset.sae.W_dec, penalty)
+        usable = offset.shared >= 0  # one that Delta_shared shuts takes no notice of a little more or less
+        b = latent_directions(square, cross, offset.sae.W_dec.cpu() * usable[:, None].cpu(), penalty)
     else:
         b = dense_directions(square, cross)
     b = b.to(offset.b)
@@ -191,25 +196,22 @@ def shrink(optimiser: torch.optim.Adam, l1: dict[str, float]) -> None:
             part.copy_(soft_threshold(part, group["lr"] * l1[group["name"]] / (second.sqrt() + ADAM_EPS)))
 
 
-@torch.no_grad()
-def dose(
-    answers: AnswerPath,
-    offset: ReadingOffset,
-    loss: Loss,
-    validation: Int[Tensor, "validation"],
-    doses: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.25),
-) -> tuple[ReadingOffset, pd.DataFrame]:
-    """The strength of what the groups add, c and D, that does best on the validation questions; and the trials."""
-    trials = [offset.dosed(1.0, by) for by in doses]
-    scores = [loss(answers.predict(trial.sae, trial, validation), validation).item() for trial in trials]
-    return trials[int(np.argmin(scores))], pd.DataFrame({"dose": doses, "validation_kl": scores})
+def task_loss(survey: Survey, task: str = "toplines") -> Loss:
+    """KL(h_g || p_g) of a task: 'alone', p_g as the model has it, or 'toplines', p_g put on top of everybody's answers.
 
+    ValueError for another task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
+    shares, known = torch.from_numpy(survey.shares).float(), torch.from_numpy(everyone(survey)[0]).float()
+    weights = torch.from_numpy(group_weights(survey)).float()
 
-def parameters(offset: ReadingOffset) -> dict[str, nn.Parameter]:
-    """What can be trained, by name."""
-    return dict(offset.named_parameters())
+    def alone(log_probs: Tensor, questions: Tensor) -> Tensor:
+        return mean_kl(shares[:, questions].to(log_probs.device), log_probs)
 
+    def toplines(log_probs: Tensor, questions: Tensor) -> Tensor:
+        parts = (part.to(log_probs.device) for part in (shares[:, questions], known[questions], weights))
+        of_groups, of_all, sizes = parts
+        return contrast_kl(of_groups, of_all, log_probs, sizes)
 
-def alone(shares: Float[Tensor, "group question option"]) -> Loss:
-    """KL of the task *alone*: the model's own p_g."""
-    return lambda log_probs, questions: mean_kl(shares[:, questions].to(log_probs.device), log_probs)
+    return alone if task == "alone" else toplines

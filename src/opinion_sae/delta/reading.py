@@ -6,7 +6,6 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -141,13 +140,13 @@ class ReadingOffset(nn.Module):
         """sum_w (a_kw . r) b_kw of each item."""
         return torch.einsum("ikw,kwm->ikm", self.scores(read), self.b)
 
-    def for_groups(self, groups: Sequence[str]) -> Self:
+    def for_groups(self, groups: Sequence[str]) -> ReadingOffset:
         """The offsets of these groups, in the order given; also of intersections that were never fitted."""
         part = copy.deepcopy(self)
         part.groups, part.members = tuple(groups), memberships(groups, self.parts).to(self.members)
         return part
 
-    def dosed(self, shared: float, group: float) -> Self:
+    def dosed(self, shared: float, group: float) -> ReadingOffset:
         """A copy with the parts multiplied: `shared` times the shared part, `group` times D and c."""
         part = copy.deepcopy(self)
         with torch.no_grad():
@@ -165,7 +164,7 @@ class ReadingOffset(nn.Module):
             save_file(tensors, side, metadata={**own, **named, **about})
 
     @classmethod
-    def load(cls, path: str | Path) -> tuple[Self, dict[str, str]]:
+    def load(cls, path: str | Path) -> tuple[ReadingOffset, dict[str, str]]:
         """Read a file written by `save`: the offset, and what its header says about it.
 
         Raises ValueError for a file of another kind, and for tensors that are missing, misshapen or not finite.
@@ -196,7 +195,7 @@ class ReadingOffset(nn.Module):
         return offset.for_groups(groups), {key: about[key] for key in about if key not in ("kind", "reads")}
 
     @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> Self:
+    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
         """An offset of the sizes that these tensors should have."""
         raise NotImplementedError
 
@@ -222,7 +221,7 @@ class ReadingDelta(ReadingOffset):
         """The SAE whose latents are read and written; None for an offset that was just loaded."""
         return self._bound.sae
 
-    def bind(self, sae: SparseAutoencoder) -> Self:
+    def bind(self, sae: SparseAutoencoder) -> ReadingDelta:
         """The same offset with its SAE. ValueError for one of another width."""
         if sae.width != len(self.shared):
             raise ValueError(f"the offset is for {len(self.shared)} latents, the SAE has {sae.width}")
@@ -247,7 +246,7 @@ class ReadingDelta(ReadingOffset):
         return x[:, None] + shift
 
     @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> Self:
+    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
         axes, directions, width = tensors["a"].shape
         return cls(parts, width, axes=axes, directions=directions, reads=about["reads"])
 
@@ -283,6 +282,6 @@ class DenseReading(ReadingOffset):
         return x[:, None] + self.offsets() + self.codes() @ self.written(read)
 
     @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> Self:
+    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
         axes, directions, width = tensors["a"].shape
         return cls(parts, width, axes=axes, directions=directions, reads=about["reads"])

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from opinion_sae.delta.held_out import Split, assemble
-from opinion_sae.methods.baselines import everyone, validation_kl
+from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
+from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
 # features of all questions, as the training questions (their positions) would have them weighted
