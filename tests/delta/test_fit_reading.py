@@ -101,7 +101,7 @@ def test_an_l1_term_makes_exact_zeros(fitted):
     answers, survey, sae = fitted
     loss = task_loss(survey, "alone")
     counts = []
-    for l1 in (0.0, 3e-4, 20.0):
+    for l1 in (0.0, 1e-5, 20.0):
         offset = begun(survey, sae)
         settings = Tuning(epochs=10, batch=3, lr=0.1, l1_a=l1, l1_b=l1, l1_c=l1, l1_constant=l1, patience=10)
         history = tune(answers, offset, loss, ALL, ALL, settings)

@@ -117,17 +117,21 @@ def fit_reading(
     axes: Sequence[int] = AXES,
     penalty: float = 0.01,
     refit: bool = True,
+    shared: Float[Tensor, "written"] | None = None,
 ) -> tuple[ReadingOffset, ReadingChoice]:
     """An offset that reads, fitted to a split: everything is chosen on its validation questions and fitted to others.
 
     The direct read-out says what to read, where the groups stand and how much; least squares through the layers above
     says where to write it (`delta.fit_reading.start`). Its strength is the read-out's ridge. `penalty` makes what is
-    written sparse. A shared part that `effects` was found at is the caller's to set.
+    written sparse. `shared` is a shared part that was fitted before, for the task *alone*; then `effects` are those at
+    x as it leaves it.
     """
     survey, answers = read_out.survey, read_out.answers
     choice, found, fitted = read_out.choose(split, places, axes, refit)
     offset = read_out.make(choice.reads, choice.axes)
     offset.learn_weights(read_out.read(choice.reads)[fitted])
+    if shared is not None:
+        offset.shared.data.copy_(shared)
     wishes = torch.from_numpy(place_basis(survey.questions, DEGREES)).float()
     start(offset, found, effects, wishes, torch.from_numpy(fitted), penalty)
     return offset.to(answers.lm.device), choice
