@@ -163,29 +163,34 @@ def test_memberships(groups):
 
 def test_copies_share_the_sae_and_nothing_else():
     offset = random_offset()
-    other = copy.deepcopy(offset)
-    assert other.sae is offset.sae and other.a is not offset.a
-    assert not any(part is weight for part in offset.parameters() for weight in offset.sae.parameters())
+    for other in (copy.deepcopy(offset), offset.copy()):
+        assert other.sae is offset.sae
+        for name, part in offset.state_dict().items():
+            assert torch.equal(part, other.state_dict()[name]) and part.data_ptr() != other.state_dict()[name].data_ptr()
+    assert sorted(dict(offset.named_parameters())) == ["a", "b", "c", "deviation", "shared"]
     half = offset.dosed(2.0, 0.5)
     torch.testing.assert_close(half.offsets(), 2 * offset.shared + 0.5 * offset.deviation)
     torch.testing.assert_close(half.codes(), 0.5 * offset.codes())
     torch.testing.assert_close(half.a, offset.a)
 
 
-def test_a_saved_offset_comes_back_bound_to_nothing(tmp_path):
+def test_a_saved_offset_comes_back(tmp_path):
     path, offset = tmp_path / "reading.safetensors", random_offset().for_groups(["Democrat & Female"])
     offset.idf.mul_(3)
     offset.save(path, model="packaged:tiny", hook_layer="3")
-    back, about = ReadingDelta.load(path)
-    assert about == {"model": "packaged:tiny", "hook_layer": "3"}
+    back = ReadingDelta.load(path, hand_made_sae())
+    assert back.about == {"model": "packaged:tiny", "hook_layer": "3"}
     assert back.groups == offset.groups and back.parts == offset.parts and back.reads == "question"
-    with pytest.raises(ValueError, match="needs its SAE"):
-        back.steer(torch.zeros(1, 3), read=torch.ones(1, 3))
     x, read = torch.rand(2, 3), torch.rand(2, 3)
-    assert torch.equal(back.bind(offset.sae).steer(x, read=read), offset.steer(x, read=read))
+    assert torch.equal(back.steer(x, read), offset.steer(x, read))
     assert [file.name for file in tmp_path.iterdir()] == ["reading.safetensors"]
     with pytest.raises(ValueError, match="needs what the prompts hold to read"):
         back.steer(x)
+    other = SparseAutoencoder(torch.eye(3), torch.ones(3), torch.eye(3), torch.zeros(3))
+    with pytest.raises(ValueError, match="reading.safetensors: fitted with the SAE .*, but loaded with the SAE"):
+        ReadingDelta.load(path, other)
+    back.save(path)  # what it was read with is kept
+    assert ReadingDelta.load(path, hand_made_sae()).about["hook_layer"] == "3"
 
 
 def test_a_dense_reading_comes_back_too(tmp_path):
@@ -195,19 +200,21 @@ def test_a_dense_reading_comes_back_too(tmp_path):
             part.normal_()
     offset.learn_weights(torch.randn(8, 3) + 5)
     offset.save(tmp_path / "dense.safetensors")
-    back, about = DenseReading.load(tmp_path / "dense.safetensors")
+    back = DenseReading.load(tmp_path / "dense.safetensors")
     x, read = torch.rand(2, 3), torch.rand(2, 3)
-    assert about == {} and torch.equal(back.steer(x, read=read), offset.steer(x, read=read))
+    assert back.about == {} and torch.equal(back.steer(x, read), offset.steer(x, read))
+    with pytest.raises(ValueError, match="needs what the prompts hold to read"):
+        back.steer(x)
 
 
 def test_files_that_are_no_reading_offsets_are_refused(tmp_path):
     path, offset = tmp_path / "file.safetensors", random_offset()
     path.write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"file.safetensors: not a file of group offsets"):
-        ReadingDelta.load(path)
+        ReadingDelta.load(path, hand_made_sae())
     GroupDelta(GROUPS, 3).save(path)
     with pytest.raises(ValueError, match="not a ReadingDelta .*kind 'GroupDelta'"):
-        ReadingDelta.load(path)
+        ReadingDelta.load(path, hand_made_sae())
     offset.save(path)
     header = {"format": "opinion-sae-delta", "kind": "ReadingDelta", "reads": "question"}
     header |= {"groups": '["Democrat", "Female"]', "parts": '["Democrat", "Female"]'}
@@ -222,14 +229,12 @@ def test_files_that_are_no_reading_offsets_are_refused(tmp_path):
             del tensors[name]
         save_file({key: tensor.clone() for key, tensor in tensors.items()}, path, metadata=header)
         with pytest.raises(ValueError, match=message):
-            ReadingDelta.load(path)
+            ReadingDelta.load(path, hand_made_sae())
 
 
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match="may read last, question, options, not 'answer'"):
-        ReadingDelta(GROUPS, 3, reads="answer")
-    with pytest.raises(ValueError, match="the offset is for 4 latents, the SAE has 3"):
-        ReadingDelta(GROUPS, 4).bind(hand_made_sae())
+        ReadingDelta(GROUPS, hand_made_sae(), reads="answer")
 
 
 def test_dense_reading_by_hand():

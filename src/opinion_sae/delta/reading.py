@@ -71,16 +71,6 @@ def memberships(groups: Sequence[str], parts: Sequence[str]) -> Float[Tensor, "g
     return table
 
 
-class Bound:
-    """An SAE that an offset uses and does not own: no parameter of it, not copied with it, not in its file."""
-
-    def __init__(self, sae: SparseAutoencoder | None):
-        self.sae = sae
-
-    def __deepcopy__(self, memo: dict) -> Bound:
-        return self
-
-
 class ReadingOffset(nn.Module):
     """v_g(r) = shared + D_g + sum_k c_gk sum_w (a_kw . r) b_kw, in whatever space it is written.
 
@@ -108,6 +98,7 @@ class ReadingOffset(nn.Module):
         if reads not in PLACES:
             raise ValueError(f"an offset may read {', '.join(PLACES)}, not {reads!r}")
         self.groups, self.reads = tuple(groups), reads
+        self.about: dict[str, str] = {}  # where it was read from a file: the model, its hash and the hook layer
         self.parts = tuple(dict.fromkeys(name for group in groups for name in group.split(BETWEEN)))
         self.shared = nn.Parameter(torch.zeros(written))
         self.deviation = nn.Parameter(torch.zeros(len(self.parts), written))
@@ -140,15 +131,22 @@ class ReadingOffset(nn.Module):
         """sum_w (a_kw . r) b_kw of each item."""
         return torch.einsum("ikw,kwm->ikm", self.scores(read), self.b)
 
+    def copy(self) -> ReadingOffset:
+        """The same with parameters of its own, for the same SAE."""
+        part = copy.copy(self)
+        part._parameters = {name: nn.Parameter(old.detach().clone()) for name, old in self._parameters.items()}
+        part._buffers = {name: old.clone() for name, old in self._buffers.items()}
+        return part
+
     def for_groups(self, groups: Sequence[str]) -> ReadingOffset:
         """The offsets of these groups, in the order given; also of intersections that were never fitted."""
-        part = copy.deepcopy(self)
+        part = self.copy()
         part.groups, part.members = tuple(groups), memberships(groups, self.parts).to(self.members)
         return part
 
     def dosed(self, shared: float, group: float) -> ReadingOffset:
-        """A copy with the parts multiplied: `shared` times the shared part, `group` times D and c."""
-        part = copy.deepcopy(self)
+        """shared * the shared part + group * the group's own, D and c."""
+        part = self.copy()
         with torch.no_grad():
             part.shared.mul_(shared)
             part.deviation.mul_(group)
@@ -156,34 +154,28 @@ class ReadingOffset(nn.Module):
         return part
 
     def save(self, path: str | Path, **about: str) -> None:
-        """Write a safetensors file; `about` (model, hook_layer, sae hash ...) goes to its JSON header."""
+        """Write a safetensors file; `about` (model, hook_layer ...) and the SAE's hash go to its JSON header."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         own = {"format": FORMAT, "kind": type(self).__name__, "reads": self.reads}
-        named = {"groups": json.dumps(self.groups), "parts": json.dumps(self.parts)}
+        own |= {"groups": json.dumps(self.groups), "parts": json.dumps(self.parts)}
+        own |= {} if self.sae is None else {"sae": self.sae.sha256()}
         with replacing(Path(path)) as side:
-            save_file(tensors, side, metadata={**own, **named, **about})
+            save_file(tensors, side, metadata={**own, **self.about, **about})
 
     @classmethod
-    def load(cls, path: str | Path) -> tuple[ReadingOffset, dict[str, str]]:
-        """Read a file written by `save`: the offset, and what its header says about it.
+    def load(cls, path: str | Path, sae: SparseAutoencoder | None = None) -> ReadingOffset:
+        """Read a file written by `save`; what else its header says goes to `about`.
 
-        Raises ValueError for a file of another kind, and for tensors that are missing, misshapen or not finite.
+        Raises ValueError for a file of another kind, one that names another SAE, and tensors that are missing, misshapen
+        or not finite.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a file of group offsets: {error}") from error
-        if about.pop("format", None) != FORMAT or about.get("kind") != cls.__name__:
-            raise ValueError(
-                f"{path}: not a {cls.__name__} (its header has kind {about.get('kind')!r}, format {FORMAT})"
-            )
-        missing = sorted({"a", "b", "c", "shared", "deviation"} - set(tensors))
-        if missing or tensors["a"].ndim != 3:
-            raise ValueError(f"{path}: tensors {missing} are missing, or a has no three axes; found {sorted(tensors)}")
-        parts, groups = json.loads(about.pop("parts")), json.loads(about.pop("groups"))
-        offset = cls._empty(parts, tensors, about)
+        about, tensors = _read(path, cls.__name__)
+        groups, parts, fitted = json.loads(about.pop("groups")), json.loads(about.pop("parts")), about.pop("sae", None)
+        if sae is not None and fitted not in (None, sae.sha256()):
+            raise ValueError(f"{path}: fitted with the SAE {fitted}, but loaded with the SAE {sae.sha256()}")
+        axes, directions, features = tensors["a"].shape
+        shape = {"axes": axes, "directions": directions, "reads": about.pop("reads")}
+        offset = cls(parts, features if sae is None else sae, **shape)
         for name, expected in offset.state_dict().items():
             found = tensors.get(name, torch.empty(0))
             if found.shape != expected.shape or not found.isfinite().all():
@@ -192,12 +184,25 @@ class ReadingOffset(nn.Module):
                     "of it finite"
                 )
         offset.load_state_dict(tensors)
-        return offset.for_groups(groups), {key: about[key] for key in about if key not in ("kind", "reads")}
+        offset.about = about
+        return offset.for_groups(groups)
 
-    @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
-        """An offset of the sizes that these tensors should have."""
-        raise NotImplementedError
+
+def _read(path: str | Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file of this kind of offset; ValueError for another file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of group offsets: {error}") from error
+    found = about.pop("kind", None)
+    if about.pop("format", None) != FORMAT or found != kind:
+        raise ValueError(f"{path}: not a {kind} (its header has kind {found!r}; format should be {FORMAT})")
+    missing = sorted({"a", "b", "c", "shared", "deviation"} - set(tensors))
+    if missing or tensors["a"].ndim != 3:
+        raise ValueError(f"{path}: tensors {missing} are missing, or a has not three axes; found {sorted(tensors)}")
+    return about, tensors
 
 
 class ReadingDelta(ReadingOffset):
@@ -210,23 +215,15 @@ class ReadingDelta(ReadingOffset):
     With no axes it is `GroupDelta`, and Delta = 0 leaves the model exactly as it was. The SAE's error is kept.
     """
 
-    def __init__(self, groups: Sequence[str], sae: SparseAutoencoder | int, **shape: int | str):
-        width = sae if isinstance(sae, int) else sae.width
-        super().__init__(groups, width, width, **shape)
-        self.register_buffer("idf", torch.ones(width))
-        self._bound = Bound(None if isinstance(sae, int) else sae)
+    sae: SparseAutoencoder
 
-    @property
-    def sae(self) -> SparseAutoencoder | None:
-        """The SAE whose latents are read and written; None for an offset that was just loaded."""
-        return self._bound.sae
+    def __init__(self, groups: Sequence[str], sae: SparseAutoencoder, **shape: int | str):
+        super().__init__(groups, sae.width, sae.width, **shape)
+        self.register_buffer("idf", torch.ones(sae.width))
+        object.__setattr__(self, "sae", sae)  # past nn.Module, which would make it a part of this one
 
-    def bind(self, sae: SparseAutoencoder) -> ReadingDelta:
-        """The same offset with its SAE. ValueError for one of another width."""
-        if sae.width != len(self.shared):
-            raise ValueError(f"the offset is for {len(self.shared)} latents, the SAE has {sae.width}")
-        self._bound = Bound(sae)
-        return self
+    def __deepcopy__(self, memo: dict) -> ReadingOffset:
+        return self.copy()
 
     def weigh(self, read: Float[Tensor, "item m"]) -> Float[Tensor, "item m"]:
         return weighted_bag(read, self.idf)
@@ -235,20 +232,13 @@ class ReadingDelta(ReadingOffset):
         self.idf.copy_(inverse_frequency(read))
 
     def steer(
-        self, x: Float[Tensor, "item d"], sae: object = None, read: Float[Tensor, "item m"] | None = None
+        self, x: Float[Tensor, "item d"], read: Float[Tensor, "item m"] | None = None
     ) -> Float[Tensor, "item group d"]:
-        """x_g of every group. ValueError where there is no SAE or nothing to read."""
-        if self.sae is None or read is None:
-            missing = "its SAE (`bind`)" if self.sae is None else "what the prompts hold to read"
-            raise ValueError(f"an offset that reads the question needs {missing}")
+        """x_g of every group. ValueError where there is nothing to read."""
+        _check_read(read)
         code, W_dec = self.sae.encode_sparse(x), self.sae.W_dec.to(x.device)
         shift = RectifiedReading.apply(self.offsets(), self.codes(), self.written(read), *code, W_dec)
         return x[:, None] + shift
-
-    @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
-        axes, directions, width = tensors["a"].shape
-        return cls(parts, width, axes=axes, directions=directions, reads=about["reads"])
 
 
 class DenseReading(ReadingOffset):
@@ -274,14 +264,13 @@ class DenseReading(ReadingOffset):
         self.scale.copy_(1 / read.std(0).clamp_min(1e-12) / read.shape[1] ** 0.5)
 
     def steer(
-        self, x: Float[Tensor, "item d"], sae: object = None, read: Float[Tensor, "item d"] | None = None
+        self, x: Float[Tensor, "item d"], read: Float[Tensor, "item d"] | None = None
     ) -> Float[Tensor, "item group d"]:
         """x_g of every group. ValueError where there is nothing to read."""
-        if read is None:
-            raise ValueError("an offset that reads the question needs what the prompts hold to read")
+        _check_read(read)
         return x[:, None] + self.offsets() + self.codes() @ self.written(read)
 
-    @classmethod
-    def _empty(cls, parts: list[str], tensors: dict[str, Tensor], about: dict[str, str]) -> ReadingOffset:
-        axes, directions, width = tensors["a"].shape
-        return cls(parts, width, axes=axes, directions=directions, reads=about["reads"])
+
+def _check_read(read: Tensor | None) -> None:
+    if read is None:
+        raise ValueError("an offset that reads the question needs what the prompts hold to read; give it as `read`")

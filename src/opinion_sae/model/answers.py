@@ -118,7 +118,7 @@ class AnswerPath:
         place = getattr(delta, "reads", None)
         if place is None:
             return delta.steer(x, sae)
-        return delta.steer(x, sae, self.read(delta.sae, place, items).to(x.device))
+        return delta.steer(x, read=self.read(delta.sae, place, items).to(x.device))
 
     def read(self, sae: Encoder | None, place: str, items: Int[Tensor, "item"]) -> Float[Tensor, "item m"]:
         """What there is to read of these prompts in a place ('last', 'question' or 'options').
