@@ -165,8 +165,8 @@ def test_copies_share_the_sae_and_nothing_else():
     offset = random_offset()
     for other in (copy.deepcopy(offset), offset.copy()):
         assert other.sae is offset.sae
-        for name, part in offset.state_dict().items():
-            assert torch.equal(part, other.state_dict()[name]) and part.data_ptr() != other.state_dict()[name].data_ptr()
+        for part, same in zip(offset.state_dict().values(), other.state_dict().values(), strict=True):
+            assert torch.equal(part, same) and part.data_ptr() != same.data_ptr()
     assert sorted(dict(offset.named_parameters())) == ["a", "b", "c", "deviation", "shared"]
     half = offset.dosed(2.0, 0.5)
     torch.testing.assert_close(half.offsets(), 2 * offset.shared + 0.5 * offset.deviation)

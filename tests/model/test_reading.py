@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from opinion_sae.effects.dose import for_questions
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.prompts import Prompt, build_prompts, question_text
 from opinion_sae.model.reading import (
@@ -36,16 +37,15 @@ def test_the_tokens_of_the_question_are_the_question(chat, persona, tiny):
 
 
 def test_a_tokenizer_without_places_leaves_prompts_as_they_were_and_reading_says_so(tiny):
-    slow, known = tiny.tokenizer(), build_prompts(tiny.tokenizer(), tiny.questions, 1)
+    known = build_prompts(tiny.tokenizer(), tiny.questions, 1)
     plain = [Prompt(p.question, p.order, p.tokens, p.letters) for p in known]
-    kept = Kept(plain, 32, torch.float32)
     last = torch.randn(3, 32)
-    assert torch.equal(kept.tokens("last", last).stream, last)
+    kept = Kept(plain, last, torch.float32)
+    assert torch.equal(kept.tokens("last").stream, last)
     with pytest.raises(ValueError, match="reading 'question': it is not known which of the prompt's tokens"):
-        kept.tokens("question", last)
+        kept.tokens("question")
     with pytest.raises(ValueError, match="may read last, question, options, not 'answer'"):
-        kept.tokens("answer", last)
-    assert slow.is_fast
+        kept.tokens("answer")
 
 
 def test_the_stream_kept_is_that_of_a_whole_pass(lm, tiny):
@@ -54,7 +54,7 @@ def test_the_stream_kept_is_that_of_a_whole_pass(lm, tiny):
         whole = lm.residual(torch.tensor([prompt.tokens]), 1)[0]
         mine = answers.kept.item == item
         torch.testing.assert_close(answers.kept.stream[mine], whole[slice(*prompt.asked)], atol=1e-4, rtol=1e-4)
-        ends = answers.kept.tokens("options", answers.residual)
+        ends = answers.kept.tokens("options")
         at_ends = ends.stream[ends.item == item]
         torch.testing.assert_close(at_ends, whole[[prompt.ends[o] for o in prompt.order]], atol=1e-4, rtol=1e-4)
 
@@ -62,10 +62,10 @@ def test_the_stream_kept_is_that_of_a_whole_pass(lm, tiny):
 def test_reversing_the_options_turns_what_is_read(lm, tiny):
     answers = AnswerPath(lm, tiny.questions, 1, orders=2)
     assert [turned(prompt) for prompt in answers.prompts] == [1, -1] * 3
-    weights = answers.kept.tokens("options", answers.residual)
+    weights = answers.kept.tokens("options")
     assert weights.weight[weights.item == 4].tolist() == [-1, 0, 1]
     # the same sign for all of a prompt's tokens
-    question = answers.kept.tokens("question", answers.residual)
+    question = answers.kept.tokens("question")
     assert set(question.weight[question.item == 1].tolist()) == {-1}
     assert turned(Prompt(0, (1, 2, 0), (), ())) == -1 and turned(Prompt(0, (1, 0, 3, 2), (), ())) == 1
 
@@ -110,4 +110,6 @@ def test_latents_are_found_once_per_sae_and_place(lm, tiny):
     answers.forget()
     answers.read(counted, "question", items)
     assert sum(calls) == 2 * len(answers.kept.stream)
-    assert answers.read(None, "last", items).shape == (3, 32)
+    assert torch.equal(answers.read(None, "last", items), answers.residual)
+    part = for_questions(answers, torch.tensor([2, 0]))
+    assert torch.equal(part.read(sae, "question", torch.tensor([0, 1])), first[[2, 0]])

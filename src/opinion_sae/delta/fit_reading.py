@@ -57,7 +57,11 @@ def axes_of(
 
 
 def few_features(
-    axes: Axes, r: Float[Tensor, "train feature"], tilts: Float[Tensor, "group train direction"], count: int, ridge: float
+    axes: Axes,
+    r: Float[Tensor, "train feature"],
+    tilts: Float[Tensor, "group train direction"],
+    count: int,
+    ridge: float,
 ) -> Axes:
     """The axes with at most `count` features read by each, chosen and fitted anew to the training questions' tilts.
 

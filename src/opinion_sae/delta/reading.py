@@ -166,8 +166,8 @@ class ReadingOffset(nn.Module):
     def load(cls, path: str | Path, sae: SparseAutoencoder | None = None) -> ReadingOffset:
         """Read a file written by `save`; what else its header says goes to `about`.
 
-        Raises ValueError for a file of another kind, one that names another SAE, and tensors that are missing, misshapen
-        or not finite.
+        Raises ValueError for a file of another kind, one that names another SAE, and tensors that are missing, not
+        finite, or of another shape.
         """
         about, tensors = _read(path, cls.__name__)
         groups, parts, fitted = json.loads(about.pop("groups")), json.loads(about.pop("parts")), about.pop("sae", None)

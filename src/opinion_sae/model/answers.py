@@ -55,7 +55,8 @@ class AnswerPath:
         self.lm, self.questions, self.hook_layer, self.orders = lm, tuple(questions), hook_layer, orders
         self.prompts = build_prompts(lm.tokenizer, questions, orders, persona) if prompts is None else list(prompts)
         self.letters, self.has_option = letter_table(self.prompts)
-        self.kept = Kept(self.prompts, lm.width, lm.dtype)
+        self.residual = torch.empty(len(self.prompts), lm.width)
+        self.kept, self.item = Kept(self.prompts, self.residual, lm.dtype), torch.arange(len(self.prompts))
         self._read: dict[tuple[int, str], tuple[Encoder | None, Bag | Tensor]] = {}
         self._run_prompts(tokens_per_batch or lm.tokens_per_batch)
 
@@ -67,7 +68,6 @@ class AnswerPath:
         kept = int(lengths.sum()) - len(self.prompts)  # all tokens but each prompt's last
         self.lengths = lengths - 1
         self.starts = self.lengths.cumsum(0) - self.lengths
-        self.residual = torch.empty(len(self.prompts), self.lm.width)
         heads = (kept, getattr(config, "num_key_value_heads", config.num_attention_heads))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         # two tensors a layer, filled in place: the only large things this object holds
@@ -129,10 +129,10 @@ class AnswerPath:
         """
         known, kept = self._read.get((id(sae), place), (None, None))
         if kept is None or known is not sae:
-            tokens = self.kept.tokens(place, self.residual)
-            count = len(self.prompts)
+            tokens, count = self.kept.tokens(place), len(self.kept.prompts)
             kept = mean_stream(tokens, count) if sae is None else bag_of_latents(sae, tokens, count)
             self._read[id(sae), place] = sae, kept
+        items = self.item[items]  # of all prompts that were run
         return kept.rows(items) if isinstance(kept, Bag) else kept[items]
 
     def forget(self) -> None:
