@@ -10,6 +10,7 @@ from opinion_sae.delta.reading import DenseReading, ReadingDelta
 from opinion_sae.methods.reading import (
     dense_reading,
     fit_reading,
+    items_of,
     random_dictionary,
     random_read_latents,
     reading,
@@ -85,8 +86,8 @@ def test_weights_come_from_the_questions_fitted_to(case):
     read_out = reading(answers, sae, survey)
     for refit, seen in ((False, SPLIT.train), (True, np.arange(17))):
         offset, _ = fit_reading(read_out, SPLIT, effects, places=("last",), refit=refit)
-        fires = (read_out.read("last")[seen] != 0).sum(0)
-        expected = torch.where(fires > 0, (len(seen) / fires.clamp_min(1)).log(), 0.0)
+        fires = (read_out.read("last")[items_of(seen, 2)] != 0).sum(0)
+        expected = torch.where(fires > 0, (2 * len(seen) / fires.clamp_min(1)).log(), 0.0)
         torch.testing.assert_close(offset.idf, expected)
 
 
@@ -111,7 +112,7 @@ def test_random_latents_fire_as_often_and_are_others(case):
     own = (offset.a != 0).any(0).any(0).numpy()
     assert control.only.sum() == own.sum() and not (control.only & own).any()
     fires = (read_out.read("question") != 0).sum(0).numpy()
-    assert abs(fires[control.only].mean() - fires[own].mean()) < 4
+    assert abs(fires[control.only].mean() - fires[own].mean()) < 8  # of 48
     drawn, _ = fit_reading(control, SPLIT, effects, places=("question",), axes=(2,))
     assert not drawn.a[..., ~control.only].any() and drawn.a.any()
 
@@ -121,3 +122,17 @@ def test_a_random_dictionary_is_as_wide_and_as_active(case):
     other = random_dictionary(answers, sae, seed=1)
     assert other.width == 64 and other.k == 6 and not torch.allclose(other.W_dec, sae.W_dec)
     assert not any(part.requires_grad for part in other.parameters())
+
+
+@torch.no_grad()
+def test_an_offset_that_reads_options_in_both_orders_turns_with_them(case, tiny):
+    """Asked with its options reversed, a question is answered as before, option by option."""
+    answers, sae, survey, effects = case
+    offset, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects, places=("options",), axes=(1,))
+    turned = tuple(tiny.question(q.key, q.options[::-1], q.text) for q in survey.questions)
+    other = AnswerPath(answers.lm, turned, 1, orders=2)
+    forwards, reversed_ = answers.predict(None, offset), other.predict(None, offset)
+    for q, question in enumerate(survey.questions):
+        options = len(question.options)
+        torch.testing.assert_close(reversed_[:, q, :options].flip(-1), forwards[:, q, :options], atol=1e-4, rtol=1e-4)
+    assert (forwards[0] - forwards[1]).nan_to_num().abs().max() > 1e-3

@@ -27,15 +27,17 @@ class Effects:
         self.turned = torch.tensor([turned(prompt) for prompt in answers.prompts])
 
     def normal(
-        self, wishes: Float[Tensor, "question direction option"], train: Int[Tensor, "train"]
+        self, wishes: Float[Tensor, "question direction option"], train: Int[Tensor, "train"], signed: bool = True
     ) -> tuple[Float[Tensor, "d d"], Float[Tensor, "direction d"]]:
         """The normal equations for moving the training questions' letters by `wishes`: means of J'J and of J'wish.
 
-        The wishes, of all questions, are for the options in the order asked; what is read changes sign where they are
-        reversed, so there the wishes do too.
+        The wishes, of all questions, are for the options in the order asked. What is read changes sign where they are
+        reversed, so there the wishes do too (`signed`); not so for what is the same whatever is read.
         """
         items = torch.isin(self.question, train).nonzero()[:, 0]
-        wish = wishes[self.question[items]].to(self.gradients) * self.turned[items, None, None]
+        wish = wishes[self.question[items]].to(self.gradients)
+        if signed:
+            wish = wish * self.turned[items, None, None]
         gradients = self.gradients[items]
         square = torch.einsum("iod,ioe->de", gradients, gradients)
         return square / len(items), torch.einsum("iod,iwo->wd", gradients, wish) / len(items)

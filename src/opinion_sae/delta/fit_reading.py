@@ -99,20 +99,27 @@ def start(
     """Set a, b, c and D so that the model says what the read-out says, to first order.
 
     b_kb is the same for all axes: what moves the letters of the training questions by phi_b (`wishes`), by least
-    squares through the layers above. `penalty` is that of `latent_directions`. `shared` stays as it is.
+    squares through the layers above; so is what D is made of. Where options are asked in both orders, nothing that is
+    the same for all questions can lean along the scale, and nothing that is read can set its middle against its ends:
+    least squares finds about 0 for these. `penalty` is that of `latent_directions`. `shared` stays as it is.
     """
-    square, cross = effects.normal(wishes, train)
-    if isinstance(offset, ReadingDelta):
-        usable = offset.shared >= 0  # one that Delta_shared shuts takes no notice of a little more or less
-        b = latent_directions(square, cross, offset.sae.W_dec.cpu() * usable[:, None].cpu(), penalty)
-    else:
-        b = dense_directions(square, cross)
-    b = b.to(offset.b)
+    b, of_constant = (
+        _directions(offset, *effects.normal(wishes, train, signed), penalty).to(offset.b) for signed in (True, False)
+    )
     offset.a.copy_(axes.a)
     offset.b.copy_(b.expand_as(offset.b))
     of_parts = torch.linalg.pinv(offset.members)  # least squares where groups are intersections
     offset.c.copy_(of_parts @ axes.c.to(offset.c))
-    offset.deviation.copy_(of_parts @ axes.constant.to(b) @ b)
+    offset.deviation.copy_(of_parts @ axes.constant.to(b) @ of_constant)
+
+
+def _directions(
+    offset: ReadingOffset, square: Float[Tensor, "d d"], cross: Float[Tensor, "direction d"], penalty: float
+) -> Float[Tensor, "direction written"]:
+    if not isinstance(offset, ReadingDelta):
+        return dense_directions(square, cross)
+    usable = (offset.shared >= 0).cpu()  # one that Delta_shared shuts takes no notice of a little more or less
+    return latent_directions(square, cross, offset.sae.W_dec.cpu() * usable[:, None], penalty)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.reading import PLACES
+from opinion_sae.model.reading import PLACES, turned
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.sae.train import untrained_sae
 from opinion_sae.score.toplines import everyone
@@ -53,19 +53,24 @@ class ReadOut:
     only: Bool[np.ndarray, "feature"] | None = None  # features to read, if not all
 
     def features(self, place: str) -> Features:
-        """r of all questions, in the order asked, as the training questions have it weighted."""
-        read, empty = self.read(place), self.make(place, 0)
+        """r of all questions, as the training questions have it weighted.
+
+        With several orders of the options, r is averaged over them, each by the side that it is seen from (`turned`):
+        what is read then moves the answers on average as the average moves them.
+        """
+        read, empty, orders = self.read(place), self.make(place, 0), self.answers.orders
+        side = torch.tensor([turned(prompt) for prompt in self.answers.prompts])[:, None]
 
         def weighted(train: Int[np.ndarray, "train"]) -> Float[np.ndarray, "question feature"]:
-            empty.learn_weights(read[train])
-            r = empty.weigh(read).double().numpy()
+            empty.learn_weights(read[items_of(train, orders)])
+            r = (side * empty.weigh(read)).unflatten(0, (-1, orders)).mean(1).double().numpy()
             return r if self.only is None else r * self.only
 
         return weighted
 
-    def read(self, place: str) -> Float[Tensor, "question feature"]:
-        first = torch.arange(0, len(self.answers.prompts), self.answers.orders)
-        return self.answers.read(self.make(place, 0).sae, place, first)
+    def read(self, place: str) -> Float[Tensor, "item feature"]:
+        """What all prompts hold to read."""
+        return self.answers.read(self.make(place, 0).sae, place, torch.arange(len(self.answers.prompts)))
 
     def choose(
         self, split: Split, places: Sequence[str] = PLACES, axes: Sequence[int] = AXES, refit: bool = True
@@ -108,6 +113,11 @@ class ReadOut:
         return validation_kl(self.survey, tilted(everyone(self.survey)[:, questions], basis, tilts), questions)
 
 
+def items_of(questions: Int[np.ndarray, "some"], orders: int) -> Int[Tensor, "item"]:
+    """The prompts of these questions."""
+    return (torch.from_numpy(questions)[:, None] * orders + torch.arange(orders)).flatten()
+
+
 def fit_reading(
     read_out: ReadOut,
     split: Split,
@@ -129,7 +139,7 @@ def fit_reading(
     survey, answers = read_out.survey, read_out.answers
     choice, found, fitted = read_out.choose(split, places, axes, refit)
     offset = read_out.make(choice.reads, choice.axes)
-    offset.learn_weights(read_out.read(choice.reads)[fitted])
+    offset.learn_weights(read_out.read(choice.reads)[items_of(fitted, answers.orders)])
     if shared is not None:
         offset.shared.data.copy_(shared)
     wishes = torch.from_numpy(place_basis(survey.questions, DEGREES)).float()

@@ -53,10 +53,9 @@ class Bag(NamedTuple):
 class Kept:
     """The residual stream after the hook layer at the tokens that may be read, of all prompts one after the other.
 
-    `stream` holds those of the question, in the model's type, `last` those of each prompt's last token, in float32; both
-    on the CPU. Beside the keys and values of a token, 2 x upper layers x key-value heads x head size, that is d more for
-    each of the question's tokens: for SmolLM2-135M at its middle layer and OpinionQA's prompts 57 MB beside 957 MB, in
-    float32.
+    `stream` holds those of the question, in the model's type, `last` each prompt's last, in float32; both on the CPU. A
+    token's keys and values take 2 x upper layers x key-value heads x head size; this is d more for each token of the
+    question. For SmolLM2-135M, hook layer 15, and OpinionQA's prompts: 57 MB beside 957 MB, in float32.
     """
 
     def __init__(self, prompts: Sequence[Prompt], last: Float[Tensor, "item d"], dtype: torch.dtype):
