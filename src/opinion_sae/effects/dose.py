@@ -76,7 +76,7 @@ def for_questions(answers: AnswerPath, questions: Int[Tensor, "question"]) -> An
     part = copy.copy(answers)
     part.questions = tuple(answers.questions[i] for i in questions.tolist())
     part.prompts = [answers.prompts[i] for i in items.tolist()]
-    for name in ("letters", "has_option", "residual", "starts", "lengths"):
+    for name in ("letters", "has_option", "residual", "starts", "lengths", "item"):
         setattr(part, name, getattr(answers, name)[items])
     return part
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import Prompt, build_prompts
+from opinion_sae.model.reading import Bag, Encoder, Kept, bag_of_latents, mean_stream
 from opinion_sae.progress import progress
 from opinion_sae.survey import Question
 
@@ -54,6 +55,9 @@ class AnswerPath:
         self.lm, self.questions, self.hook_layer, self.orders = lm, tuple(questions), hook_layer, orders
         self.prompts = build_prompts(lm.tokenizer, questions, orders, persona) if prompts is None else list(prompts)
         self.letters, self.has_option = letter_table(self.prompts)
+        self.residual = torch.empty(len(self.prompts), lm.width)
+        self.kept, self.item = Kept(self.prompts, self.residual, lm.dtype), torch.arange(len(self.prompts))
+        self._read: dict[tuple[int, str], tuple[Encoder | None, Bag | Tensor]] = {}
         self._run_prompts(tokens_per_batch or lm.tokens_per_batch)
 
     @torch.no_grad()
@@ -64,7 +68,6 @@ class AnswerPath:
         kept = int(lengths.sum()) - len(self.prompts)  # all tokens but each prompt's last
         self.lengths = lengths - 1
         self.starts = self.lengths.cumsum(0) - self.lengths
-        self.residual = torch.empty(len(self.prompts), self.lm.width)
         heads = (kept, getattr(config, "num_key_value_heads", config.num_attention_heads))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         # two tensors a layer, filled in place: the only large things this object holds
@@ -79,6 +82,8 @@ class AnswerPath:
             hidden = self.lm.run_layers(self.lm.embed(tokens), range(self.hook_layer + 1), positions, masks)
             last = hidden[torch.arange(len(items)), lengths[items] - 1]
             self.residual[items] = last.cpu()
+            for row, item in enumerate(items):
+                self.kept.record(item, hidden[row])
             self.lm.run_layers(hidden, upper, positions, masks, Recorder(self, items))
 
     def log_probs(
@@ -95,15 +100,44 @@ class AnswerPath:
         if questions is None:
             questions = torch.arange(len(self.questions))
         items = (questions[:, None] * self.orders + torch.arange(self.orders)).flatten()
-        x = self.residual[items].to(self.lm.device)
-        x_g = x[:, None] if delta is None else delta.steer(x, sae)
-        logits = self.option_logits(items, x_g)
+        logits = self.option_logits(items, self.steered(items, delta, sae))
         has_option = self.has_option[items].to(logits.device)[:, None]
         by_order = logits.masked_fill(~has_option, NEVER).log_softmax(-1)
         by_order = by_order.unflatten(0, (len(questions), self.orders))
         mean = by_order.logsumexp(1) - math.log(self.orders)
         has_option = has_option.unflatten(0, (len(questions), self.orders))[:, 0]
         return mean.masked_fill(~has_option, -torch.inf).transpose(0, 1)
+
+    def steered(
+        self, items: Int[Tensor, "item"], delta: Steering | None, sae: object = None
+    ) -> Float[Tensor, "item group d"]:
+        """x_g of every group under `delta`, which gets what it reads (`reads`) of these prompts; x without one."""
+        x = self.residual[items].to(self.lm.device)
+        if delta is None:
+            return x[:, None]
+        place = getattr(delta, "reads", None)
+        if place is None:
+            return delta.steer(x, sae)
+        return delta.steer(x, read=self.read(delta.sae, place, items).to(x.device))
+
+    def read(self, sae: Encoder | None, place: str, items: Int[Tensor, "item"]) -> Float[Tensor, "item m"]:
+        """What there is to read of these prompts in a place ('last', 'question' or 'options').
+
+        Counts of firing per latent of the SAE, or without one the mean stream (d in place of m); in either, a prompt
+        whose options are reversed counts negatively. The SAE's latents are found once, and anew for another SAE; call
+        `forget` when its weights have changed.
+        """
+        known, kept = self._read.get((id(sae), place), (None, None))
+        if kept is None or known is not sae:
+            tokens, count = self.kept.tokens(place), len(self.kept.prompts)
+            kept = mean_stream(tokens, count) if sae is None else bag_of_latents(sae, tokens, count)
+            self._read[id(sae), place] = sae, kept
+        items = self.item[items]  # of all prompts that were run
+        return kept.rows(items) if isinstance(kept, Bag) else kept[items]
+
+    def forget(self) -> None:
+        """Find the latents anew when they are next read: for an SAE that is being trained."""
+        self._read.clear()
 
     @torch.no_grad()
     def predict(
@@ -140,8 +174,7 @@ class AnswerPath:
         """Share of the next-token probability that falls on the question's letters, averaged over orders."""
         masses = []
         for items in torch.arange(len(self.prompts)).split(batch):
-            x = self.residual[items].to(self.lm.device)
-            logits = self.lm.logits(self.run_upper(items, x[:, None] if delta is None else delta.steer(x, sae)))
+            logits = self.lm.logits(self.run_upper(items, self.steered(items, delta, sae)))
             letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
             on_letters = logits.softmax(-1).gather(-1, letters).cpu() * self.has_option[items][:, None]
             masses.append(on_letters.sum(-1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,13 +32,18 @@ DESCRIPTIONS = {
 class Prompt:
     """One question in one order of its options.
 
-    `order[i]` is the option that stands at position i; `letters[o]` is the token of the letter before option o.
+    `order[i]` is the option that stands at position i; `letters[o]` is the token of the letter before option o. What
+    may be read: the tokens from `asked[0]` up to, not including, `asked[1]` hold the question and its lettered options,
+    without persona, template and instruction; `ends[o]` is the last token of option o. Both are empty for prompts that
+    no question was put into, and where the tokenizer does not say where in the text its tokens lie.
     """
 
     question: int
     order: tuple[int, ...]
     tokens: tuple[int, ...]
     letters: tuple[int, ...]
+    asked: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 def describe(attribute: str, group: str) -> str:
@@ -68,8 +74,11 @@ def option_orders(options: int, orders: int) -> list[tuple[int, ...]]:
 
 def question_text(question: Question, order: Sequence[int]) -> str:
     """The question with its options lettered in the given order."""
-    lines = [f"{letter}. {question.options[o]}" for letter, o in zip(LETTERS, order, strict=False)]
-    return "\n".join([question.text, *lines])
+    return "\n".join([question.text, *option_lines(question, order)])
+
+
+def option_lines(question: Question, order: Sequence[int]) -> list[str]:
+    return [f"{letter}. {question.options[o]}" for letter, o in zip(LETTERS, order, strict=False)]
 
 
 def build_prompts(
@@ -92,8 +101,33 @@ def build_prompts(
             tokens = prompt_tokens(tokenizer, text)
             at_position = [letter_token(tokenizer, text, tokens, space + LETTERS[i]) for i in range(len(order))]
             letters = tuple(at_position[order.index(o)] for o in range(len(order)))
-            prompts.append(Prompt(index, order, tuple(tokens), letters))
+            spans = token_spans(tokenizer, text, len(tokens), question, order)
+            prompts.append(Prompt(index, order, tuple(tokens), letters, *spans))
     return prompts
+
+
+def token_spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, length: int, question: Question, order: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`asked` and `ends` of a Prompt from the places in the text at which its tokens lie.
+
+    A token that only touches the question (the line break before it, say, that some tokenizers join to a word) counts
+    as the question's. Two empty tuples for a tokenizer without a fast version, which does not know the places.
+    """
+    if not tokenizer.is_fast:
+        return (), ()
+    places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    bos = length - len(places)  # added by hand, see `prompt_tokens`
+    asked = question_text(question, order)
+    start = text.rindex(asked.strip()) - (len(asked) - len(asked.lstrip()))  # templates strip what they are given
+    lines = list(accumulate((len(line) + 1 for line in option_lines(question, order)), initial=len(question.text) + 1))
+
+    def last_before(character: int) -> int:
+        return bos + max(i for i, (begin, _) in enumerate(places) if begin < character)
+
+    first = bos + next(i for i, (_, end) in enumerate(places) if end > start)
+    ends = {o: last_before(start + end - 1) for o, end in zip(order, lines[1:], strict=True)}
+    return (first, max(ends.values()) + 1), tuple(ends[o] for o in range(len(order)))
 
 
 def render(tokenizer: PreTrainedTokenizerBase, question: str, persona: str = "") -> tuple[str, str]:

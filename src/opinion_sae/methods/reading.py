@@ -1,0 +1,196 @@
+"""`delta-reading` and its controls: offsets that read the question, each fitted from the direct read-out of a split."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.directions import Effects
+from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.reading import DenseReading, ReadingDelta, ReadingOffset
+from opinion_sae.methods.baselines import validation_kl
+from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
+from opinion_sae.methods.place import observed_tilts, place_basis, tilted
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.reading import PLACES, turned
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.train import untrained_sae
+from opinion_sae.score.toplines import everyone
+from opinion_sae.survey import Survey
+
+AXES = (1, 2, 3, 4)
+RIDGES = (0.1, 0.3, 1.0)  # of the few latents, in the units of their sum of squares
+
+
+class ReadingChoice(NamedTuple):
+    """What was chosen for a split on its validation questions, with its KL there (task: from toplines), in nats."""
+
+    split: str
+    reads: str
+    axes: int
+    latents: int | None  # read by an axis; None: all that fire
+    ridge: float
+    damping: float
+    validation_kl: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReadOut:
+    """The direct read-out that an offset of some kind starts from: what it reads, weighted as the offset weighs it."""
+
+    answers: AnswerPath
+    survey: Survey
+    make: Callable[[str, int], ReadingOffset]  # an empty offset that reads this place, of so many axes
+    latents: int | None = None  # that an axis may read
+    only: Bool[np.ndarray, "feature"] | None = None  # features to read, if not all
+
+    def features(self, place: str) -> Features:
+        """r of all questions, as the training questions have it weighted.
+
+        With several orders of the options, r is averaged over them, each by the side that it is seen from (`turned`):
+        what is read then moves the answers on average as the average moves them.
+        """
+        read, empty, orders = self.read(place), self.make(place, 0), self.answers.orders
+        side = torch.tensor([turned(prompt) for prompt in self.answers.prompts])[:, None]
+
+        def weighted(train: Int[np.ndarray, "train"]) -> Float[np.ndarray, "question feature"]:
+            empty.learn_weights(read[items_of(train, orders)])
+            r = (side * empty.weigh(read)).unflatten(0, (-1, orders)).mean(1).double().numpy()
+            return r if self.only is None else r * self.only
+
+        return weighted
+
+    def read(self, place: str) -> Float[Tensor, "item feature"]:
+        """What all prompts hold to read."""
+        return self.answers.read(self.make(place, 0).sae, place, torch.arange(len(self.answers.prompts)))
+
+    def choose(
+        self, split: Split, places: Sequence[str] = PLACES, axes: Sequence[int] = AXES, refit: bool = True
+    ) -> tuple[ReadingChoice, Axes, Int[np.ndarray, "fitted"]]:
+        """Place, ridges and number of axes by the KL given the toplines on the validation questions; then the axes,
+        fitted to training and validation questions together (`refit`) or to the former alone, and which those are."""
+        one, fitted = choose(self.survey, split, {place: self.features(place) for place in places}, refit=False)
+        features = self.features(one.features)
+        x = features(split.train)
+        trials = [
+            (self.cost(self.axes(fitted, x, one.damping, count, ridge), x, split.validation), count, ridge)
+            for count in axes
+            for ridge in (RIDGES if self.latents else RIDGES[:1])
+        ]
+        cost, count, ridge = min(trials)
+        if refit:
+            same = [Settings(one.ridge, one.evenness, one.damping)]
+            _, fitted = choose(self.survey, split, {one.features: features}, grid=same)
+            x = features(fitted.train)
+        chosen = self.axes(fitted, x, one.damping, count, ridge)
+        choice = ReadingChoice(split.name, one.features, count, self.latents, one.ridge, one.damping, cost)
+        return choice, chosen, fitted.train
+
+    def axes(
+        self, fitted: KernelRidge, x: Float[np.ndarray, "question feature"], damping: float, count: int, ridge: float
+    ) -> Axes:
+        """The first axes of the read-out of x, with the few latents that they may read."""
+        r = torch.from_numpy(x[fitted.train]).float()
+        parts = (torch.from_numpy(part).float() for part in (fitted.coefficients(x), fitted.mean))
+        whole = axes_of(*parts, count, r)
+        if self.latents is None:
+            return whole
+        tilts = observed_tilts(self.survey, place_basis(self.survey.questions, DEGREES), damping)[:, fitted.train]
+        return few_features(whole, r, torch.from_numpy(tilts).float(), self.latents, ridge)
+
+    def cost(self, axes: Axes, x: Float[np.ndarray, "question feature"], questions: Int[np.ndarray, "some"]) -> float:
+        """KL given the toplines of the axes' own answers to some questions."""
+        basis = place_basis(self.survey.questions, DEGREES)[questions]
+        tilts = axes.tilts(torch.from_numpy(x[questions]).float()).double().numpy()
+        return validation_kl(self.survey, tilted(everyone(self.survey)[:, questions], basis, tilts), questions)
+
+
+def items_of(questions: Int[np.ndarray, "some"], orders: int) -> Int[Tensor, "item"]:
+    """The prompts of these questions."""
+    return (torch.from_numpy(questions)[:, None] * orders + torch.arange(orders)).flatten()
+
+
+def fit_reading(
+    read_out: ReadOut,
+    split: Split,
+    effects: Effects,
+    *,
+    places: Sequence[str] = PLACES,
+    axes: Sequence[int] = AXES,
+    penalty: float = 0.01,
+    refit: bool = True,
+    shared: Float[Tensor, "written"] | None = None,
+) -> tuple[ReadingOffset, ReadingChoice]:
+    """An offset that reads, fitted to a split: everything is chosen on its validation questions and fitted to others.
+
+    The direct read-out says what to read, where the groups stand and how much; least squares through the layers above
+    says where to write it (`delta.fit_reading.start`). Its strength is the read-out's ridge. `penalty` makes what is
+    written sparse. `shared` is a shared part that was fitted before, for the task *alone*; then `effects` are those at
+    x as it leaves it.
+    """
+    survey, answers = read_out.survey, read_out.answers
+    choice, found, fitted = read_out.choose(split, places, axes, refit)
+    offset = read_out.make(choice.reads, choice.axes)
+    offset.learn_weights(read_out.read(choice.reads)[items_of(fitted, answers.orders)])
+    if shared is not None:
+        offset.shared.data.copy_(shared)
+    wishes = torch.from_numpy(place_basis(survey.questions, DEGREES)).float()
+    start(offset, found, effects, wishes, torch.from_numpy(fitted), penalty)
+    return offset.to(answers.lm.device), choice
+
+
+def reading(answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, latents: int | None = None) -> ReadOut:
+    """`delta-reading`: latents read and latents written."""
+
+    def make(place: str, axes: int) -> ReadingDelta:
+        return ReadingDelta(survey.groups, sae, axes=axes, directions=DEGREES, reads=place)
+
+    return ReadOut(answers, survey, make, latents)
+
+
+def dense_reading(answers: AnswerPath, survey: Survey) -> ReadOut:
+    """`dense-reading`: the stream read and the stream written."""
+
+    def make(place: str, axes: int) -> DenseReading:
+        return DenseReading(survey.groups, answers.lm.width, axes=axes, directions=DEGREES, reads=place)
+
+    return ReadOut(answers, survey, make)
+
+
+def shuffled_questions(answers: AnswerPath, seed: int) -> AnswerPath:
+    """`shuffled-questions`: the same answers, but each question has another's tokens to read."""
+    count = len(answers.questions)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    other, shuffled = order.repeat_interleave(answers.orders) * answers.orders, copy.copy(answers)
+    item = torch.arange(len(answers.prompts)) % answers.orders
+    shuffled.read = lambda sae, place, items: answers.read(sae, place, (other + item)[items])
+    return shuffled
+
+
+def random_dictionary(answers: AnswerPath, sae: SparseAutoencoder, seed: int) -> SparseAutoencoder:
+    """`random-dictionary`: as many random directions as latents, read by their transpose, as many active at once."""
+    code = sae.encode_sparse(answers.residual.to(sae.W_dec.device))
+    active = max(1, round((code.values > 0).sum(1).float().mean().item()))
+    return untrained_sae(answers.residual, sae.width, active, seed).requires_grad_(False)
+
+
+def random_read_latents(read_out: ReadOut, offset: ReadingDelta, seed: int) -> ReadOut:
+    """`random-read-latents`: a read-out of latents drawn at random, as many as the offset reads, each of which fires in
+    as many prompts as one of those or, where all such are taken, in nearly as many."""
+    fires = (read_out.read(offset.reads) != 0).sum(0)
+    own = (offset.a.detach() != 0).any(0).any(0).cpu()
+    jitter = torch.rand(len(fires), generator=torch.Generator().manual_seed(seed))
+    others = torch.where(own, -1.0, fires + jitter)  # of equals, any
+    drawn = torch.zeros_like(own)
+    for latent in own.nonzero()[:, 0]:
+        nearest = torch.where(others < 0, torch.inf, (others - fires[latent] - 0.5).abs()).argmin()
+        drawn[nearest], others[nearest] = True, -1.0
+    return replace(read_out, latents=None, only=drawn.numpy())

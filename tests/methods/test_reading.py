@@ -1,0 +1,138 @@
+"""`delta-reading` and its controls on a made-up survey: what may be seen, what is chosen, what is read."""
+
+import numpy as np
+import pytest
+import torch
+
+from opinion_sae.delta.directions import Effects
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.reading import DenseReading, ReadingDelta
+from opinion_sae.methods.reading import (
+    dense_reading,
+    fit_reading,
+    items_of,
+    random_dictionary,
+    random_read_latents,
+    reading,
+    shuffled_questions,
+)
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.sae.train import untrained_sae
+
+WORDS = "cold road tax gun school church work law".split()
+SPLIT = Split("one", np.arange(12), np.arange(12, 17), np.arange(17, 24))
+
+
+def made_up(tiny, seed=0):
+    """24 questions of two and three options about one of eight words; the first group leans up for four of them."""
+    rng, questions = np.random.default_rng(seed), []
+    shares = np.zeros((3, 24, 3))
+    for q in range(24):
+        word, options = WORDS[q % 8], ("No", "Yes", "Very")[: 2 + q % 2]
+        questions.append(tiny.question(f"q{q}", options, f"Do you {word}, {word}? ({q})"))
+        base = rng.dirichlet(5 * np.ones(len(options)))
+        for group, lean in enumerate((1, -1, 0)):
+            tilted = base * np.exp(lean * (1 if q % 8 < 4 else -1) * np.linspace(-0.5, 0.5, len(options)))
+            shares[group, q, : len(options)] = tilted / tilted.sum()
+    return tiny.survey(shares, tuple(questions), ("Up", "Down", "Even"), ["side"] * 3)
+
+
+@pytest.fixture(scope="module")
+def case(tiny):
+    survey, lm = made_up(tiny), tiny.lm("llama")
+    answers = AnswerPath(lm, survey.questions, 1, orders=2)
+    sae = untrained_sae(answers.residual, 64, 6, seed=0).requires_grad_(False)
+    return answers, sae, survey, Effects(answers)
+
+
+def test_test_questions_answers_never_enter_and_training_ones_do(case, tiny):
+    answers, sae, survey, effects = case
+    for make in (
+        lambda s: reading(answers, sae, s),
+        lambda s: reading(answers, sae, s, latents=8),
+        lambda s: dense_reading(answers, s),
+    ):
+        offset, choice = fit_reading(make(survey), SPLIT, effects)
+        for seen, same in ((SPLIT.test, True), (SPLIT.train[:3], False), (SPLIT.validation, False)):
+            counts, everyone = survey.counts.copy(), survey.everyone.copy()
+            for q in seen:
+                options = len(survey.questions[q].options)
+                counts[:, q, :options], everyone[q, :options] = counts[::-1, q, :options], everyone[q, :options][::-1]
+            other = tiny.survey(counts / 100, survey.questions, survey.groups, survey.attributes)
+            again, choice_again = fit_reading(make(other), SPLIT, effects)
+            equal = choice == choice_again and all(
+                torch.equal(one, two)
+                for one, two in zip(offset.state_dict().values(), again.state_dict().values(), strict=True)
+                if one.shape == two.shape
+            )
+            assert equal == same
+
+
+def test_everything_is_chosen_within_its_grid_and_an_axis_reads_few_latents(case):
+    answers, sae, survey, effects = case
+    offset, choice = fit_reading(
+        reading(answers, sae, survey, latents=8), SPLIT, effects, places=("question", "options"), axes=(1, 2)
+    )
+    assert isinstance(offset, ReadingDelta) and offset.sae is sae
+    assert choice.reads in ("question", "options") and choice.axes in (1, 2) and choice.split == "one"
+    assert len(offset.a) == choice.axes and offset.reads == choice.reads
+    assert ((offset.a != 0).any(1).sum(1) <= 8).all()
+    dense, _ = fit_reading(dense_reading(answers, survey), SPLIT, effects, axes=(1,))
+    assert isinstance(dense, DenseReading) and dense.a.shape == (1, 3, 32)
+
+
+def test_weights_come_from_the_questions_fitted_to(case):
+    answers, sae, survey, effects = case
+    read_out = reading(answers, sae, survey)
+    for refit, seen in ((False, SPLIT.train), (True, np.arange(17))):
+        offset, _ = fit_reading(read_out, SPLIT, effects, places=("last",), refit=refit)
+        fires = (read_out.read("last")[items_of(seen, 2)] != 0).sum(0)
+        expected = torch.where(fires > 0, (2 * len(seen) / fires.clamp_min(1)).log(), 0.0)
+        torch.testing.assert_close(offset.idf, expected)
+
+
+def test_a_shuffled_question_reads_anothers_tokens_in_the_same_order_of_options(case):
+    answers, sae, survey, _ = case
+    items = torch.arange(48)
+    own = answers.read(sae, "question", items)
+    other = shuffled_questions(answers, 0).read(sae, "question", items)
+    found = torch.cdist(other, own).argmin(1)
+    assert (found % 2 == items % 2).all() and sorted(found.tolist()) == items.tolist()
+    assert (found != items).float().mean() > 0.8
+    assert torch.equal(found[0::2] // 2, found[1::2] // 2)
+    again = shuffled_questions(answers, 0).read(sae, "question", items)
+    assert torch.equal(other, again)
+
+
+def test_random_latents_fire_as_often_and_are_others(case):
+    answers, sae, survey, effects = case
+    read_out = reading(answers, sae, survey, latents=4)
+    offset, _ = fit_reading(read_out, SPLIT, effects, places=("question",), axes=(2,))
+    control = random_read_latents(read_out, offset, seed=0)
+    own = (offset.a != 0).any(0).any(0).numpy()
+    assert control.only.sum() == own.sum() and not (control.only & own).any()
+    fires = (read_out.read("question") != 0).sum(0).numpy()
+    assert abs(fires[control.only].mean() - fires[own].mean()) < 8  # of 48
+    drawn, _ = fit_reading(control, SPLIT, effects, places=("question",), axes=(2,))
+    assert not drawn.a[..., ~control.only].any() and drawn.a.any()
+
+
+def test_a_random_dictionary_is_as_wide_and_as_active(case):
+    answers, sae, _, _ = case
+    other = random_dictionary(answers, sae, seed=1)
+    assert other.width == 64 and other.k == 6 and not torch.allclose(other.W_dec, sae.W_dec)
+    assert not any(part.requires_grad for part in other.parameters())
+
+
+@torch.no_grad()
+def test_an_offset_that_reads_options_in_both_orders_turns_with_them(case, tiny):
+    """Asked with its options reversed, a question is answered as before, option by option."""
+    answers, sae, survey, effects = case
+    offset, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects, places=("options",), axes=(1,))
+    turned = tuple(tiny.question(q.key, q.options[::-1], q.text) for q in survey.questions)
+    other = AnswerPath(answers.lm, turned, 1, orders=2)
+    forwards, reversed_ = answers.predict(None, offset), other.predict(None, offset)
+    for q, question in enumerate(survey.questions):
+        options = len(question.options)
+        torch.testing.assert_close(reversed_[:, q, :options].flip(-1), forwards[:, q, :options], atol=1e-4, rtol=1e-4)
+    assert (forwards[0] - forwards[1]).nan_to_num().abs().max() > 1e-3
