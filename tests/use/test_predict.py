@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import torch

@@ -87,8 +87,8 @@ def coverage_table(
 
     A row per task and nominal coverage. `factor` comes from all questions and is what a prediction uses. `coverage` is
     measured: the factor of all other folds is put to the questions of one fold, and the fraction of shares within their
-    interval is averaged over a cluster's cells, then over clusters; `low` and `high` are its 95 % interval when clusters
-    are drawn anew.
+    interval is averaged over a cluster's cells, then over clusters; `low` and `high` are its 95 % interval when
+    clusters are drawn anew.
 
     Held out are the questions, in both the offset's fit and the factor. Questions are taken to be like the survey's:
     the same topics in the same proportions, put the same way to the same groups in the same years. Because errors are
