@@ -12,7 +12,7 @@ def cells(values):
 
 
 def test_an_error_is_measured_in_standard_deviations_of_the_predicted_share_with_a_floor():
-    assert scale(np.array([0.5, 0.2, 0.1, 0.0, 1.0])) == pytest.approx([0.5, 0.4, 0.3, 0.3, 0.3])
+    assert scale(np.array([0.5, 0.2, 0.1, 0.0, 1.0])) == pytest.approx([0.5, 0.4, 0.3, 0.0475**0.5, 0.0475**0.5])
 
 
 def test_errors_of_a_small_survey_by_hand(two_groups):
@@ -52,8 +52,8 @@ def test_a_nominal_coverage_that_is_none(nominal):
 
 
 def test_intervals_are_cut_at_nothing_and_everything():
-    low, high = interval(np.array([0.5, 0.05, 0.97]), 0.4)
-    assert low == pytest.approx([0.3, 0.0, 0.85]) and high == pytest.approx([0.7, 0.17, 1.0])
+    low, high = interval(np.array([0.5, 0.1, 0.8]), 0.5)
+    assert low == pytest.approx([0.25, 0.0, 0.6]) and high == pytest.approx([0.75, 0.25, 1.0])
     low, high = interval(np.array([0.0, 0.5]), np.inf)
     assert (low == 0).all() and (high == 1).all()
 
@@ -96,12 +96,25 @@ def test_the_table_says_what_was_promised_and_what_held(tiny):
     survey, log_probs = simulated(tiny, np.random.default_rng(2), 200)
     clusters = np.arange(200)
     table = coverage_table(survey, {"alone": log_probs, "exact": np.log(survey.shares)}, clusters, clusters % 4)
-    assert list(table) == ["task", "nominal", "coverage", "n_questions", "low", "high", "factor"]
-    alone, exact = (table[table["task"] == task].set_index("nominal") for task in ("alone", "exact"))
-    assert list(alone.index) == list(LEVELS) and (table["n_questions"] == 200).all()
-    assert ((alone["low"] < alone.index) & (alone.index < alone["high"])).all()
-    assert alone["factor"].is_monotonic_increasing
-    assert exact["factor"].max() < 1e-12 and len(exact) == len(LEVELS)
+    assert list(table) == ["task", "group", "nominal", "coverage", "n_questions", "low", "high", "factor"]
+    assert len(table) == 2 * 4 * len(LEVELS) and (table["n_questions"] == 200).all()
+    alone, exact = (table[table["task"] == task] for task in ("alone", "exact"))
+    assert ((alone["low"] < alone["nominal"]) & (alone["nominal"] < alone["high"])).all()
+    first = alone[alone["group"] == "g0"]
+    assert first["factor"].is_monotonic_increasing and alone["factor"].isna().sum() == len(LEVELS)
+    assert exact["factor"].max() < 1e-12
+    found = errors(survey, log_probs)
+    assert first["factor"].tolist() == [widening(found[:1], clusters, nominal) for nominal in LEVELS]
+
+
+def test_a_group_that_is_further_off_has_wider_intervals_and_no_lower_coverage(tiny):
+    survey, log_probs = simulated(tiny, np.random.default_rng(4), 300, groups=2)
+    near = np.log(0.7 * survey.shares + 0.3 * np.exp(log_probs))
+    table = coverage_table(survey, {"alone": np.stack([near[0], log_probs[1]])}, np.arange(300), np.arange(300) % 3)
+    rows = table[table["nominal"] == 0.9].set_index("group")
+    assert rows.loc["g1", "factor"] > 2 * rows.loc["g0", "factor"]
+    assert rows.loc[["g0", "g1"], "coverage"].to_numpy() == pytest.approx(0.9, abs=0.05)
+    assert rows.loc["all", "coverage"] == pytest.approx(rows.loc[["g0", "g1"], "coverage"].mean())
 
 
 def test_what_is_measured_is_on_questions_left_out(tiny):
@@ -111,8 +124,8 @@ def test_what_is_measured_is_on_questions_left_out(tiny):
     people = survey.shares[0, :, 0]
     said = np.where(people > 0.5, people - far, people + far)
     log_probs = np.log(np.stack([said, 1 - said], -1))[None]
-    table = coverage_table(survey, {"alone": log_probs}, np.arange(40), np.arange(40) // 20).set_index("nominal")
-    assert table.loc[0.9, "coverage"] == pytest.approx(0.5, abs=0.1)
+    table = coverage_table(survey, {"alone": log_probs}, np.arange(40), np.arange(40) // 20)
+    assert table.loc[table["nominal"] == 0.9, "coverage"].to_numpy() == pytest.approx(0.5, abs=0.1)
 
 
 def test_folds_that_measure_nothing(six_questions):

@@ -91,10 +91,11 @@ def test_a_question_of_the_survey_gets_the_answer_that_the_run_gave(run, six_que
 def test_intervals_are_the_measured_factor_times_the_scale(run, asked):
     everything = predict(run, asked).shares  # six questions cannot promise 90 %
     assert (everything["low"] == 0).all() and (everything["high"] == 1).all()
-    factors = {"alone": 0.4, "toplines": 0.2}
-    coverage = run.coverage.assign(factor=run.coverage["task"].map(factors))
+    factors = {("alone", "Female"): 0.4, ("alone", "Male"): 0.3, ("toplines", "Female"): 0.2, ("toplines", "Male"): 0.1}
+    found = run.coverage.set_index(["task", "group"]).index.map(factors)
+    coverage = run.coverage.assign(factor=found)
     table = predict(replace(run, coverage=coverage), asked).shares
-    half = table["task"].map(factors) * scale(table["share"].to_numpy())
+    half = table.set_index(["task", "group"]).index.map(factors).to_numpy() * scale(table["share"].to_numpy())
     assert table["low"].to_numpy() == pytest.approx(np.maximum(0, table["share"] - half))
     assert table["high"].to_numpy() == pytest.approx(np.minimum(1, table["share"] + half))
 
@@ -154,7 +155,7 @@ def test_the_command_writes_everything_and_says_how_sure_it_is(run, tmp_path, ca
     printed = capsys.readouterr().out
     for name in ("-predictions.csv", "-predictions-read.csv", "-predictions-coverage.csv"):
         assert (tmp_path / f"questions{name}").is_file() and f"questions{name}" in printed
-    row = run.coverage.set_index(["task", "nominal"]).loc[("toplines", 0.9)]
+    row = run.coverage.set_index(["task", "group", "nominal"]).loc[("toplines", "all", 0.9)]
     assert f"toplines: intervals made for 90% of shares held {row['coverage']:.1%}" in printed
     written = pd.read_csv(tmp_path / "questions-predictions.csv")
     assert written["share"].to_numpy() == pytest.approx(predict(run, asked).shares["share"].to_numpy(), rel=1e-5)

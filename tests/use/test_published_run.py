@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,7 +20,14 @@ from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.weights import sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.use import published_run
-from opinion_sae.use.published_run import Bound, as_sae, in_float16, keep_published, load_published_run
+from opinion_sae.use.published_run import (
+    Bound,
+    as_sae,
+    checked_coverage,
+    in_float16,
+    keep_published,
+    load_published_run,
+)
 
 LAYER = 2
 
@@ -54,7 +62,7 @@ def test_what_is_read_is_what_was_kept(kept, six_questions):
     assert run.about["option_orders"] == 2 and run.about["dtype"] == "float32" and run.about["n_questions"] == 6
     assert run.labels == {3: "roads, $5"}
     assert set(run.coverage["task"]) == {"alone", "toplines"}
-    assert run.factor("alone", 0.5) == run.coverage.loc[0, "factor"]
+    assert run.factors("alone", 0.5).tolist() == run.coverage.loc[1:2, "factor"].tolist()
     # what moves is the same but for the SAE's rounding
     then, now = (answers.predict(None, one).exp() for one in (offset, run.offset))
     assert torch.allclose(then, now, atol=5e-3) and not torch.equal(then, now)
@@ -199,3 +207,21 @@ def test_a_wheel_carries_it_to_where_there_is_no_repository(kept, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.startswith(str(target)) and done.stdout.strip().endswith("('Female', 'Male')")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda table: table.iloc[1:], "a row for each of the tasks alone, toplines"),
+        (lambda table: table.drop(columns="low"), "expected the columns task, group, nominal"),
+        (lambda table: table.assign(factor=table["factor"] - 9), "a factor is negative or missing"),
+        (lambda table: table.assign(factor=np.nan), "a factor is negative or missing"),
+    ],
+)
+def test_a_table_of_coverage_that_does_not_fit(kept, change, message):
+    path = kept[0] / "coverage.csv"
+    checked_coverage(path, ("Female", "Male"))
+    table = change(pd.read_csv(path))
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=message):
+        checked_coverage(path, ("Female", "Male"))

@@ -35,7 +35,8 @@ def answer(questions: Path, run: Path | None = None, out: Path | None = None, fi
 
 def said(found: Predictions, asked: list[Asked]) -> list[str]:
     """How sure the predictions are, and which questions they should not be trusted for: a line each."""
-    lines = [of_task(row) for _, row in found.coverage.iterrows() if row["nominal"] == NOMINAL]
+    made = found.coverage[found.coverage["nominal"] == NOMINAL]
+    lines = [of_task(task, rows.set_index("group")) for task, rows in made.groupby("task", sort=False)]
     for one in asked:
         if one.question.key in found.unlike:
             lines.append(
@@ -45,9 +46,11 @@ def said(found: Predictions, asked: list[Asked]) -> list[str]:
     return lines
 
 
-def of_task(row: pd.Series) -> str:
-    """What was measured of one task's intervals."""
+def of_task(task: str, rows: pd.DataFrame) -> str:
+    """What was measured of one task's intervals; a row per group and one for all."""
+    row, worst = rows.loc["all"], rows.drop(index="all")["coverage"].idxmin()
     return (
-        f"{row['task']}: intervals made for {row['nominal']:.0%} of shares held {row['coverage']:.1%} (95% interval "
-        f"{row['low']:.1%} to {row['high']:.1%}) on {row['n_questions']} questions that were left out"
+        f"{task}: intervals made for {row['nominal']:.0%} of shares held {row['coverage']:.1%} (95% interval "
+        f"{row['low']:.1%} to {row['high']:.1%}) on {row['n_questions']} questions that were left out; least often for "
+        f"{worst}: {rows.loc[worst, 'coverage']:.1%}"
     )

@@ -13,8 +13,8 @@ from opinion_sae.score.toplines import options_there
 from opinion_sae.survey import Survey
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-LEAST_SHARE = 0.1  # nearer to 0 or 1 than this, an interval gets no narrower
-COLUMNS = ("task", "nominal", "coverage", "n_questions", "low", "high", "factor")
+LEAST_SHARE = 0.05  # nearer to 0 or 1 than this, an interval gets no narrower
+COLUMNS = ("task", "group", "nominal", "coverage", "n_questions", "low", "high", "factor")
 
 
 def scale(share: Float[np.ndarray, "*cell"]) -> Float[np.ndarray, "*cell"]:
@@ -68,7 +68,7 @@ def widening(
 
 
 def interval(
-    share: Float[np.ndarray, "*cell"], factor: float
+    share: Float[np.ndarray, "*cell"], factor: float | Float[np.ndarray, "*#cell"]
 ) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "*cell"]]:
     """p ± factor scale(p), cut at 0 and 1; from 0 to 1 if the factor is infinite."""
     half = np.minimum(factor * scale(share), 1.0)
@@ -85,16 +85,18 @@ def coverage_table(
 ) -> pd.DataFrame:
     """Of each task's held-out predictions (log p): the factor of `widening`, and what it covers on questions left out.
 
-    A row per task and nominal coverage. `factor` comes from all questions and is what a prediction uses. `coverage` is
-    measured: the factor of all other folds is put to the questions of one fold, and the fraction of shares within their
-    interval is averaged over a cluster's cells, then over clusters; `low` and `high` are its 95 % interval when
-    clusters are drawn anew.
+    A row per task, group and nominal coverage. A group has a factor of its own, since some groups differ more from
+    everybody, and small ones are sampled with more noise: with one for all, women would be covered nearly always and
+    Republicans too rarely. `factor` comes from all questions and is what a prediction uses. `coverage` is measured: the
+    factor of all other folds is put to the questions of one fold, and the fraction of shares within their interval is
+    averaged over a cluster's cells, then over clusters; `low` and `high` are its 95 % interval when clusters are drawn
+    anew. Group 'all' pools the cells of all groups, each in the interval of its own factor; it has no factor (NaN).
 
     Held out are the questions, in both the offset's fit and the factor. Questions are taken to be like the survey's:
     the same topics in the same proportions, put the same way to the same groups in the same years. Because errors are
     measured against people's answers, the noise of the survey's sampling is in the interval: it is for what another
     such survey would find, and too wide rather than too narrow for the population. It is an average over options and
-    groups: a group of few respondents is off more often than a large one, and one kind of question more than another.
+    questions, not a promise for each: questions with two options are covered less often than those with many.
 
     ValueError for fewer than two folds, or a cluster that is in two.
     """
@@ -105,26 +107,42 @@ def coverage_table(
     rows = []
     for task, log_probs in tables.items():
         found = errors(survey, log_probs)
-        asked = ~np.isnan(found).all((0, 2))
         for nominal in LEVELS:
-            held = _held(found, clusters, folds, nominal)
-            low, high = bootstrap_mean(held, np.arange(len(held)), replicates, seed)
-            factor = widening(found, clusters, nominal)
-            rows.append((task, nominal, float(held.mean()), int(asked.sum()), low, high, factor))
+            within = _within(found, clusters, folds, nominal)
+            for g, group in enumerate(("all", *survey.groups)):
+                part = within if group == "all" else within[g - 1 : g]
+                factor = np.nan if group == "all" else widening(found[g - 1 : g], clusters, nominal)
+                row = _measured(part, clusters, replicates, seed)
+                rows.append({"task": task, "group": group, "nominal": nominal, **row, "factor": factor})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _held(
+def _within(
     errors: Float[np.ndarray, "group question option"],
     clusters: Int[np.ndarray, "question"],
     folds: Int[np.ndarray, "question"],
     nominal: float,
-) -> Float[np.ndarray, "cluster"]:
-    """The fraction of each cluster's errors that are within the factor of the other folds."""
-    factors = {fold: widening(errors[:, folds != fold], clusters[folds != fold], nominal) for fold in np.unique(folds)}
-    of_question = np.array([factors[fold] for fold in folds])
-    there = ~np.isnan(errors)
-    within = there & (np.nan_to_num(errors) <= of_question[None, :, None])
+) -> Float[np.ndarray, "group question option"]:
+    """1 where an error is within its group's factor of the other folds, 0 where not, NaN where there is none."""
+    within = np.full(errors.shape, np.nan)
+    for fold in np.unique(folds):
+        test = folds == fold
+        for group in range(len(errors)):
+            factor = widening(errors[group : group + 1, ~test], clusters[~test], nominal)
+            within[group, test] = errors[group, test] <= factor
+    return np.where(np.isnan(errors), np.nan, within)
+
+
+def _measured(
+    within: Float[np.ndarray, "group question option"],
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+) -> dict[str, float]:
+    """Coverage with its interval, and how many questions it was measured on."""
+    there = ~np.isnan(within)
     _, cluster = np.unique(clusters, return_inverse=True)
     cells = np.bincount(cluster, weights=there.sum((0, 2)))
-    return np.bincount(cluster, weights=within.sum((0, 2)))[cells > 0] / cells[cells > 0]
+    held = np.bincount(cluster, weights=np.nansum(within, (0, 2)))[cells > 0] / cells[cells > 0]
+    low, high = bootstrap_mean(held, np.arange(len(held)), replicates, seed)
+    return {"coverage": float(held.mean()), "n_questions": int(there.any((0, 2)).sum()), "low": low, "high": high}

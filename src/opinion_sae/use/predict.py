@@ -96,7 +96,7 @@ def shares_table(
 ) -> pd.DataFrame:
     """One task's log p as rows in SHARES, with intervals."""
     share = np.exp(log_probs)
-    low, high = interval(share, run.factor(task, NOMINAL))
+    low, high = interval(share, run.factors(task, NOMINAL)[:, None, None])
     rows = [
         (one.question.key, option, attribute, group, task, share[g, q, o], low[g, q, o], high[g, q, o])
         for q, one in enumerate(asked)

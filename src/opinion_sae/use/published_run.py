@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.model.weights import sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder, check_tensors
-from opinion_sae.score.coverage import COLUMNS, coverage_table
+from opinion_sae.score.coverage import COLUMNS, LEVELS, coverage_table
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey, question_clusters, survey_hash
 from opinion_sae.use.likeness import directions, threshold
@@ -64,10 +64,10 @@ class PublishedRun:
         """Each group's mean weighted number of people per question of the survey."""
         return np.array([group["people"] for group in self.about["groups"]])
 
-    def factor(self, task: str, nominal: float) -> float:
-        """By how much the scale of an error is widened for this coverage."""
+    def factors(self, task: str, nominal: float) -> Float[np.ndarray, "group"]:
+        """By how much the scale of an error is widened for this coverage, for each group."""
         row = (self.coverage["task"] == task) & np.isclose(self.coverage["nominal"], nominal)
-        return float(self.coverage.loc[row, "factor"].iloc[0])
+        return self.coverage[row].set_index("group").loc[list(self.groups), "factor"].to_numpy(float)
 
     def load_model(self) -> LanguageModel:
         """The run's model, in the precision of the run. ValueError if its weights are others than the run's."""
@@ -194,9 +194,10 @@ def load_published_run(folder: str | Path = PUBLISHED) -> PublishedRun:
     if direction.shape != (sae.d_in,):
         found, expected = tuple(direction.shape), (sae.d_in,)
         raise ValueError(f"{folder / 'questions.safetensors'}: direction has shape {found}, expected {expected}")
+    coverage = checked_coverage(folder / "coverage.csv", groups)
     labels = pd.read_csv(folder / "labels.csv", keep_default_na=False)
     named = dict(zip(labels["latent"].tolist(), labels["label"].astype(str).tolist(), strict=True))
-    return PublishedRun(about, offset, direction, checked_coverage(folder / "coverage.csv"), named)
+    return PublishedRun(about, offset, direction, coverage, named)
 
 
 def checked_about(path: Path) -> dict:
@@ -217,15 +218,17 @@ def checked_about(path: Path) -> dict:
     return about
 
 
-def checked_coverage(path: Path) -> pd.DataFrame:
-    """coverage.csv with its columns, a row per task and level, and factors from 0 up."""
-    table = pd.read_csv(path)
-    if tuple(table) != COLUMNS or set(table["task"]) != set(TASKS):
+def checked_coverage(path: Path, groups: Sequence[str]) -> pd.DataFrame:
+    """coverage.csv with its columns, and a row with a factor from 0 up for each task, group and level."""
+    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    expected = [(task, group, level) for task in TASKS for level in LEVELS for group in ("all", *groups)]
+    if tuple(table) != COLUMNS or list(zip(table["task"], table["group"], table["nominal"], strict=True)) != expected:
         raise ValueError(
-            f"{path}: columns {list(table)}, tasks {sorted(set(table['task']))}; expected {COLUMNS}, {TASKS}"
+            f"{path}: expected the columns {', '.join(COLUMNS)}, and a row for each of the tasks {', '.join(TASKS)}, "
+            f"coverages {', '.join(map(str, LEVELS))} and groups all, {', '.join(groups)}, in this order"
         )
-    if not (table["factor"] >= 0).all() or table.duplicated(["task", "nominal"]).any():
-        raise ValueError(f"{path}: a factor is negative or missing, or a task and level are there twice")
+    if not (table.loc[table["group"] != "all", "factor"] >= 0).all():
+        raise ValueError(f"{path}: a factor is negative or missing")
     return table
 
 
