@@ -26,7 +26,7 @@ def test_a_file_with_everything(tmp_path, encoding):
 
 
 def test_the_two_columns_that_are_needed_are_enough(tmp_path):
-    (only,) = read(tmp_path, "options,question\nYes|No,Is it so?\n")
+    (only,) = read(tmp_path, "options,note,question,note\nYes|No,first,Is it so?,\n")  # and others are ignored
     assert only.question.text == "Is it so?" and only.question.key == "q1" and only.toplines == ()
 
 
@@ -37,7 +37,8 @@ def test_the_two_columns_that_are_needed_are_enough(tmp_path):
         ("question;options\nIs it?;a|b\n", "column 'question' is missing; the header is question;options"),
         ("question,options,options\nIs it?,a|b,a|b\n", "column 'options' is there twice"),
         ("question,options,key,key\nIs it?,a|b,a,b\n", "column 'key' is there twice"),
-        ("question,options,topline\nIs it?,a|b,50|50\n", "column 'topline' is not known; there may be question, opt"),
+        ("question,options,Ordinal\nIs it?,a|b,true\n", "column 'Ordinal' is not known; 'ordinal' would be"),
+        ("question,options,topline\nIs it?,a|b,50|50\n", "column 'topline' is not known; 'toplines' would be"),
         ("", "the file is empty"),
         ("question,options\n", "no row under the header"),
         ("question,options\nIs it?,a|b,c\n", "row 2: 3 fields where the header has 2"),

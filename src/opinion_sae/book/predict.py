@@ -35,8 +35,7 @@ def answer(questions: Path, run: Path | None = None, out: Path | None = None, fi
 
 def said(found: Predictions, asked: list[Asked]) -> list[str]:
     """How sure the predictions are, and which questions they should not be trusted for: a line each."""
-    made = found.coverage[found.coverage["nominal"] == NOMINAL]
-    lines = [of_task(task, rows.set_index("group")) for task, rows in made.groupby("task", sort=False)]
+    lines = list(coverage_numbers(found.coverage).values())
     for one in asked:
         if one.question.key in found.unlike:
             lines.append(
@@ -44,6 +43,12 @@ def said(found: Predictions, asked: list[Asked]) -> list[str]:
                 "model reads it differently from every question of the survey, so its intervals may not hold"
             )
     return lines
+
+
+def coverage_numbers(coverage: pd.DataFrame) -> dict[str, str]:
+    """A sentence on the intervals of each task, for the prose."""
+    made = coverage[coverage["nominal"] == NOMINAL]
+    return {f"coverage_{task}": of_task(task, rows.set_index("group")) for task, rows in made.groupby("task")}
 
 
 def of_task(task: str, rows: pd.DataFrame) -> str:

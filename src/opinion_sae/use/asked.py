@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from opinion_sae.survey import Question
@@ -28,15 +29,16 @@ def read_questions(path: str | Path) -> list[Asked]:
 
     Columns: `question`, its text; `options`, separated by |, in order. If wanted: `key`, a short name (else q1, q2, ...
     by place); `ordinal`, true or false: whether the options run along a scale; `toplines`, everybody's shares in the
-    options' order, separated by |, as percent or fractions. FileNotFoundError, or ValueError naming row (as a
-    spreadsheet counts, the header is row 1) and column.
+    options' order, separated by |, as percent or fractions. Further columns are ignored, unless one is nearly called
+    like these. FileNotFoundError, or ValueError naming row (as a spreadsheet counts, the header is row 1) and column.
     """
     path = Path(path)
     table = read_table(path, NEEDED)
     for column in table:
-        if column not in NEEDED + OPTIONAL:
-            raise ValueError(f"{path}: column {column!r} is not known; there may be {', '.join(NEEDED + OPTIONAL)}")
-        if list(table.columns).count(column) > 1:
+        meant = get_close_matches(column.strip().lower(), OPTIONAL, n=1, cutoff=0.8)
+        if meant and column not in OPTIONAL:
+            raise ValueError(f"{path}: column {column!r} is not known; {meant[0]!r} would be")
+        if column in OPTIONAL and list(table.columns).count(column) > 1:
             raise ValueError(f"{path}: column {column!r} is there twice")
     asked, rows = [], {}
     for place, (row, fields) in enumerate(table.iterrows(), start=1):

@@ -30,26 +30,31 @@ def predictions(table: pd.DataFrame, asked: Sequence[Asked], unlike: Sequence[st
     ]
     groups = len(table[["attribute", "group"]].drop_duplicates())
     across = max(len(options) for _, options in cells)
-    size = (1.9 + 1.9 * across, len(cells) * (0.17 * groups + 1.4))
-    figure, panels = plt.subplots(len(cells), across, figsize=size, sharex=True, squeeze=False)
-    for row, (one, options) in zip(panels, cells, strict=True):
-        part = table[table["question"] == one.question.key]
-        task = "toplines" if one.toplines else "alone"
-        part = part[part["task"] == task]
-        for axes, option in zip(row, options, strict=False):
-            _panel(axes, part[part["option"] == one.question.options[option]], task, axes is row[0])
-            if one.toplines:
-                axes.axvline(one.toplines[option], color="#000000", linestyle=":", linewidth=1)
-            _title(axes, one.question.options[option], 26)
-        for axes in row[len(options) :]:
-            axes.set_axis_off()
+    figure = plt.figure(figsize=(1.9 + 1.9 * across, len(cells) * (0.17 * groups + 1.3)))
+    for part, (one, options) in zip(figure.subfigures(len(cells), 1, squeeze=False)[:, 0], cells, strict=True):
+        _question(list(part.subplots(1, across, squeeze=False)[0]), table, one, options)
         odd = " (unlike the survey's questions)" if one.question.key in unlike else ""
-        head = f"{one.question.key}: {one.question.text}"
-        row[0].annotate(
-            "\n".join(textwrap.wrap(f"{head[:300]}{odd}; {TASKS[task][2]}", 28 * across)),
-            (0, 1), (0, 30), "axes fraction", "offset points", fontweight="bold", parse_math=False,
-        )  # fmt: skip
+        head = f"{one.question.key}: {one.question.text[:300]}{odd}; {TASKS[_task(one)][2]}"
+        part.suptitle("\n".join(textwrap.wrap(head, 28 * across)), x=0.01, ha="left", fontsize=9, parse_math=False)
     return figure
+
+
+def _task(one: Asked) -> str:
+    return "toplines" if one.toplines else "alone"
+
+
+def _question(row: Sequence[Axes], table: pd.DataFrame, one: Asked, options: range) -> None:
+    """Some of a question's options, a panel each."""
+    part = table[(table["question"] == one.question.key) & (table["task"] == _task(one))]
+    for axes, option in zip(row, options, strict=False):
+        _panel(axes, part[part["option"] == one.question.options[option]], _task(one), axes is row[0])
+        if one.toplines:
+            axes.axvline(one.toplines[option], color="#000000", linestyle=":", linewidth=1)
+        lines = textwrap.wrap(one.question.options[option], 26)
+        shown = lines[:2] if len(lines) <= 2 else [lines[0], f"{lines[1][:25]}…"]
+        axes.set_title("\n".join(shown), fontsize=8, loc="left", parse_math=False)
+    for axes in row[len(options) :]:
+        axes.set_axis_off()
 
 
 def _panel(axes: Axes, part: pd.DataFrame, task: str, named: bool) -> None:
@@ -66,9 +71,3 @@ def _panel(axes: Axes, part: pd.DataFrame, task: str, named: bool) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(len(part) - 0.5, -0.5)
     axes.set_xlabel("share", fontsize=8)
-
-
-def _title(axes: Axes, text: str, width: int) -> None:
-    wrapped = textwrap.wrap(text, width)
-    shown = wrapped[:2] if len(wrapped) <= 2 else [wrapped[0], f"{wrapped[1][: width - 1]}…"]
-    axes.set_title("\n".join(shown), fontsize=8, loc="left", parse_math=False)
