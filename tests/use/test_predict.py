@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from opinion_sae.book import predict as command
+from opinion_sae.book.command import main
 from opinion_sae.book.figures import predictions
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.model.answers import AnswerPath
@@ -151,7 +152,7 @@ def test_an_offset_that_reads_nothing_leaves_the_columns_alone(run, asked):
 
 def test_the_command_writes_everything_and_says_how_sure_it_is(run, tmp_path, capsys, asked):
     path = tmp_path / "questions.csv"
-    command.answer(path, tmp_path / "kept", None, tmp_path / "out.svg")
+    assert main(["predict", str(path), "--run", str(tmp_path / "kept"), "--figure", str(tmp_path / "out.svg")]) == 0
     printed = capsys.readouterr().out
     for name in ("-predictions.csv", "-predictions-read.csv", "-predictions-coverage.csv"):
         assert (tmp_path / f"questions{name}").is_file() and f"questions{name}" in printed
@@ -219,9 +220,10 @@ def test_names_that_would_not_do_are_refused_before_anything_is_written(run, ask
         write_predictions(predict(run, asked), tmp_path / "out.txt")
 
 
-def test_bad_questions_write_nothing(run, tmp_path):
+def test_bad_questions_write_nothing(run, tmp_path, capsys):
     path = tmp_path / "bad.csv"
     path.write_text("question,options\nIs it?,a\n")
-    with pytest.raises(ValueError, match="row 2, column 'options'"):
-        command.answer(path, tmp_path / "kept")
+    assert main(["predict", str(path), "--run", str(tmp_path / "kept")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: row 2, column 'options': question 'q1' has 1 options")
     assert not list(tmp_path.glob("bad-*"))

@@ -52,8 +52,8 @@ def widening(
     Errors within a question belong together, so clusters of questions are what is drawn: if the new question's cluster
     is exchangeable with these n, a share picked at random from it lies in its interval with probability at least
     `nominal`, whatever the distribution (Lee, Barber and Willett 2023, Distribution-free inference with hierarchical
-    data). The one added to n stands for the new cluster, which could be the worst of all. Infinite if n is too small for
-    that. ValueError unless 0 < nominal < 1.
+    data). The one added to n stands for the new cluster, which could be the worst of all. Infinite if n is too small
+    for that. ValueError unless 0 < nominal < 1.
     """
     if not 0 < nominal < 1:
         raise ValueError(f"nominal coverage is {nominal}; it must lie between 0 and 1")

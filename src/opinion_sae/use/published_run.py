@@ -174,7 +174,8 @@ def load_published_run(folder: str | Path = PUBLISHED) -> PublishedRun:
     """
     folder = Path(folder).expanduser()
     if not (folder / "about.json").is_file():
-        raise FileNotFoundError(f"{folder}: no published run there (it would have about.json, {', '.join(FILES)})")
+        made = f"`keep_published` writes about.json, {', '.join(FILES)}; the package's own comes from the default book"
+        raise FileNotFoundError(f"{folder}: no published run there: {made}")
     about = checked_about(folder / "about.json")
     for name in FILES:
         if not (folder / name).is_file():
