@@ -124,7 +124,7 @@ def keep_published(
         }
         write_json(side / "about.json", about)
         load_published_run(side)
-    return {f"published/{name}": sha256 for name, sha256 in files.items()}
+        return files | {"about.json": sha256_of(side / "about.json")}
 
 
 def group_facts(survey: Survey) -> list[dict[str, object]]:
