@@ -98,6 +98,13 @@ def bench(given: argparse.Namespace) -> None:
     runpy.run_module("benchmarks.full_size" if given.device == "full-size" else "benchmarks", run_name="__main__")
 
 
+def predict(given: argparse.Namespace) -> None:
+    """How each group would answer questions of one's own."""
+    from opinion_sae.book.predict import answer
+
+    answer(given.questions, given.run, given.out, given.figure)
+
+
 def survey(given: argparse.Namespace) -> None:
     """A survey in a form that other programs read."""
     from opinion_sae.survey.export import write_opinionqa, write_tidy
@@ -142,6 +149,11 @@ def parser() -> argparse.ArgumentParser:
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
+    one = add(predict, "predict how each group would answer questions of your own", profile=False)
+    one.add_argument("questions", type=Path, help="a CSV file; its columns are in book/predict.md")
+    one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
+    one.add_argument("--out", type=Path, help="the CSV file to write; without it <questions>-predictions.csv")
+    one.add_argument("--figure", type=Path, help="an SVG file to draw")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")

@@ -1,4 +1,4 @@
-"""Put offsets to use: text written under them, files for other programs.
+"""Put offsets to use: predictions for questions of one's own, text written under them, files for other programs.
 
-Imports from the ground, `model`, `sae` and `delta`.
+Imports from the ground, `survey`, `score`, `model`, `sae` and `delta`.
 """

@@ -8,6 +8,7 @@ from opinion_sae.book.figures.answers import alignment, alignment_by_group, diff
 from opinion_sae.book.figures.controls import against, claims
 from opinion_sae.book.figures.dose import dose
 from opinion_sae.book.figures.latents import latent_heatmap, latent_path, latent_path_by_group, tilt
+from opinion_sae.book.figures.predictions import predictions
 from opinion_sae.book.figures.published import compare_models, groups_by_model
 from opinion_sae.book.figures.selection import doses, layer_grid
 from opinion_sae.book.figures.side_effects import trade_off
@@ -37,6 +38,7 @@ __all__ = [
     "layer_grid",
     "matrix",
     "position_shares",
+    "predictions",
     "rank",
     "reference_line",
     "sae_training",

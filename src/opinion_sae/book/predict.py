@@ -1,0 +1,61 @@
+"""The command `opinion-sae predict`: questions in; tables, a figure and what to make of them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from opinion_sae.use.asked import Asked, read_questions
+from opinion_sae.use.predict import NOMINAL, Predictions, predict, write_predictions
+from opinion_sae.use.published_run import PUBLISHED, load_published_run
+
+
+def answer(questions: Path, run: Path | None = None, out: Path | None = None, figure: Path | None = None) -> None:
+    """Predict, write the files, and print where they are and how sure it all is.
+
+    `run` is a folder that `keep_published` wrote, by default the package's own; `out` is by default the questions' file
+    with `-predictions` in its name. Everything is checked, and predicted, before anything is written.
+    """
+    out = questions.with_name(f"{questions.stem}-predictions.csv") if out is None else out
+    if out.suffix != ".csv" or out.resolve() == questions.resolve():
+        raise ValueError(f"--out {out}: predictions need a .csv file of their own")
+    if figure is not None and figure.suffix != ".svg":
+        raise ValueError(f"--figure {figure}: the figure is an .svg file")
+    asked = read_questions(questions)
+    found = predict(load_published_run(PUBLISHED if run is None else run), asked)
+    written = write_predictions(found, out)
+    if figure is not None:
+        from opinion_sae.book.figures import predictions, save_svg  # matplotlib takes a second to import
+
+        save_svg(predictions(found.shares, asked, found.unlike), figure)
+        written.append(figure)
+    print("\n".join([*(f"written: {path}" for path in written), *said(found, asked)]))
+
+
+def said(found: Predictions, asked: list[Asked]) -> list[str]:
+    """How sure the predictions are, and which questions they should not be trusted for: a line each."""
+    lines = list(coverage_numbers(found.coverage).values())
+    for one in asked:
+        if one.question.key in found.unlike:
+            lines.append(
+                f"warning: {one.question.key} ({one.question.text[:60]!r}) was not asked like a survey question: the "
+                "model reads it differently from every question of the survey, so its intervals may not hold"
+            )
+    return lines
+
+
+def coverage_numbers(coverage: pd.DataFrame) -> dict[str, str]:
+    """A sentence on the intervals of each task, for the prose."""
+    made = coverage[coverage["nominal"] == NOMINAL]
+    return {f"coverage_{task}": of_task(task, rows.set_index("group")) for task, rows in made.groupby("task")}
+
+
+def of_task(task: str, rows: pd.DataFrame) -> str:
+    """What was measured of one task's intervals; a row per group and one for all."""
+    row, worst = rows.loc["all"], rows.drop(index="all")["coverage"].idxmin()
+    return (
+        f"{task}: intervals made for {row['nominal']:.0%} of shares held {row['coverage']:.1%} (95% interval "
+        f"{row['low']:.1%} to {row['high']:.1%}) on {row['n_questions']} questions that were left out; least often for "
+        f"{worst}: {rows.loc[worst, 'coverage']:.1%}"
+    )
