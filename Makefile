@@ -1,4 +1,4 @@
-# make book | tables | html | select | evaluate | test | bench | full-size | clean | help   PROFILE=name or path/to/profile.yaml
+# make book | tables | html | select | evaluate | test | lint | bench | full-size | clean | help   PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 DEVICE ?= cpu
@@ -14,7 +14,7 @@ PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
 READY := .venv/.ready
 
-.PHONY: help book tables html select evaluate test bench full-size clean
+.PHONY: help book tables html select evaluate test lint bench full-size clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -26,7 +26,8 @@ help:
 	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"
 	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
 	@echo "                          at most 102 minutes of one core: results/<name>/evaluate.csv"
-	@echo "make test                 unit tests, a smoke book, and its chapters run once more"
+	@echo "make test                 lint, unit tests, a smoke book, and its chapters run once more"
+	@echo "make lint                 form and types: ruff, basedpyright"
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
 	@echo "                          benchmarks/*.json, *.csv; DEVICE=cuda for a GPU"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
@@ -49,9 +50,14 @@ select: $(READY)
 evaluate: $(READY)
 	$(OPINION_SAE) evaluate -- "$$PROFILE"
 
+lint: $(READY)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/basedpyright
+
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).
-test: $(READY)
+test: lint
 	$(OPINION_SAE) book smoke
 	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
 	@$(OPINION_SAE) book -- smoke --touch >/dev/null 2>&1
