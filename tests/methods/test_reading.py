@@ -14,6 +14,7 @@ from opinion_sae.methods.reading import (
     random_dictionary,
     random_read_latents,
     reading,
+    reading_and_controls,
     shuffled_questions,
 )
 from opinion_sae.model.answers import AnswerPath
@@ -136,3 +137,22 @@ def test_an_offset_that_reads_options_in_both_orders_turns_with_them(case, tiny)
         options = len(question.options)
         torch.testing.assert_close(reversed_[:, q, :options].flip(-1), forwards[:, q, :options], atol=1e-4, rtol=1e-4)
     assert (forwards[0] - forwards[1]).nan_to_num().abs().max() > 1e-3
+
+
+def test_the_methods_answer_every_question_of_the_splits_held_out(case):
+    answers, sae, survey, effects = case
+    splits = [SPLIT, Split("two", np.arange(12, 24), np.arange(5), np.arange(5, 12))]
+    found = reading_and_controls(answers, sae, survey, splits, latents=8)
+    names = (
+        "delta-reading delta-reading-8 dense-reading shuffled-questions random-dictionary random-read-latents".split()
+    )
+    assert list(found) == names
+    tested = np.zeros(24, bool)
+    tested[5:12] = tested[17:] = True
+    for held in found.values():
+        assert (np.isnan(held.log_probs).any((0, 2)) == ~tested).all()
+        np.testing.assert_allclose(np.exp(held.log_probs[:, tested]).sum(-1), 1, atol=1e-5)
+        assert [choice.split for choice in held.choices] == ["one", "two"]
+    own, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects)
+    expected = answers.predict(own.sae, own, torch.from_numpy(SPLIT.test)).numpy()
+    np.testing.assert_allclose(found["delta-reading"].log_probs[:, SPLIT.test], expected, atol=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start
-from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.delta.reading import DenseReading, ReadingDelta, ReadingOffset
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
@@ -194,3 +194,47 @@ def random_read_latents(read_out: ReadOut, offset: ReadingDelta, seed: int) -> R
         nearest = torch.where(others < 0, torch.inf, (others - fires[latent] - 0.5).abs()).argmin()
         drawn[nearest], others[nearest] = True, -1.0
     return replace(read_out, latents=None, only=drawn.numpy())
+
+
+class HeldOutReading(NamedTuple):
+    """The outcome of `held_out_reading`: NaN for questions that no split tests."""
+
+    log_probs: Float[np.ndarray, "group question option"]
+    offsets: list[ReadingOffset]  # one per split
+    choices: list[ReadingChoice]
+
+
+def held_out_reading(
+    read_outs: Sequence[ReadOut], splits: Sequence[Split], effects: Effects, **settings: object
+) -> HeldOutReading:
+    """Fit by each split's read-out and answer its test questions; `settings` go to `fit_reading`."""
+    fitted = [fit_reading(one, split, effects, **settings) for one, split in zip(read_outs, splits, strict=True)]
+    found = [
+        one.answers.predict(offset.sae, offset, torch.from_numpy(split.test)).numpy()
+        for one, split, (offset, _) in zip(read_outs, splits, fitted, strict=True)
+    ]
+    questions = len(read_outs[0].answers.questions)
+    return HeldOutReading(assemble(found, splits, questions), *map(list, zip(*fitted, strict=True)))
+
+
+def reading_and_controls(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    latents: int = 64,
+    seed: int = 0,
+) -> dict[str, HeldOutReading]:
+    """`delta-reading`, the same with few latents read by an axis, and the controls, by their names in `gaps.csv`."""
+    effects = Effects(answers)
+    few = reading(answers, sae, survey, latents)
+    every = {
+        "delta-reading": reading(answers, sae, survey),
+        f"delta-reading-{latents}": few,
+        "dense-reading": dense_reading(answers, survey),
+        "shuffled-questions": reading(shuffled_questions(answers, seed), sae, survey),
+        "random-dictionary": reading(answers, random_dictionary(answers, sae, seed), survey),
+    }
+    found = {name: held_out_reading([one] * len(splits), splits, effects) for name, one in every.items()}
+    drawn = [random_read_latents(few, offset, seed) for offset in found[f"delta-reading-{latents}"].offsets]
+    return found | {"random-read-latents": held_out_reading(drawn, splits, effects)}
