@@ -45,7 +45,7 @@ def predict(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel | None 
     of 1,000 people). `low` and `high` hold NOMINAL of a new question's shares; what they hold out and what not is said
     in `score.coverage.coverage_table`. `read` lists, for an offset that reads, the latents that moved each of its axes
     most (`latents_read`). `unlike` has the questions that were not asked like the survey's: whose residual stream
-    points away from theirs further than that of any of them (`use.likeness`). `lm` is the run's model, if it is loaded.
+    points further from theirs than that of 99 in 100 of them (`use.likeness`). `lm` is the run's model, if loaded.
     """
     lm = run.load_model() if lm is None else lm
     questions = [one.question for one in asked]
