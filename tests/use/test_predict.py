@@ -15,6 +15,7 @@ from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.score.coverage import scale
 from opinion_sae.score.toplines import everyone, from_toplines, group_weights
+from opinion_sae.use import predict as module
 from opinion_sae.use import published_run
 from opinion_sae.use.asked import Asked, read_questions
 from opinion_sae.use.predict import READ, SHARES, as_survey, latents_read, predict, write_predictions
@@ -71,6 +72,15 @@ def test_shares_are_those_of_the_answer_path_and_from_toplines(run, asked, lm, s
             assert tilted == pytest.approx(expected / expected.sum(), abs=1e-6)
     assert set(table.groupby(["question", "group", "task"])["share"].sum().round(6)) == {1.0}
     assert table["question"].drop_duplicates().tolist() == ["pay", "q2", "road"]  # in the file's order
+
+
+def test_many_questions_are_answered_a_few_at_a_time_to_the_same_end(run, asked, monkeypatch):
+    together = predict(run, asked)
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    apart = predict(run, asked)
+    names = ["question", "option", "attribute", "group", "task"]
+    assert apart.shares[names].equals(together.shares[names]) and apart.unlike == together.unlike
+    assert apart.shares["share"].to_numpy() == pytest.approx(together.shares["share"].to_numpy(), abs=1e-6)
 
 
 def test_a_question_of_the_survey_gets_the_answer_that_the_run_gave(run, six_questions, lm):

@@ -40,7 +40,7 @@ def said(found: Predictions, asked: list[Asked]) -> list[str]:
         if one.question.key in found.unlike:
             lines.append(
                 f"warning: {one.question.key} ({one.question.text[:60]!r}) was not asked like a survey question: the "
-                "model reads it differently from every question of the survey, so its intervals may not hold"
+                "model reads it differently from nearly all of the survey's questions, so its intervals may not hold"
             )
     return lines
 

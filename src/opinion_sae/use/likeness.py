@@ -14,6 +14,8 @@ from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import prompt_tokens, question_text
 from opinion_sae.survey import Question
 
+RARE = 0.01  # of a survey's own questions that may be called unlike the rest
+
 
 @torch.no_grad()
 def directions(lm: LanguageModel, questions: Sequence[Question], hook_layer: int) -> Float[Tensor, "question d"]:
@@ -37,13 +39,13 @@ def unlikeness(
 
 
 def threshold(u: Float[Tensor, "question d"], clusters: Int[np.ndarray, "question"]) -> float:
-    """The largest `unlikeness` of a run's question from the others, near-duplicates left out as well.
+    """The `unlikeness` that at most one in a hundred of a run's questions exceed.
 
-    So that none of the survey's own questions would have been called unlike the rest. ValueError for fewer than two
-    clusters.
+    Each is compared with the mean of the others, its near-duplicates left out as well. Not the largest, which one odd
+    battery would set. ValueError for fewer than two clusters.
     """
     cluster = torch.from_numpy(np.unique(clusters, return_inverse=True)[1])
     if cluster.max() < 1:
         raise ValueError("there are no two different questions, so it is not known how they differ")
     of_cluster = torch.zeros(int(cluster.max()) + 1, u.shape[1]).index_add_(0, cluster, u)
-    return float(unlikeness(u, u.sum(0) - of_cluster[cluster]).max())
+    return float(torch.quantile(unlikeness(u, u.sum(0) - of_cluster[cluster]), 1 - RARE, interpolation="higher"))

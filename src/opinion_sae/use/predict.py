@@ -23,6 +23,7 @@ from opinion_sae.use.published_run import PublishedRun
 
 NOMINAL = 0.9  # coverage of the intervals
 MOST_READ = 10  # latents listed per axis
+AT_ONCE = 32  # questions; what is kept of a prompt takes a megabyte or more
 TOPLINE_PEOPLE = 1000  # behind toplines, of whom half a one is added to each option
 SHARES = ("question", "option", "attribute", "group", "task", "share", "low", "high")
 READ = ("question", "axis", "direction", "latent", "activation", "weight", "contribution", "score", "label")
@@ -45,9 +46,17 @@ def predict(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel | None 
     of 1,000 people). `low` and `high` hold NOMINAL of a new question's shares; what they hold out and what not is said
     in `score.coverage.coverage_table`. `read` lists, for an offset that reads, the latents that moved each of its axes
     most (`latents_read`). `unlike` has the questions that were not asked like the survey's: whose residual stream
-    points away from theirs further than that of any of them (`use.likeness`). `lm` is the run's model, if it is loaded.
+    points further from theirs than that of 99 in 100 of them (`use.likeness`). `lm` is the run's model, if loaded.
     """
     lm = run.load_model() if lm is None else lm
+    parts = [_some(run, asked[first : first + AT_ONCE], lm) for first in range(0, len(asked), AT_ONCE)]
+    shares, read, unlike = zip(*parts, strict=True)
+    together = (pd.concat(tables, ignore_index=True) for tables in (shares, read))
+    return Predictions(*together, run.coverage, tuple(key for keys in unlike for key in keys))
+
+
+def _some(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Shares, latents read, and keys of odd questions, of as many questions as are held in memory at once."""
     questions = [one.question for one in asked]
     hook_layer = int(run.about["hook_layer"])
     answers = AnswerPath(lm, questions, hook_layer, int(run.about["option_orders"]))
@@ -59,12 +68,11 @@ def predict(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel | None 
         survey = as_survey(run, part)
         tilted = from_toplines(survey, log_probs[:, known, : survey.counts.shape[2]])
         tables.append(shares_table(run, part, "toplines", tilted))
-    shares = pd.concat(tables, ignore_index=True)
     order = {question.key: place for place, question in enumerate(questions)}
-    shares = shares.sort_values("question", key=lambda keys: keys.map(order), kind="stable", ignore_index=True)
+    shares = pd.concat(tables).sort_values("question", key=lambda keys: keys.map(order), kind="stable")
     far = unlikeness(directions(lm, questions, hook_layer), run.direction) > float(run.about["unlike"])
-    unlike = tuple(question.key for question, odd in zip(questions, far.tolist(), strict=True) if odd)
-    return Predictions(shares, latents_read(run, answers), run.coverage, unlike)
+    unlike = [question.key for question, odd in zip(questions, far.tolist(), strict=True) if odd]
+    return shares, latents_read(run, answers), unlike
 
 
 def as_survey(run: PublishedRun, asked: Sequence[Asked]) -> Survey:
