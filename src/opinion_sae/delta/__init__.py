@@ -1,4 +1,4 @@
-"""Offsets to latents: what they do to x, arithmetic on them, fitting (frozen or joint), held out, chosen, cut to few latents.
+"""Offsets to latents: what they do to x and arithmetic on them, fitting (frozen, joint, held out), choices, files.
 
 Imports from the ground, `survey`, `score`, `model` and `sae`.
 """

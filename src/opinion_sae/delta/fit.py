@@ -156,25 +156,22 @@ def fit_offset(
 ) -> pd.DataFrame:
     """Train `offset` in place by Adam with a proximal step for the L1 term, so that zeros are exact.
 
-    Keeps the epoch with the lowest KL on the validation questions (on the training questions if there are none); epoch
-    0 is the start, so that no fit ends worse than it began. Stops after `patience` epochs without a lower one since the
-    first. Questions that no group answered are passed over. History: a row per epoch. Raises ValueError if no question
-    is left, FloatingPointError for a loss that is not finite.
-
-    With `group_lasso` sum_j |(Delta_shared, D_1, .., D_G)_j|_2 is penalised instead of L1, so that the groups share one
-    vocabulary of latents. `support` trains the deviations alone and only the entries named. `tilt` replaces the mean KL
-    by `tilted_kl`.
+    Keeps the epoch with the lowest KL on the validation questions (on the training questions if there are none), epoch
+    0 being the start; stops after `patience` epochs without a lower one since the first. `support` trains the deviations
+    alone and only the entries named. `tilt` replaces the mean KL by `tilted_kl`, `group_lasso` the L1 term by
+    sum_j |(Delta_shared, D_1, .., D_G)_j|_2, so that groups share a vocabulary of latents. History: a row per epoch.
+    Raises ValueError if no question was answered, FloatingPointError for a loss that is not finite.
     """
     shares = torch.from_numpy(survey.shares).float()
-    train, judged = _answered(shares, split), torch.as_tensor(split.validation)
+    train, validation = _answered(shares, split), torch.as_tensor(split.validation)
+    judged = validation if len(validation) else train
     step_size, unit = units(answers, offset, None if support is None else support.sum(1).float().mean().item())
-    weight = settings.l1 / unit
+    weight, steering = settings.l1 / unit, offset.shared_only() if shared_only else offset
     parts = [offset.shared] if shared_only else [offset.shared, offset.deviation]
     parts = parts if support is None else [offset.deviation]
-    steering = offset.shared_only() if shared_only else offset
 
-    def loss_of(questions: Tensor) -> Tensor:
-        log_probs = answers.log_probs(steering, questions)
+    def loss_of(questions: Tensor, answer: Callable[..., Tensor] = answers.log_probs) -> Tensor:
+        log_probs = answer(steering, questions)
         return tilted_kl(shares[:, questions].to(log_probs.device), log_probs, settings.tilt)
 
     def after_step() -> None:
@@ -191,9 +188,8 @@ def fit_offset(
             settle(epoch)
             chunks = train[torch.randperm(len(train), generator=generator)].split(settings.batch)
             train_kl = _pass(loss_of, chunks, optimiser, after_step, f"fitting the offset, epoch {epoch}")
-        asked = judged if len(judged) else train
-        kl = tilted_kl(shares[:, asked], answers.predict(steering, asked), settings.tilt).item()
-        rows.append(fit_row(epoch, train_kl, kl if len(judged) else np.nan, offset, weight))
+        kl = loss_of(judged, answers.predict).item()
+        rows.append(fit_row(epoch, train_kl, kl if len(validation) else np.nan, offset, weight))
         if best.stop(kl):
             break
     best.restore()
