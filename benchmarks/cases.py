@@ -58,7 +58,7 @@ class Case:
     def delta(self, answers: AnswerPath, groups: int, seed: int = 0) -> GroupDelta:
         """Offsets as a fit leaves them: a shared part and 64 latents per group, each of the size of a latent."""
         generator = torch.Generator().manual_seed(seed)
-        delta = GroupDelta([f"group {g}" for g in range(groups)], self.sae.width)
+        delta = GroupDelta([f"group {g}" for g in range(groups)], self.sae)
         unit = latent_unit(answers, self.sae)
         few = min(64, self.sae.width)
         with torch.no_grad():

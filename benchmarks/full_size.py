@@ -26,6 +26,8 @@ from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizer
 from opinion_sae.artifacts import write_json
 from opinion_sae.book.paths import ROOT
 from opinion_sae.delta.fit import fit_frozen
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel, wrap
 from opinion_sae.model.prompts import LETTERS, question_text
@@ -140,13 +142,13 @@ def run(config: Gemma2Config = GEMMA_2_2B) -> dict[str, object]:
     with stage("sae"):
         sae = make_sae(answers)
     fires = torch.cat([(sae.encode(part) > 0).sum(-1) for part in answers.residual.split(50)])
-    train, held_out = range(0, 90), range(90, 100)
+    split = Split("first", np.arange(90), np.arange(90, 100), np.arange(0))
     with stage("fit delta, one epoch"):
         delta, history = fit_frozen(
-            answers, sae, survey, train=train, validation=held_out, stages=("deviation",), epochs=1, batch=8
+            answers, sae, survey, split=split, stages=("deviation",), settings=FitSettings(epochs=1, batch=8)
         )
     with stage("evaluate"):
-        scores = score(survey, answers.predict(sae, delta, batch=8).numpy())
+        scores = score(survey, answers.predict(delta, batch=8).numpy())
     weights = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     return {
         "machine": machine(),

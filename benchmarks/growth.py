@@ -64,13 +64,13 @@ def resident(field: str) -> int:
 def over_groups(case: Case, groups: int) -> Callable[[], object]:
     answers = case.answers(case.step_questions)
     shares = case.shares(case.step_questions, groups).to(case.device)
-    return our_step(answers, case.sae, case.delta(answers, groups), shares)
+    return our_step(answers, case.delta(answers, groups), shares)
 
 
 def over_questions(case: Case, questions: int) -> Callable[[], object]:
     asked = [case.survey.questions[i % len(case.survey.questions)] for i in range(questions)]
     delta = case.delta(case.answers(8), 12)
-    return lambda: AnswerPath(case.lm, asked, case.hook_layer, orders=1).predict(case.sae, delta)
+    return lambda: AnswerPath(case.lm, asked, case.hook_layer, orders=1).predict(delta)
 
 
 def over_width(case: Case, width: int) -> Callable[[], object]:
@@ -90,7 +90,7 @@ def over_length(case: Case, tokens: int) -> Callable[[], object]:
     shares, delta = case.shares(8, 12).to(case.device), case.delta(case.answers(8), 12)
 
     def work() -> None:
-        our_step(AnswerPath(case.lm, questions, case.hook_layer, orders=1), case.sae, delta, shares)()
+        our_step(AnswerPath(case.lm, questions, case.hook_layer, orders=1), delta, shares)()
 
     return work
 

@@ -15,7 +15,6 @@ from opinion_sae.delta.fit import proximal_step
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.losses import mean_kl
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 PEER = "transformers, forward hook"
 ALL = 10**9  # tokens a batch
@@ -23,10 +22,10 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # of probabilities, and 
 
 
 def our_step(
-    answers: AnswerPath, sae: SparseAutoencoder, delta: GroupDelta, shares: Float[Tensor, "group question option"]
+    answers: AnswerPath, delta: GroupDelta, shares: Float[Tensor, "group question option"]
 ) -> Callable[[], None]:
     """One step of `fit_offset`: loss, gradient, Adam and the proximal step of the L1 term."""
-    return training_step(delta, lambda: mean_kl(shares, answers.log_probs(sae, delta)).backward())
+    return training_step(delta, lambda: mean_kl(shares, answers.log_probs(delta)).backward())
 
 
 def training_step(delta: GroupDelta, gradient: Callable[[], object]) -> Callable[[], None]:
@@ -54,7 +53,7 @@ def gradient_difference(case: Case, answers: AnswerPath, peer: HookedModel, grou
     """Norm of the difference between both ways' gradients for the deviations, over the norm of the peer's."""
     shares = case.shares(len(answers.questions), groups).to(case.device)
     ours, theirs = (case.delta(answers, groups) for _ in range(2))
-    mean_kl(shares, answers.log_probs(case.sae, ours)).backward()
+    mean_kl(shares, answers.log_probs(ours)).backward()
     peer.gradient(case.sae, theirs, shares)
     expected = theirs.deviation.grad
     return ((ours.deviation.grad - expected).norm() / expected.norm()).item()
@@ -65,7 +64,7 @@ def check_equal(case: Case, questions: int, groups: int) -> dict[str, float]:
     answers = case.answers(questions)
     peer = HookedModel(answers, tokens_per_batch=ALL)
     delta = case.delta(answers, groups)
-    ours, theirs = answers.predict(case.sae, delta).exp(), peer.predict(case.sae, delta).exp()
+    ours, theirs = answers.predict(delta).exp(), peer.predict(case.sae, delta).exp()
     return {
         "probabilities": check("probabilities", (ours - theirs).abs().max().item(), case.lm.dtype),
         "gradients": check("gradients", gradient_difference(case, answers, peer, groups), case.lm.dtype),
@@ -92,7 +91,7 @@ def fit_delta_step(case: Case, machine: Machine, peer_rounds: int) -> tuple[Row,
     shares = case.shares(case.step_questions, case.step_groups).to(case.device)
     theirs = case.delta(answers, case.step_groups)
     peer, settings = fastest(answers, (500, 1000, ALL), case, lambda peer: peer.gradient(case.sae, theirs, shares[:1]))
-    ours = our_step(answers, case.sae, case.delta(answers, case.step_groups), shares)
+    ours = our_step(answers, case.delta(answers, case.step_groups), shares)
     for _ in range(3):
         ours()
     hooked = training_step(theirs, lambda: peer.gradient(case.sae, theirs, shares))
@@ -111,9 +110,9 @@ def evaluate_groups(case: Case, machine: Machine, peer_groups: int, peer_rounds:
     answers = case.answers()
     delta = case.delta(answers, case.groups)
     peer, settings = fastest(answers, (1000, 2000, 4000), case, lambda peer: peer.predict(case.sae, delta, range(1)))
-    answers.predict(case.sae, delta)
+    answers.predict(delta)
     ways = {
-        "ours": Way(lambda: answers.predict(case.sae, delta)),
+        "ours": Way(lambda: answers.predict(delta)),
         PEER: Way(
             lambda: peer.predict(case.sae, delta, range(peer_groups)),
             share=peer_groups / case.groups,
@@ -143,11 +142,11 @@ def add_group(case: Case, machine: Machine) -> tuple[Row, dict]:
     fewer, more = (case.delta(answers, groups) for groups in (case.groups - 4, case.groups + 6))
     one = case.delta(answers, 1)
     for delta in (fewer, more):
-        answers.predict(case.sae, delta)
+        answers.predict(delta)
     ways = {
-        "first": Way(lambda: case.answers().predict(case.sae, one)),
-        "fewer": Way(lambda: answers.predict(case.sae, fewer), 2),
-        "more": Way(lambda: answers.predict(case.sae, more), 2),
+        "first": Way(lambda: case.answers().predict(one)),
+        "fewer": Way(lambda: answers.predict(fewer), 2),
+        "more": Way(lambda: answers.predict(more), 2),
     }
     times = {name: statistics.median(found) for name, found in in_turn(ways, case.rounds, case.device).items()}
     next_one = (times["more"] - times["fewer"]) / 10

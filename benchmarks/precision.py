@@ -8,6 +8,8 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.timing import digits
 from opinion_sae.delta.fit import fit_frozen
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.losses import mean_kl
 from opinion_sae.model.activations import activations
 from opinion_sae.model.answers import AnswerPath
@@ -27,14 +29,15 @@ def one_precision(case: Case, lm: LanguageModel, steps: int, epochs: int) -> dic
     answers = AnswerPath(lm, survey.questions, case.hook_layer, orders=1)
     shares = torch.from_numpy(survey.shares).float()
     mixed = np.random.default_rng(0).permutation(len(survey.questions))
-    validation, judged, train = (part.tolist() for part in np.array_split(mixed, 3))
+    validation, judged, train = np.array_split(mixed, 3)
+    split = Split("mixed", train, validation, judged)
     found: dict[str, list[float]] = {"explained_variance": [], "held_out_kl": []}
     for seed in range(SEEDS):
         sae, _ = train_sae(x, width=2048, k=32, steps=steps, batch=1024, lr=3e-3, seed=seed, dtype=lm.dtype)
         found["explained_variance"].append(1 - unexplained(sae, held_out))
-        delta, _ = fit_frozen(answers, sae, survey, train=train, validation=validation, epochs=epochs, seed=seed)
-        asked = torch.tensor(judged)
-        found["held_out_kl"].append(mean_kl(shares[:, asked], answers.predict(sae, delta, asked)).item())
+        delta, _ = fit_frozen(answers, sae, survey, split=split, settings=FitSettings(epochs=epochs, seed=seed))
+        asked = torch.from_numpy(judged)
+        found["held_out_kl"].append(mean_kl(shares[:, asked], answers.predict(delta, asked)).item())
     return found
 
 

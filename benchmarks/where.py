@@ -40,8 +40,8 @@ def works(case: Case) -> dict[str, Callable[[], object]]:
     training = ours(Start(torch.nn.functional.normalize(W_dec, dim=1), case.sae_k), case.lm.dtype)
     text = case.texts[0][:20_000]
     return {
-        "fit_delta_step": our_step(answers, case.sae, case.delta(answers, case.step_groups), shares),
-        "evaluate_groups": lambda: every.predict(case.sae, delta),
+        "fit_delta_step": our_step(answers, case.delta(answers, case.step_groups), shares),
+        "evaluate_groups": lambda: every.predict(delta),
         "train_sae_step": lambda: training.step(x),
         "extract_activations": lambda: activations(case.lm, [text], case.hook_layer, case.window),
     }

@@ -14,6 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from opinion_sae.delta.held_out import Split
 from opinion_sae.model.language_model import wrap
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.survey import Question, Survey
@@ -119,6 +120,10 @@ def make_sae(seed=0):
     return SparseAutoencoder(W_enc, torch.zeros(24), W_dec, torch.zeros(32), k=4).requires_grad_(False)
 
 
+def make_split(train, validation=(), test=()):
+    return Split("some", *(np.array(part, dtype=int) for part in (train, validation, test)))
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The makers above, since test modules cannot import one another."""
@@ -130,6 +135,7 @@ def tiny():
         question = staticmethod(make_question)
         survey = staticmethod(make_survey)
         sae = staticmethod(make_sae)
+        split = staticmethod(make_split)
         questions = QUESTIONS
 
     return Tiny

@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from opinion_sae.delta.few_latents import latent_path, tilt_sweep
 from opinion_sae.delta.fit import fit_dense, fit_frozen
+from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.joint import fit_joint
 from opinion_sae.delta.offsets import AdditiveDelta, DenseOffset, GroupDelta, LowRankDelta, MultiplicativeDelta
+from opinion_sae.delta.settings import FitSettings, JointSettings
 from opinion_sae.effects.interpret import cost_of_removal, describe_latents, strongest
-from opinion_sae.model.activations import activations
+from opinion_sae.model.activations import Activations, activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.sae.autoencoder import SparseAutoencoder
@@ -149,47 +151,47 @@ def test_mixing_places_is_noticed():
 
 @pytest.mark.parametrize("offset", [GroupDelta, MultiplicativeDelta, AdditiveDelta, LowRankDelta, DenseOffset])
 def test_answers_and_gradients_are_those_of_the_cpu_wherever_the_offset_lies(offset, lm, tiny):
-    width = 32 if offset is DenseOffset else 64
     exact = AnswerPath(tiny.lm("gemma2", tie_word_embeddings=True), tiny.questions, HOOK, orders=2)
-    here, there = filled(offset(("a", "b"), width)), filled(offset(("a", "b"), width))
-    expected = exact.log_probs(make_sae(), here)
-    expected[0, 1, 0].backward()
     answers, sae = AnswerPath(lm, tiny.questions, HOOK, orders=2), move(make_sae(), FIRST)
-    found = answers.log_probs(sae, there)
+    here, there = (filled(offset(("a", "b"), 32 if offset is DenseOffset else one)) for one in (make_sae(), sae))
+    expected = exact.log_probs(here)
+    expected[0, 1, 0].backward()
+    found = answers.log_probs(there)
     found[0, 1, 0].backward()
     torch.testing.assert_close(found.cpu(), expected)
     torch.testing.assert_close(there.shared.grad, here.shared.grad)
-    again = answers.predict(sae, move(there, FIRST))
+    again = answers.predict(move(there, FIRST))
     torch.testing.assert_close(again, expected.detach())
-    assert answers.option_mass(sae, there).device == answers.by_letter().device == CPU
+    assert answers.option_mass(there).device == answers.by_letter().device == CPU
 
 
 def test_fits_run_and_leave_finite_histories(lm, tiny, two_groups):
     answers, sae = AnswerPath(lm, tiny.questions, HOOK, orders=2), move(make_sae(), FIRST)
-    settings = {"train": range(2), "validation": range(2, 3), "epochs": 1, "batch": 2}
+    split, settings = tiny.split([0, 1], [2]), FitSettings(epochs=1, batch=2, l1=1e-3)
     for delta, history in (
-        fit_frozen(answers, sae, two_groups, l1_weight=1e-3, **settings),
-        fit_dense(answers, two_groups, **settings),
+        fit_frozen(answers, sae, two_groups, split, settings),
+        fit_dense(answers, two_groups, split, settings),
     ):
         assert delta.shared.device == FIRST and np.isfinite(history["validation_kl"]).all()
 
 
 def test_joint_training_and_refits_run_there(lm, tiny, two_groups):
-    answers, sae, folds = AnswerPath(lm, tiny.questions, HOOK, orders=2), move(make_sae(), FIRST), np.arange(3)
-    settings = {"epochs": 1, "batch": 2}
+    answers, sae = AnswerPath(lm, tiny.questions, HOOK, orders=2), move(make_sae(), FIRST)
+    settings, splits = JointSettings(epochs=1, batch=2), by_question(np.arange(3))
     tokens = activations(lm, TEXTS, HOOK)
     for trained in (sae, untrained_sae(tokens, 64, 8, 0, {})):  # which is made on the CPU
-        parts = {"held_out": tokens, "train": range(2), "validation": range(2, 3)}
-        _, history = fit_joint(answers, trained, two_groups, tokens, **parts, **settings)
+        _, history = fit_joint(
+            answers, trained, two_groups, Activations(tokens, tokens), tiny.split([0, 1], [2]), settings=settings
+        )
         assert np.isfinite(history["validation_kl"]).all()
-    deltas = [filled(GroupDelta(two_groups.groups, 64)) for _ in folds]
-    dense = [filled(DenseOffset(two_groups.groups, 32)) for _ in folds]
-    again = (answers, sae, two_groups, folds, deltas)
-    assert latent_path(*again, dense, [2], **settings)
-    assert tilt_sweep(*again, [10.0], **settings)
+    deltas = [filled(GroupDelta(two_groups.groups, sae)) for _ in splits]
+    dense = [filled(DenseOffset(two_groups.groups, 32)) for _ in splits]
+    again = (answers, two_groups, splits, deltas)
+    assert latent_path(*again, dense, [2], settings)
+    assert tilt_sweep(*again, [10.0], settings)
     shares = torch.from_numpy(two_groups.shares).float()
     chosen = strongest(torch.stack([delta.offsets().detach() for delta in deltas]), 1)
-    cost_of_removal(answers, sae, deltas, folds, shares, chosen)
+    cost_of_removal(answers, deltas, splits, shares, chosen)
 
 
 def test_the_sae_is_judged_and_read_there(lm, tiny):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from opinion_sae.delta.fit import proximal_step
+from opinion_sae.delta.offsets import DenseOffset
 from opinion_sae.losses import contrast_kl, kl, l1, mean_kl, reconstruction, soft_threshold
 
 NAN = math.nan
@@ -83,20 +84,9 @@ def test_soft_threshold_solves_its_own_problem(value, amount):
     assert (found == 0) == (abs(value) <= amount)
 
 
-class Pair:
-    """An offset with a shared part and two groups' deviations."""
-
-    def __init__(self):
-        self.shared = torch.nn.Parameter(torch.zeros(3))
-        self.deviation = torch.nn.Parameter(torch.zeros(2, 3))
-
-    def steer(self, x, sae):
-        return x
-
-
 @pytest.mark.parametrize("weight", [0.5, 2.0])
 def test_an_offset_rests_at_zero_just_when_its_gradient_is_below_the_weight(weight):
-    pair = Pair()
+    pair = DenseOffset(("a", "b"), 3)
     slope = torch.tensor([0.4, -1.0, 3.0])
     optimiser = torch.optim.Adam([pair.shared, pair.deviation], lr=0.01)
     for _ in range(5):
@@ -113,7 +103,7 @@ def test_an_offset_rests_at_zero_just_when_its_gradient_is_below_the_weight(weig
 
 def test_steps_lead_to_the_soft_threshold_of_the_goal():
     """The least of |p - goal|^2 / 2 + weight |p|_1 is goal drawn towards zero by the weight."""
-    pair, goal, weight = Pair(), torch.tensor([0.08, -0.3, 1.0]), 0.1
+    pair, goal, weight = DenseOffset(("a", "b"), 3), torch.tensor([0.08, -0.3, 1.0]), 0.1
     optimiser = torch.optim.Adam([pair.shared, pair.deviation], lr=0.01)
     for _ in range(500):
         optimiser.zero_grad()

@@ -6,13 +6,17 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 SIDE = re.compile(r"\.(?P<process>\d+)@(?P<machine>[0-9a-f]{6})\.(new|old)(\.|$)")  # what `replacing` writes beside
 
@@ -112,6 +116,41 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     """Write `frame` without its index, numbers to six significant digits."""
     with replacing(path) as side:
         frame.to_csv(side, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+
+
+def read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The tensors of a part that was written for `key`; None if there is none. ValueError for a broken file."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); delete it and run again") from error
+
+
+def keep_part(path: Path, key: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write tensors for `read_part` to find under this key."""
+    with replacing(path) as side:
+        whole = {name: np.ascontiguousarray(table) for name, table in tensors.items()}
+        save_file(whole, side, metadata={"key": key})
+
+
+def remembered(
+    path: Path, about: Sequence[object], make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The tensors in `path` if they were made under the same `about`; else make them and write them there, and beside
+    them in a .json the seconds that it took."""
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    tensors = read_part(path, key)
+    if tensors is None:
+        start = time.perf_counter()
+        tensors = make()
+        keep_part(path, key, tensors)
+        write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
+    return tensors
 
 
 def _plain(value: Any) -> Any:

@@ -74,18 +74,14 @@ def tilted_kl(
     shares: Float[Tensor, "group question option"],
     log_probs: Float[Tensor, "some_groups question option"],
     t: float = 0.0,
-    over: str = "groups",
 ) -> Float[Tensor, ""]:
-    """KL in nats, averaged over the cells of each group (or question) and tilted over groups (or questions)."""
-    if over not in ("groups", "questions"):
-        raise ValueError(f"tilt over {over!r}: it is over 'groups' or 'questions'")
+    """KL in nats, averaged over the cells of each group and tilted over groups."""
     if t == 0:
         return mean_kl(shares, log_probs)
     answered = ~shares.isnan().any(-1)
     cells = kl(shares.nan_to_num(), log_probs.expand(shares.shape))  # 0 for a cell without answers, and no gradient
-    axis = 1 if over == "groups" else 0
-    count = answered.sum(axis)
-    return tilted(cells.sum(axis)[count > 0] / count[count > 0], t)
+    count = answered.sum(1)
+    return tilted(cells.sum(1)[count > 0] / count[count > 0], t)
 
 
 def l1(delta: Float[Tensor, "*group latent"]) -> Float[Tensor, ""]:

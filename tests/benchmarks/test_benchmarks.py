@@ -52,7 +52,7 @@ def case(lm, tiny):
 def test_whole_passes_give_the_same_answers_and_gradients(case):
     answers = case.answers()
     delta = case.delta(answers, 3)
-    ours = answers.predict(case.sae, delta)
+    ours = answers.predict(delta)
     for tokens in (1, 10**9):  # prompt by prompt, and all at once
         theirs = hooked.HookedModel(answers, tokens).predict(case.sae, delta)
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)

@@ -19,9 +19,11 @@ def test_the_page_has_the_front_door_and_every_room_in_order():
 
 
 def test_signatures_by_hand():
-    code = "def f(x: int, *, y: str='a') -> bool: ...\nclass A(B):\n    x: int = 3\ndef g(" + ", ".join(
-        f"long_name_{i}: tuple[int, str]" for i in range(6)
-    ) + "): ..."
+    code = (
+        "def f(x: int, *, y: str='a') -> bool: ...\nclass A(B):\n    x: int = 3\ndef g("
+        + ", ".join(f"long_name_{i}: tuple[int, str]" for i in range(6))
+        + "): ..."
+    )
     f, a, g = ast.parse(code).body
     assert signature(f) == "f(x: int, *, y: str='a') -> bool"
     assert signature(a) == "class A(B)\n    x: int = 3"

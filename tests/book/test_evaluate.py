@@ -1,23 +1,24 @@
 """All comparisons together: every name, resumed where it stopped, and a claims page from them."""
 
 import dataclasses
-import inspect
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from opinion_sae.artifacts import write_csv, write_json
+from opinion_sae.artifacts import remembered, write_csv, write_json
 from opinion_sae.book import evaluate
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.profile import load_profile
-from opinion_sae.delta.fit import fit_offset
 from opinion_sae.delta.held_out import by_question
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects import text_before as told
 from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.side_effects import side_effects_table
 from opinion_sae.effects.text_before import Elsewhere
+from opinion_sae.methods import suite
 from opinion_sae.methods.personas import persona_residuals
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder
@@ -25,7 +26,8 @@ from opinion_sae.score.metrics import score
 from opinion_sae.survey import survey_hash
 
 FOLDS = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
-SETTINGS = {"epochs": 1, "lr": 0.1, "shared_lr": 0.5}
+SPLITS = by_question(FOLDS)
+SETTINGS = [FitSettings(epochs=1, lr=0.1, shared_lr=0.5, seed=seed) for seed in range(2)]
 FITTED = {"shared-delta", "delta"}
 
 
@@ -59,12 +61,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def book(answers, sae, survey):
     """What the chapters leave of the first seed."""
-    splits = by_question(FOLDS)
-    fitted = evaluate.one_seed(answers, sae, survey, splits, 0, **SETTINGS)
+    fitted = suite.one_seed(answers, sae, survey, SPLITS, SETTINGS[0])
     others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
     others["delta-selected"] = fitted["shared-delta"]
-    others["diff-means"] = evaluate.persona_directions(answers, survey, splits).log_probs
-    return {**fitted, **others, **evaluate.references(answers, survey, splits)[0]}
+    others["diff-means"] = suite.persona_directions(answers, survey, SPLITS).log_probs
+    return {**fitted, **others, **suite.references(answers, survey, SPLITS)[0]}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def elsewhere(lm, tiny):
 
 @pytest.fixture(scope="module")
 def evaluated(answers, sae, survey, folder, book, elsewhere):
-    return evaluate.evaluation(answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2), **SETTINGS)
+    return evaluate.evaluation(answers, lambda seed: sae, survey, SPLITS, folder, book, elsewhere, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +123,21 @@ def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
     def refuse(*args, **settings):
         raise AssertionError("fitted again")
 
-    for name in ("fit_frozen", "fit_dense", "from_shared", "shuffled_groups"):
-        monkeypatch.setattr(evaluate, name, refuse)
+    for module, name in (
+        (evaluate, "fit_frozen"),
+        (evaluate, "one_seed"),
+        (evaluate, "two_stages"),
+        (suite, "fit_dense"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(told, "fit_lora", refuse)
-    about = (answers, lambda seed: sae, survey, FOLDS, folder, book, elsewhere, range(2))
-    again = evaluate.evaluation(*about, **SETTINGS)
+    about = (answers, lambda seed: sae, survey, SPLITS, folder, book, elsewhere)
+    again = evaluate.evaluation(*about, SETTINGS)
     for before, after in zip(evaluated, again, strict=True):
         for name, found in before.items():
             np.testing.assert_equal(found, after[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(*about, epochs=2, lr=0.1)
+        evaluate.evaluation(*about, [replace(one, epochs=2) for one in SETTINGS])
     seconds = {path.stem for path in folder.glob("*.json")}
     assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
 
@@ -144,7 +150,7 @@ def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
         return {"x": np.full((1, 2, 2), float(len(made)))}
 
     for about, expected in ((["one"], 1), (["one"], 1), (["two"], 2), (["one"], 3)):
-        assert evaluate.remembered(path, about, make)["x"][0, 0, 0] == expected
+        assert remembered(path, about, make)["x"][0, 0, 0] == expected
 
 
 def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
@@ -185,11 +191,6 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     assert found.side_effects["method"].tolist() == ["lora"] and not len(other.side_effects)
 
 
-def test_the_settings_of_a_profile_are_those_of_the_fits():
-    found = evaluate.fit_settings(load_profile("default"))
-    assert set(found) <= set(inspect.signature(fit_offset).parameters) | {"shared_lr"}
-
-
 def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
     profile = dataclasses.replace(load_profile("smoke"), output=str(tmp_path / "nothing-here"))
     monkeypatch.setattr("opinion_sae.book.paths.ROOT", tmp_path)
@@ -199,7 +200,7 @@ def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 
 def test_the_default_books_direction_needs_few_prompts(answers, survey, monkeypatch):
     asked = []
-    monkeypatch.setattr(evaluate, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))
-    found = evaluate.persona_directions(answers, survey, by_question(FOLDS))
+    monkeypatch.setattr(suite, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))
+    found = suite.persona_directions(answers, survey, SPLITS)
     assert len(asked[0]) == 3 and set(FOLDS[asked[0]]) == {0, 1, 2}  # so that every split has some to train on
     assert found.log_probs.shape == (4, 12, 2) and len(found.offsets) == 3

@@ -1,7 +1,5 @@
 """Fewer latents, tilted losses, group lasso, and offsets that are added."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opinion_sae.delta.few_latents import (
-    Composed,
     compose,
     composition_table,
     fit_crossed,
@@ -18,13 +15,15 @@ from opinion_sae.delta.few_latents import (
     tilt_sweep,
     tilt_table,
 )
-from opinion_sae.delta.fit import fit_frozen, fit_offset, fit_to_budget, refit_strongest, strongest_latents
+from opinion_sae.delta.fit import fit_offset, refit_strongest
+from opinion_sae.delta.held_out import by_question, whole
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.losses import tilted, tilted_kl
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.train import untrained_sae
 
-WIDTH, FOLDS = 64, np.array([0, 1, 2])
+WIDTH, SPLITS = 64, by_question(np.array([0, 1, 2]))
 
 
 @pytest.fixture
@@ -37,8 +36,8 @@ def sae(answers):
     return untrained_sae(answers.residual, WIDTH, 8, 0).requires_grad_(False)
 
 
-def random_delta(groups, seed=0):
-    delta = GroupDelta(groups, WIDTH)
+def random_delta(groups, sae, seed=0):
+    delta = GroupDelta(groups, sae)
     delta.deviation.data.normal_(generator=torch.Generator().manual_seed(seed))
     return delta
 
@@ -73,52 +72,38 @@ def test_tilting_over_groups_leaves_out_missing_cells(two_groups):
     cells = (shares.nan_to_num() * (shares.nan_to_num().clamp_min(1e-30).log() - np.log(0.25))).sum(-1)
     by_group = torch.stack([cells[0].mean(), cells[1, :2].mean()])
     assert tilted_kl(shares, log_probs, 5.0).item() == pytest.approx(tilted(by_group, 5.0).item(), rel=1e-5)
-    with pytest.raises(ValueError, match="over 'groups' or 'questions'"):
-        tilted_kl(shares, log_probs, 1.0, over="tokens")
 
 
-def test_the_strongest_latents_never_include_exact_zeros():
-    delta = GroupDelta(["a", "b"], 4)
+def test_the_strongest_latents_never_include_exact_zeros(answers):
+    delta = GroupDelta(["a", "b"], untrained_sae(answers.residual, 4, 1, 0))
     delta.deviation.data = torch.tensor([[3.0, -5.0, 1.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
     expected = torch.tensor([[True, True, False, False], [False, False, True, False]])
-    assert torch.equal(strongest_latents(delta, 2), expected)
+    assert torch.equal(delta.strongest(2), expected)
 
 
 def test_refitting_touches_the_chosen_latents_only_and_does_not_end_worse(answers, sae, two_groups):
-    start = random_delta(two_groups.groups)
-    refitted, history = refit_strongest(answers, sae, two_groups, start, 5, epochs=5, lr=0.05)
-    assert torch.equal(refitted.offsets() != 0, (refitted.offsets() != 0) & strongest_latents(start, 5))
+    start = random_delta(two_groups.groups, sae)
+    refitted, history = refit_strongest(answers, two_groups, start, 5, settings=FitSettings(epochs=5, lr=0.05))
+    assert torch.equal(refitted.offsets() != 0, (refitted.offsets() != 0) & start.strongest(5))
     assert history.validation_kl.isna().all() and not refitted.shared.any()
 
 
-def test_the_strength_is_found_that_leaves_the_budget(answers, sae, two_groups):
-    options = {"epochs": 6, "batch": 3, "patience": 12}
-    delta, history = fit_to_budget(answers, sae, two_groups, 10, **options)
-    left = (delta.offsets() != 0).sum(1).float().mean().item()
-    assert 10 <= left <= 12.5
-    strength = history.l1_weight.unique()
-    again, _ = fit_frozen(answers, sae, two_groups, l1_weight=strength.item(), **options)
-    assert torch.equal(again.offsets(), delta.offsets())
-    most, _ = fit_to_budget(answers, sae, two_groups, WIDTH + 1, trials=2, **options)  # no strength leaves so many
-    assert (most.offsets() != 0).sum() > (delta.offsets() != 0).sum()
-
-
 def test_group_lasso_gives_the_groups_one_vocabulary(answers, sae, two_groups):
-    shares = torch.from_numpy(two_groups.shares).float()
-    delta = GroupDelta(two_groups.groups, WIDTH)
-    fit_offset(answers, delta, sae, shares, [0, 1, 2], l1_weight=0.3, group_lasso=True, epochs=10, patience=10)
+    delta = GroupDelta(two_groups.groups, sae)
+    settings = FitSettings(l1=0.3, group_lasso=True, epochs=10, patience=10)
+    fit_offset(answers, two_groups, delta, whole(two_groups), settings)
     used = (torch.cat([delta.shared[None], delta.deviation]) != 0).sum(0)
     assert 0 < (used > 0).sum() < WIDTH
     assert set(used.tolist()) <= {0, 3}  # a latent is used by all, or by none
 
 
 def test_the_path_answers_every_question_under_every_budget(answers, sae, two_groups):
-    deltas = [random_delta(two_groups.groups, seed) for seed in range(3)]
+    deltas = [random_delta(two_groups.groups, sae, seed) for seed in range(3)]
     dense = [DenseOffset(two_groups.groups, 32) for _ in range(3)]
     for offset in dense:
         offset.shared.data.fill_(0.1)
-    points = latent_path(answers, sae, two_groups, FOLDS, deltas, dense, [WIDTH, 2], epochs=1)
-    whole = torch.stack([answers.predict(sae, deltas[q], torch.tensor([q]))[:, 0] for q in range(3)], dim=1)
+    points = latent_path(answers, two_groups, SPLITS, deltas, dense, [WIDTH, 2], FitSettings(epochs=1))
+    whole = torch.stack([answers.predict(deltas[q], torch.tensor([q]))[:, 0] for q in range(3)], dim=1)
     for point in points[:2]:  # Delta as it is, and a budget that cuts nothing
         np.testing.assert_allclose(point.cut, whole.numpy(), atol=1e-5)
     assert points[0].latents == WIDTH and points[2].latents <= 2
@@ -128,25 +113,25 @@ def test_the_path_answers_every_question_under_every_budget(answers, sae, two_gr
 
 
 def test_the_sweep_over_tilts_goes_on_from_the_shared_parts_and_is_the_plain_fit_at_zero(answers, sae, two_groups):
-    starts = [GroupDelta(two_groups.groups, WIDTH) for _ in range(3)]
+    starts = [GroupDelta(two_groups.groups, sae) for _ in range(3)]
     for start in starts:
         start.shared.data.fill_(0.1)
-    settings = {"epochs": 2, "lr": 0.05}
-    sweep = tilt_sweep(answers, sae, two_groups, FOLDS, starts, [0.0, 50.0], **settings)
+    settings = FitSettings(epochs=2, lr=0.05)
+    sweep = tilt_sweep(answers, two_groups, SPLITS, starts, [0.0, 50.0], settings)
     assert not any(start.deviation.any() for start in starts)
-    plain = copy.deepcopy(starts[0])
-    fit_offset(answers, plain, sae, torch.from_numpy(two_groups.shares).float(), [2], [1], **settings)
-    assert np.array_equal(sweep[0.0][:, [0]], answers.predict(sae, plain, torch.tensor([0])).numpy())
+    plain = starts[0].with_parts()
+    fit_offset(answers, two_groups, plain, SPLITS[0], settings)
+    assert np.array_equal(sweep[0.0][:, [0]], answers.predict(plain, torch.tensor([0])).numpy())
     table = tilt_table(two_groups, sweep, np.arange(3), 20, 0)
     worst = table[(table.measure == "kl") & (table.which == "worst-off group")].set_index("t").value
     mean = table[(table.measure == "kl") & (table.which == "mean over groups")].set_index("t").value
     assert (worst >= mean).all() and list(worst.index) == [0.0, 50.0]
 
 
-def test_composed_offsets_are_the_shared_part_plus_the_members(tiny):
-    delta = random_delta(["Female", "Black"])
+def test_composed_offsets_are_the_shared_part_plus_the_members(sae):
+    delta = random_delta(["Female", "Black"], sae)
     delta.shared.data.fill_(2.0)
-    both = Composed(delta, [["Female", "Black"], ["Black"]]).delta
+    both = delta.composed([["Female", "Black"], ["Black"]])
     torch.testing.assert_close(both.offsets()[0], 2.0 + delta.deviation[0] + delta.deviation[1])
     torch.testing.assert_close(both.offsets()[1], delta.offsets()[1])
     assert both.groups == ("Female & Black", "Black")
@@ -156,11 +141,11 @@ def test_intersections_are_scored_five_ways_and_need_their_members(answers, sae,
     crossed = tiny.survey(np.full((1, 3, 4), 0.25), groups=("Black & Female",), attributes=("race x sex",))
     crossed.counts[0, 0, 2:] = 0
     crossed.counts[0, 2, 3:] = 0
-    deltas = [random_delta(["Female", "Black"], seed) for seed in range(3)]
-    direct = fit_crossed(answers, sae, crossed, FOLDS, deltas, epochs=1)
-    scores = compose(answers, sae, FOLDS, deltas, crossed, direct)
+    deltas = [random_delta(["Female", "Black"], sae, seed) for seed in range(3)]
+    direct = fit_crossed(answers, crossed, SPLITS, deltas, FitSettings(epochs=1))
+    scores = compose(answers, SPLITS, deltas, crossed, direct)
     table = composition_table(crossed, scores, np.arange(3), 20, 0)
     assert list(table.offset) == ["shared only", "first member", "second member", "sum of members", "fitted directly"]
     assert table.set_index("offset").loc["fitted directly", "minus direct fit"] == 0
     with pytest.raises(KeyError, match="no offset for \\['Black'\\]"):
-        compose(answers, sae, FOLDS, [random_delta(["Female"])] * 3, crossed, direct)
+        compose(answers, SPLITS, [random_delta(["Female"], sae)] * 3, crossed, direct)

@@ -58,7 +58,7 @@ def test_the_start_says_what_the_read_out_says(lm, tiny):
         r = offset.weigh(read)
         axes = Axes(0.02 * r[1][None, None], torch.tensor([[1.0], [-1.0]]), torch.tensor([[0.0], [0.01]]))
         start(offset, axes, Effects(answers), wishes, ALL, penalty=1e-4)
-        moved = answers.log_probs(None, offset) - answers.log_probs()
+        moved = answers.log_probs(offset) - answers.log_probs()
         lean = (moved.nan_to_num() * wishes[:, 0]).sum(-1) / wishes[:, 0].square().sum(-1)
         expected = axes.tilts(r)[..., 0]
         torch.testing.assert_close(lean, expected, atol=4e-3, rtol=0.15)
@@ -88,9 +88,9 @@ def test_training_lowers_the_loss_keeps_the_best_epoch_and_reads_no_more_than_it
     answers, survey, sae = fitted
     loss, offset = task_loss(survey), begun(survey, sae)
     offset.a.data[..., ::2] = 0
-    before = loss(answers.predict(None, offset, ALL), ALL).item()
+    before = loss(answers.predict(offset, ALL), ALL).item()
     history = tune(answers, offset, loss, ALL, ALL, Tuning(epochs=12, batch=3, lr=0.3))
-    after = loss(answers.predict(None, offset, ALL), ALL).item()
+    after = loss(answers.predict(offset, ALL), ALL).item()
     assert history["validation_kl"][0] == pytest.approx(before)
     assert after == pytest.approx(history["validation_kl"].min()) and after < 0.7 * before
     assert not offset.a[..., ::2].any() and offset.a[..., 1::2].any()
@@ -120,7 +120,7 @@ def test_only_the_parts_named_are_trained(fitted):
 
 def test_the_loss_of_a_task_is_the_measure_of_it(fitted):
     answers, survey, sae = fitted
-    log_probs = answers.predict(None, begun(survey, sae), ALL)
+    log_probs = answers.predict(begun(survey, sae), ALL)
     tilted = torch.from_numpy(from_toplines(survey, log_probs.numpy())).float()
     alone, toplines = task_loss(survey, "alone"), task_loss(survey)
     torch.testing.assert_close(toplines(log_probs, ALL), alone(tilted, ALL))

@@ -9,10 +9,20 @@ import pandas as pd
 import pytest
 import torch
 
-from opinion_sae.delta.crossfit import cross_fit
 from opinion_sae.delta.fit import fit_dense, fit_frozen
-from opinion_sae.delta.held_out import Split, by_question, by_survey, by_topic, group_rounds, held_out, leave_groups_out
+from opinion_sae.delta.held_out import (
+    Split,
+    by_question,
+    by_survey,
+    by_topic,
+    fold_of,
+    fold_sizes,
+    group_rounds,
+    held_out,
+    leave_groups_out,
+)
 from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import choose, position_prior
 from opinion_sae.methods.personas import few_shot
 from opinion_sae.methods.readout import calibrated, probe, unembedding
@@ -113,50 +123,70 @@ def test_splits_that_cannot_be_made_are_refused(survey):
 class Spy:
     """A fit that writes down what it was shown."""
 
-    def __init__(self, groups, width):
-        self.seen, self.groups, self.width = [], groups, width
+    def __init__(self, groups, sae):
+        self.seen, self.groups, self.sae = [], groups, sae
 
-    def __call__(self, train, validation):
-        self.seen.append((set(train.tolist()), set(validation.tolist())))
-        return GroupDelta(self.groups, self.width), pd.DataFrame({"epoch": [0]})
+    def __call__(self, split):
+        self.seen.append((set(split.train.tolist()), set(split.validation.tolist())))
+        return GroupDelta(self.groups, self.sae), pd.DataFrame({"epoch": [0]})
 
 
 @pytest.mark.parametrize("kind", ["question", "topic", "survey"])
 def test_a_fit_is_never_shown_a_test_question(answers, sae, survey, kind):
-    splits, spy = all_splits(survey)[kind], Spy(survey.groups, sae.width)
-    found = held_out(answers, sae, splits, spy)
+    splits, spy = all_splits(survey)[kind], Spy(survey.groups, sae)
+    found = held_out(answers, splits, spy)
     assert len(spy.seen) == len(splits) == len(found.offsets)
     for split, (train, validation) in zip(splits, spy.seen, strict=True):
         assert not set(split.test.tolist()) & (train | validation)
     np.testing.assert_allclose(found.log_probs, answers.predict().numpy().repeat(5, 0), atol=1e-5)
-    assert found.history["split"].tolist() == [split.name for split in splits]
+    assert found.history["fold"].tolist() == list(range(len(splits)))
 
 
-def test_question_splits_are_those_of_cross_fit(answers, sae, survey):
-    ours, theirs = Spy(survey.groups, sae.width), Spy(survey.groups, sae.width)
-    held_out(answers, sae, by_question(FOLDS), ours)
-    cross_fit(answers, sae, FOLDS, theirs)
-    assert ours.seen == theirs.seen
+def test_question_splits_validate_on_the_next_fold():
+    for fold, split in enumerate(by_question(FOLDS)):
+        assert split.test.tolist() == np.flatnonzero(FOLDS == fold).tolist()
+        assert split.validation.tolist() == np.flatnonzero(FOLDS == (fold + 1) % 4).tolist()
+    assert fold_of(by_question(FOLDS), 12).tolist() == FOLDS.tolist()
+    assert fold_of(by_question(FOLDS)[1:], 12).tolist() == np.where(FOLDS == 0, -1, FOLDS - 1).tolist()
+    with pytest.raises(ValueError, match="folds: 2 leave no questions to train on"):
+        by_question(FOLDS % 2)
+
+
+def test_what_is_given_for_each_split_reaches_its_fit(answers, sae, survey):
+    splits, seen = by_question(FOLDS), []
+
+    def fit(split, word, number):
+        seen.append((split.name, word, number))
+        return GroupDelta(survey.groups, sae), pd.DataFrame()
+
+    held_out(answers, splits, fit, "abcd", range(4))
+    assert seen == [(f"fold {n}", "abcd"[n], n) for n in range(4)]
+    with pytest.raises(ValueError, match="shorter"):
+        held_out(answers, splits, fit, "abcd", range(3))
+
+
+def test_sizes_of_folds_by_survey(survey):
+    table = fold_sizes(survey, by_question(FOLDS))
+    assert table.loc[0].tolist() == [2, 2] and table.to_numpy().sum() == 12
 
 
 def test_a_question_that_is_not_tested_has_no_answer(answers, sae, survey):
     some = [Split("some", np.array([0, 1]), np.array([2]), np.array([5, 4]))]
-    found = held_out(answers, sae, some, Spy(survey.groups, sae.width)).log_probs
+    found = held_out(answers, some, Spy(survey.groups, sae)).log_probs
     assert (~np.isnan(found).all(-1)).all(0).nonzero()[0].tolist() == [4, 5]
 
 
-SETTINGS = {"epochs": 3, "lr": 0.003}
+SETTINGS = FitSettings(epochs=3, lr=0.003)
 
 
 def answer_with(method, answers, sae, survey, splits):
-    def fit(train, validation):
-        parts = {"train": train.tolist(), "validation": validation.tolist()}
+    def fit(split):
         if method == "delta":
-            return fit_frozen(answers, sae, survey, **parts, **SETTINGS)
-        return fit_dense(answers, survey, **parts, **SETTINGS)
+            return fit_frozen(answers, sae, survey, split, SETTINGS)
+        return fit_dense(answers, survey, split, SETTINGS)
 
     if method in ("delta", "dense"):
-        return held_out(answers, sae, splits, fit).log_probs
+        return held_out(answers, splits, fit).log_probs
     if method == "position-prior":
         return position_prior(survey, splits)
     if method == "choose":
@@ -193,9 +223,9 @@ def test_groups_are_left_out_one_of_each_attribute_and_answered_by_their_sibling
     assert group_rounds(survey) == [[0, 2], [1, 3], [4]]
     shown = []
 
-    def fit(others, train, validation):
-        shown.append((others.groups, set(train.tolist()) | set(validation.tolist())))
-        delta = GroupDelta(others.groups, sae.width)
+    def fit(others, split):
+        shown.append((others.groups, set(split.train.tolist()) | set(split.validation.tolist())))
+        delta = GroupDelta(others.groups, sae)
         with torch.no_grad():
             delta.shared[0] = 3.0
             for row, group in enumerate(others.groups):
@@ -203,17 +233,17 @@ def test_groups_are_left_out_one_of_each_attribute_and_answered_by_their_sibling
         return delta, pd.DataFrame()
 
     splits = by_question(FOLDS)
-    found = leave_groups_out(answers, sae, survey, splits, fit)
+    found = leave_groups_out(answers, survey, splits, fit)
     for number, (groups, questions) in enumerate(shown):
         out = group_rounds(survey)[number // len(splits)]
         assert not {survey.groups[g] for g in out} & set(groups)
         assert not set(splits[number % len(splits)].test.tolist()) & questions
-    expected = GroupDelta(["d"], sae.width)  # the mean of i and r
+    expected = GroupDelta(["d"], sae)  # the mean of i and r
     with torch.no_grad():
         expected.shared[0] = 3.0
-        shared = answers.predict(sae, expected).numpy()[0]
+        shared = answers.predict(expected).numpy()[0]
         expected.deviation[0, [4, 5]] = 4.0
-        sibling = answers.predict(sae, expected).numpy()[0]
+        sibling = answers.predict(expected).numpy()[0]
     np.testing.assert_allclose(found["left-out-shared"][2], shared, atol=1e-5)
     np.testing.assert_allclose(found["left-out-sibling"][2], sibling, atol=1e-5)
     assert np.abs(np.exp(shared) - np.exp(sibling)).max() > 0.003

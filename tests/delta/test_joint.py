@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from opinion_sae.delta.joint import JointOffset, code_and_output, cross_fit_joint, fit_delta, fit_joint, joint_variants
+from opinion_sae.delta.held_out import by_question
+from opinion_sae.delta.joint import code_and_output, cross_fit_joint, fit_delta, fit_joint, joint_variants
 from opinion_sae.delta.offsets import AdditiveDelta, GroupDelta, MultiplicativeDelta, RectifiedShift
+from opinion_sae.delta.settings import FitSettings, JointSettings
 from opinion_sae.losses import mean_kl
+from opinion_sae.model.activations import Activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import load_sae
 from opinion_sae.sae.train import train_sae, unexplained, untrained_sae
 
 D, WIDTH, K = 32, 64, 8
+SPLITS = by_question(np.array([0, 1, 2]))
 
 
 @pytest.fixture
@@ -31,6 +35,10 @@ def tokens():
 @pytest.fixture
 def sae(tokens):
     return train_sae(tokens, WIDTH, K, steps=200, batch=256, lr=3e-3)[0]
+
+
+def texts(tokens):
+    return Activations(tokens, tokens[:4096])
 
 
 def shares_of(survey):
@@ -75,8 +83,10 @@ def test_the_fast_code_has_the_values_and_gradients_of_the_plain_one(tokens, kin
 
 def test_joint_training_lowers_every_term_and_changes_the_sae_in_place(answers, sae, tokens, two_groups):
     before, kl_before = copy.deepcopy(sae), mean_kl(shares_of(two_groups), answers.predict()).item()
-    delta, history = fit_joint(answers, sae, two_groups, tokens, epochs=15, sae_lr=1e-3, lr=0.1)
-    assert mean_kl(shares_of(two_groups), answers.predict(sae, delta)).item() < 0.7 * kl_before
+    delta, history = fit_joint(
+        answers, sae, two_groups, texts(tokens), settings=JointSettings(epochs=15, sae_lr=1e-3, lr=0.1)
+    )
+    assert mean_kl(shares_of(two_groups), answers.predict(delta)).item() < 0.7 * kl_before
     assert not torch.equal(before.W_dec, sae.W_dec) and not sae.W_dec.requires_grad
     assert unexplained(sae, tokens) < unexplained(before, tokens) + 0.02
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(WIDTH), atol=1e-5)
@@ -87,35 +97,36 @@ def test_joint_training_lowers_every_term_and_changes_the_sae_in_place(answers, 
 
 
 def test_without_the_error_the_model_reads_the_sae_alone(answers, sae, tokens, two_groups):
-    delta, _ = fit_joint(answers, sae, two_groups, tokens, epochs=2, keep_error=False)
-    zero = GroupDelta(delta.groups, WIDTH, keep_error=False)
+    delta, _ = fit_joint(answers, sae, two_groups, texts(tokens), settings=JointSettings(epochs=2, keep_error=False))
+    zero = GroupDelta(delta.groups, sae, keep_error=False)
     x = answers.residual
     assert not delta.keep_error
-    torch.testing.assert_close(zero.steer(x, sae)[:, 0], sae(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(zero.steer(x)[:, 0], sae(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_outcome_exports_and_reads_back(tmp_path, answers, sae, tokens, two_groups):
-    delta, _ = fit_joint(answers, sae, two_groups, tokens, epochs=2, keep_error=False)
+    delta, _ = fit_joint(answers, sae, two_groups, texts(tokens), settings=JointSettings(epochs=2, keep_error=False))
     sae.save(tmp_path / "sae")
-    delta.save(tmp_path / "delta.safetensors", sae=sae.sha256())
-    again, about = GroupDelta.load(tmp_path / "delta.safetensors")
-    read = load_sae(tmp_path / "sae")
-    assert about["sae"] == read.sha256() and not again.keep_error
-    torch.testing.assert_close(answers.predict(read, again), answers.predict(sae, delta))
+    delta.save(tmp_path / "delta.safetensors")
+    again = GroupDelta.load(tmp_path / "delta.safetensors", load_sae(tmp_path / "sae"))
+    assert not again.keep_error
+    torch.testing.assert_close(answers.predict(again), answers.predict(delta))
 
 
 def test_every_fold_trains_its_own_sae_and_leaves_the_given_one(answers, sae, tokens, two_groups):
     before = sae.sha256()
-    starts = [GroupDelta(two_groups.groups, WIDTH) for _ in range(3)]
-    fitted = cross_fit_joint(answers, sae, two_groups, np.array([0, 1, 2]), tokens, starts=starts, epochs=1)
+    starts = [GroupDelta(two_groups.groups, sae) for _ in range(3)]
+    fitted = cross_fit_joint(answers, sae, two_groups, SPLITS, texts(tokens), starts, JointSettings(epochs=1))
     assert sae.sha256() == before
     assert fitted.log_probs.shape == (2, 3, 4) and len({offset.sae.sha256() for offset in fitted.offsets}) > 1
-    assert isinstance(fitted.offsets[0], JointOffset) and set(fitted.history.fold) == {0, 1, 2}
+    assert set(fitted.history.fold) == {0, 1, 2}
 
 
 def test_variants_start_from_a_trained_or_a_random_sae(answers, sae, tokens, two_groups):
-    start = GroupDelta(two_groups.groups, WIDTH)
-    variants = joint_variants(answers, sae, two_groups, np.array([0, 1, 2]), tokens, start, scratch_steps=40, epochs=6)
+    start = GroupDelta(two_groups.groups, sae)
+    variants = joint_variants(
+        answers, two_groups, SPLITS[0], texts(tokens), start, JointSettings(epochs=6), scratch_steps=40
+    )
     assert list(variants) == ["trained SAE, e dropped", "from scratch, e kept", "from scratch, e dropped"]
     start = unexplained(untrained_sae(tokens, WIDTH, K, 0), tokens)
     assert unexplained(variants["from scratch, e kept"].offset.sae, tokens) < 0.9 * start
@@ -123,9 +134,9 @@ def test_variants_start_from_a_trained_or_a_random_sae(answers, sae, tokens, two
 
 
 def test_both_modes_and_a_budget_behind_one_call(answers, sae, tokens, two_groups):
-    delta, history = fit_delta(answers, sae, two_groups, mode="frozen", latents=3, epochs=2)
+    delta, history = fit_delta(answers, sae, two_groups, mode="frozen", latents=3, settings=FitSettings(epochs=2))
     assert ((delta.offsets() != 0).sum(1) <= 3).all() and "3 latents" in set(history.stage)
-    fit_delta(answers, sae, two_groups, mode="joint", tokens=tokens, latents=3, epochs=1)
+    fit_delta(answers, sae, two_groups, mode="joint", tokens=tokens, latents=3, settings=JointSettings(epochs=1))
     with pytest.raises(ValueError, match="give the activations to reconstruct as `tokens`"):
         fit_delta(answers, sae, two_groups, mode="joint")
     with pytest.raises(ValueError, match="mode 'melted' is not 'frozen' or 'joint'"):
@@ -136,18 +147,18 @@ def test_multiplicative_offsets_leave_silent_latents_silent(answers, sae):
     code = sae.encode_sparse(answers.residual)
     silent = torch.ones(WIDTH, dtype=torch.bool)
     silent[code.indices[code.values > 0]] = False
-    delta = MultiplicativeDelta(["a"], WIDTH)
+    delta = MultiplicativeDelta(["a"], sae)
     delta.shared.data[silent] = 5.0
-    torch.testing.assert_close(delta.steer(answers.residual, sae)[:, 0], answers.residual)
+    torch.testing.assert_close(delta.steer(answers.residual)[:, 0], answers.residual)
     delta.shared.data[:] = -1.0  # z (1 - 1) = 0: what is left is the bias and the error
     expected = answers.residual - (sae(answers.residual) - sae.b_dec)
-    torch.testing.assert_close(delta.steer(answers.residual, sae)[:, 0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(delta.steer(answers.residual)[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_additive_offset_is_a_dense_vector(answers, sae, tmp_path):
-    delta = AdditiveDelta(["a", "b"], WIDTH)
+    delta = AdditiveDelta(["a", "b"], sae)
     delta.deviation.data.normal_(generator=torch.Generator().manual_seed(0))
     expected = answers.residual[:, None] + delta.deviation @ sae.W_dec
-    torch.testing.assert_close(delta.steer(answers.residual, sae), expected)
+    torch.testing.assert_close(delta.steer(answers.residual), expected)
     delta.save(tmp_path / "delta.safetensors")
-    assert isinstance(GroupDelta.load(tmp_path / "delta.safetensors")[0], AdditiveDelta)
+    assert isinstance(GroupDelta.load(tmp_path / "delta.safetensors", sae), AdditiveDelta)

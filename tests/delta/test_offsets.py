@@ -1,5 +1,7 @@
 """Offsets to latents: the sparse formula against the dense one, and the rule where the rectifier is shut."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta, LowRankDelta, RectifiedShift
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
+FIRST_EDITION = Path(__file__).parent / "data" / "first-edition.safetensors"
 SIZES = st.tuples(*[st.integers(1, size) for size in (5, 3, 8, 4)])  # item, group, m, d
 
 
@@ -72,14 +75,19 @@ def hand_made_sae():
     )
 
 
+def sae_of(width):
+    """Any SAE with so many latents."""
+    return SparseAutoencoder(torch.eye(width), torch.zeros(width), torch.eye(width), torch.zeros(width))
+
+
 def test_steering_by_hand():
-    delta = GroupDelta(("a", "b"), 2)
+    delta = GroupDelta(("a", "b"), hand_made_sae())
     with torch.no_grad():
         delta.shared[:] = torch.tensor([-1.0, 0.0])
         delta.deviation[1] = torch.tensor([-4.0, 2.0])
     x = torch.tensor([[3.0, 0.5], [0.0, 4.0]])
     # latents (3, 0) and (0, 3);  group a: -1, 0;  group b: -5, +2
-    found = delta.steer(x, hand_made_sae())
+    found = delta.steer(x)
     assert found.tolist() == [[[2, 0.5], [0, 2.5]], [[0, 4], [0, 6]]]
     assert delta.offsets().tolist() == [[-1, 0], [-5, 2]]
 
@@ -87,12 +95,12 @@ def test_steering_by_hand():
 def test_a_silent_latent_that_alone_helps_is_recruited():
     # the goal lies in the second direction only, where the latent is silent at the start
     x, goal = torch.tensor([[3.0, 0.0]]), torch.tensor([[[3.0, 2.0]]])
-    delta, sae = GroupDelta(("a",), 2), hand_made_sae()
+    delta = GroupDelta(("a",), hand_made_sae())
     optimiser = torch.optim.Adam([delta.deviation], lr=0.05)
     losses = []
     for _ in range(200):
         optimiser.zero_grad()
-        loss = (delta.steer(x, sae) - goal).pow(2).sum()
+        loss = (delta.steer(x) - goal).pow(2).sum()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -103,8 +111,8 @@ def test_a_silent_latent_that_alone_helps_is_recruited():
 def test_an_offset_of_zero_changes_nothing():
     generator = torch.Generator().manual_seed(0)
     x = 100 * torch.randn(7, 2, generator=generator)
-    for offset in (GroupDelta(("a", "b"), 2), DenseOffset(("a", "b"), 2)):
-        assert torch.equal(offset.steer(x, hand_made_sae()), x[:, None].expand(7, 2, 2))
+    for offset in (GroupDelta(("a", "b"), hand_made_sae()), DenseOffset(("a", "b"), 2)):
+        assert torch.equal(offset.steer(x), x[:, None].expand(7, 2, 2))
 
 
 def test_a_dense_offset_moves_every_group_by_its_own_vector():
@@ -115,15 +123,16 @@ def test_a_dense_offset_moves_every_group_by_its_own_vector():
 
 
 def test_a_frozen_sae_gets_no_gradients():
-    sae, delta = hand_made_sae().requires_grad_(False), GroupDelta(("a",), 2)
-    delta.steer(torch.ones(3, 2), sae).sum().backward()
+    sae = hand_made_sae().requires_grad_(False)
+    delta = GroupDelta(("a",), sae)
+    delta.steer(torch.ones(3, 2)).sum().backward()
     assert delta.shared.grad is not None and delta.deviation.grad is not None
     assert all(weight.grad is None for weight in sae.parameters())
 
 
 @pytest.fixture
 def trained():
-    delta = GroupDelta(("Republican", "65+", "É"), 4)
+    delta = GroupDelta(("Republican", "65+", "É"), sae_of(4))
     with torch.no_grad():
         delta.shared.normal_()
         delta.deviation.normal_()
@@ -133,8 +142,8 @@ def trained():
 def test_a_saved_offset_comes_back_with_what_was_said_about_it(trained, tmp_path):
     path = tmp_path / "deltas.safetensors"
     trained.save(path, model="packaged:tiny", hook_layer="3")
-    back, about = GroupDelta.load(path)
-    assert back.groups == trained.groups and about == {"model": "packaged:tiny", "hook_layer": "3"}
+    back = GroupDelta.load(path, trained.sae)
+    assert back.groups == trained.groups and back.about == {"model": "packaged:tiny", "hook_layer": "3"}
     assert torch.equal(back.offsets(), trained.offsets())
     assert [p.name for p in tmp_path.iterdir()] == ["deltas.safetensors"]
 
@@ -147,29 +156,84 @@ def test_some_groups_keep_their_offsets(trained):
         trained.for_groups(["É", "Democrat"])
 
 
-def test_an_offset_for_another_sae_is_refused(trained):
+def test_an_offset_for_another_sae_is_refused(trained, tmp_path):
+    path = tmp_path / "deltas.safetensors"
+    trained.save(path)
+    other = SparseAutoencoder(2 * torch.eye(4), torch.zeros(4), torch.eye(4), torch.zeros(4))
+    with pytest.raises(
+        ValueError, match=f"fitted with the SAE {trained.sae.sha256()}, but loaded with the SAE {other.sha256()}"
+    ):
+        GroupDelta.load(path, other)
+    with pytest.raises(ValueError, match="deltas.safetensors: the offset is for 4 latents, the SAE has 2"):
+        GroupDelta.load(path, hand_made_sae())
     with pytest.raises(ValueError, match="for 4 latents, the SAE has 2"):
-        trained.steer(torch.ones(1, 2), hand_made_sae())
+        trained.on(hand_made_sae())
+    assert trained.on(other).sae is other and torch.equal(trained.on(other).offsets(), trained.offsets())
+
+
+def test_a_file_of_the_first_edition_still_loads():
+    """Written by its code for the SAE made by hand here."""
+    delta = GroupDelta.load(FIRST_EDITION, hand_made_sae())
+    assert delta.groups == ("Republican", "65+") and delta.offsets().tolist() == [[-1, 0], [-5, 2]] and delta.keep_error
+    assert delta.about == {"model": "packaged:tiny", "model_sha256": "0ff", "hook_layer": "3"}
+    with pytest.raises(ValueError, match="first-edition.safetensors: fitted with the SAE"):
+        GroupDelta.load(FIRST_EDITION, sae_of(2))
+
+
+def test_the_sae_is_known_but_is_no_part_of_the_offset(trained):
+    assert [name for name, _ in trained.named_parameters()] == ["shared", "deviation"] == list(trained.state_dict())
+    for part in (trained.for_groups(["É"]), trained.scaled(2.0), trained.flip(), trained.shared_only()):
+        assert part.sae is trained.sae
+    assert DenseOffset(("a",), 2).sae is None
+
+
+def test_the_shared_part_is_trained_through_its_view(trained):
+    view = trained.shared_only()
+    view.steer(torch.ones(1, 4)).sum().backward()
+    assert view.offsets().shape == (1, 4) and torch.equal(view.offsets()[0], trained.shared)
+    assert trained.shared.grad is not None and trained.deviation.grad is None
+
+
+def test_arithmetic_leaves_the_offset_as_it_was(trained):
+    before = trained.offsets().detach().clone()
+    for part in (trained.dosed(0.5, 2.0), trained.flip(), trained.shared_for(["x"]), trained.with_parts()):
+        with torch.no_grad():
+            part.shared.add_(1.0)
+    assert torch.equal(trained.offsets(), before) and trained.shared_for(["x", "y"]).groups == ("x", "y")
+
+
+def test_a_dense_offset_takes_the_norms_it_is_given():
+    offset = DenseOffset(("a", "b"), 2)
+    with torch.no_grad():
+        offset.shared[:], offset.deviation[1] = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    torch.testing.assert_close(offset.with_norms(torch.tensor([1.0, 10.0])).offsets(), torch.tensor([[1.0, 0], [6, 8]]))
+
+
+def test_one_latent_at_a_time_is_taken_out(trained):
+    part = trained.without(1, torch.tensor([2, 0]))
+    expected = trained.offsets()[1].detach().repeat(3, 1)
+    expected[0, 2] = expected[1, 0] = 0
+    assert torch.equal(part.offsets(), expected)
 
 
 def test_other_files_are_refused(trained, tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"shared": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="other.safetensors: not a file of group offsets"):
-        GroupDelta.load(path)
+        GroupDelta.load(path, sae_of(2))
     path.write_bytes(b"shared")
     with pytest.raises(ValueError, match="other.safetensors: not a file of group offsets"):
-        GroupDelta.load(path)
+        GroupDelta.load(path, sae_of(2))
     header = {"format": "opinion-sae-delta", "groups": '["a", "b"]'}
     save_file({"shared": torch.zeros(2), "deviation": torch.zeros(3, 2)}, path, metadata=header)
     with pytest.raises(ValueError, match=r"other.safetensors: .*deviation has shape \(3, 2\), expected \(2, 2\)"):
-        GroupDelta.load(path)
+        GroupDelta.load(path, sae_of(2))
     with pytest.raises(FileNotFoundError, match="absent.safetensors"):
-        GroupDelta.load(tmp_path / "absent.safetensors")
+        GroupDelta.load(tmp_path / "absent.safetensors", sae_of(2))
 
 
 def test_low_rank_deviations_by_hand(tmp_path):
-    delta = LowRankDelta(("a", "b", "c"), 2, rank=1)
+    delta = LowRankDelta(("a", "b", "c"), sae_of(2), rank=1)
     with torch.no_grad():
         delta.shared[:] = 5.0
         delta.deviation.copy_(torch.tensor([[3.0, 0.0], [4.0, 0.0], [0.0, 1.0]]))
@@ -179,15 +243,15 @@ def test_low_rank_deviations_by_hand(tmp_path):
     delta.constrain()
     torch.testing.assert_close(delta.offsets(), torch.tensor([[8.0, 5.0], [9.0, 5.0], [5.0, 5.0]]))
     delta.save(tmp_path / "delta.safetensors", model="tiny")
-    back, about = GroupDelta.load(tmp_path / "delta.safetensors")
-    assert isinstance(back, LowRankDelta) and back.rank == 1 and about == {"model": "tiny"}
+    back = GroupDelta.load(tmp_path / "delta.safetensors", sae_of(2))
+    assert isinstance(back, LowRankDelta) and back.rank == 1 and back.about == {"model": "tiny"}
     assert torch.equal(back.deviation, delta.deviation) and back.for_groups(["c"]).rank == 1
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32))
 def test_constrained_deviations_have_the_rank_and_stay_as_they_are(group, m, rank, seed):
-    delta = LowRankDelta([str(i) for i in range(group)], m, rank=rank)
+    delta = LowRankDelta([str(i) for i in range(group)], sae_of(m), rank=rank)
     delta.deviation.data.normal_(generator=torch.Generator().manual_seed(seed))
     best = torch.linalg.svdvals(delta.deviation.detach())[rank:].norm()
     before = delta.deviation.detach().clone()
@@ -201,7 +265,7 @@ def test_constrained_deviations_have_the_rank_and_stay_as_they_are(group, m, ran
 
 def test_a_cut_keeps_the_named_entries_and_nothing_else():
     for kind in (GroupDelta, LowRankDelta):
-        delta = kind(("a", "b"), 3)
+        delta = kind(("a", "b"), sae_of(3))
         with torch.no_grad():
             delta.shared[:], delta.deviation[1] = 1.0, 2.0
         part = delta.cut(torch.tensor([[True, False, False], [True, True, False]]))

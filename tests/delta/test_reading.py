@@ -68,15 +68,16 @@ def test_every_direction_is_written_by_what_was_read_for_it():
 def test_an_offset_of_zero_leaves_the_model_exactly_as_it_was(lm, tiny):
     answers, sae = AnswerPath(lm, tiny.questions, 1), tiny.sae()
     for offset in (ReadingDelta(("all",), sae), DenseReading(("all",), 32)):
-        assert torch.equal(answers.log_probs(None, offset), answers.log_probs())
+        assert torch.equal(answers.log_probs(offset), answers.log_probs())
 
 
 def test_without_axes_it_is_the_constant_offset():
     sae, generator = hand_made_sae(), torch.Generator().manual_seed(1)
-    offset, constant = random_offset(axes=0), GroupDelta(GROUPS, 3)
+    offset, sae = random_offset(axes=0), hand_made_sae()
+    constant = GroupDelta(GROUPS, sae)
     constant.load_state_dict({name: getattr(offset, name).detach() for name in ("shared", "deviation")})
     x = torch.randn(6, 3, generator=generator)
-    mine, theirs = offset.steer(x, read=torch.ones(6, 3)), constant.steer(x, sae)
+    mine, theirs = offset.steer(x, read=torch.ones(6, 3)), constant.steer(x)
     torch.testing.assert_close(mine, theirs)
     outer = torch.randn(mine.shape, generator=generator)
     (mine * outer).sum().backward()
@@ -93,7 +94,7 @@ def test_what_is_read_depends_on_the_question_and_on_the_order(lm, tiny):
     scores = offset.scores(answers.read(sae, "question", torch.arange(6)))
     assert (scores[0] - scores[2]).abs().max() > 0.01
     assert (torch.sign(scores[0::2]) == -torch.sign(scores[1::2])).float().mean() > 0.8
-    moved = answers.log_probs(None, offset)
+    moved = answers.log_probs(offset)
     assert not torch.allclose(moved[0], moved[1])
 
 
@@ -212,8 +213,8 @@ def test_files_that_are_no_reading_offsets_are_refused(tmp_path):
     path.write_bytes(b"no such thing")
     with pytest.raises(ValueError, match=r"file.safetensors: not a file of group offsets"):
         ReadingDelta.load(path, hand_made_sae())
-    GroupDelta(GROUPS, 3).save(path)
-    with pytest.raises(ValueError, match="not a ReadingDelta .*kind 'GroupDelta'"):
+    GroupDelta(GROUPS, hand_made_sae()).save(path)
+    with pytest.raises(ValueError, match="not a ReadingDelta; .*kind 'GroupDelta'"):
         ReadingDelta.load(path, hand_made_sae())
     offset.save(path)
     header = {"format": "opinion-sae-delta", "kind": "ReadingDelta", "reads": "question"}

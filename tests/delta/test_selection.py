@@ -1,6 +1,5 @@
 """Choices on validation questions: doses and L1 strength, kinds of offsets, and the grid over layers."""
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -13,14 +12,17 @@ from opinion_sae.book import figures
 from opinion_sae.book import select as layers
 from opinion_sae.book.profile import load_profile
 from opinion_sae.delta.fit import fit_frozen
+from opinion_sae.delta.held_out import Split, by_question
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.delta.selection import choice_table, compare_kinds, dosed, select_offsets, strongest_shared
+from opinion_sae.delta.selection import choice_table, compare_kinds, select_offsets
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.losses import mean_kl
 from opinion_sae.model.activations import activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.train import untrained_sae
 
 WIDTH, FOLDS = 64, np.array([0, 1, 2])
+SPLITS = by_question(FOLDS)
 
 
 @pytest.fixture
@@ -33,24 +35,34 @@ def sae(answers):
     return untrained_sae(answers.residual, WIDTH, 8, 0).requires_grad_(False)
 
 
-def test_a_dose_multiplies_each_part_and_leaves_the_offset_alone():
-    delta = GroupDelta(["a", "b"], 3)
+def test_a_dose_multiplies_each_part_and_leaves_the_offset_alone(answers):
+    delta = GroupDelta(["a", "b"], untrained_sae(answers.residual, 3, 1, 0))
     with torch.no_grad():
         delta.shared[:] = torch.tensor([1.0, -4.0, 2.0])
         delta.deviation[1] = 8.0
-    assert dosed(delta, 0.5, 0.25).offsets().tolist() == [[0.5, -2, 1], [2.5, 0, 3]]
-    assert strongest_shared(delta, 2).offsets().tolist() == [[0, -4, 2]] * 2
+    assert delta.dosed(0.5, 0.25).offsets().tolist() == [[0.5, -2, 1], [2.5, 0, 3]]
+    assert delta.strongest_shared(2).offsets().tolist() == [[0, -4, 2]] * 2
     assert delta.offsets()[1].tolist() == [9, 4, 10]
 
 
 def test_the_choice_is_the_lowest_on_validation_and_answers_the_test_questions(answers, sae, two_groups):
     fits = [
-        fit_frozen(answers, sae, two_groups, train=[(f + 2) % 3], stages=("shared",), epochs=4)[0] for f in range(3)
+        fit_frozen(
+            answers,
+            sae,
+            two_groups,
+            split=Split("s", np.array([(f + 2) % 3]), np.arange(0), np.arange(0)),
+            stages=("shared",),
+            settings=FitSettings(epochs=4),
+        )[0]
+        for f in range(3)
     ]
-    deltas = copy.deepcopy(fits)
+    deltas = [fit.with_parts() for fit in fits]
     for delta in deltas:
         delta.deviation.data.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    found = select_offsets(answers, sae, two_groups, FOLDS, fits, deltas, 1e-3, [1e-2], [4], epochs=2, lr=1.0)
+    found = select_offsets(
+        answers, two_groups, SPLITS, fits, deltas, [1e-2], [4], FitSettings(l1=1e-3, epochs=2, lr=1.0)
+    )
     grid, shares = found.grid, torch.from_numpy(two_groups.shares).float()
     assert grid.groupby("fold")["chosen"].sum().tolist() == [1, 1, 1]
     for fold, offset in enumerate(found.offsets):
@@ -58,9 +70,9 @@ def test_the_choice_is_the_lowest_on_validation_and_answers_the_test_questions(a
         chosen = part[part.chosen].iloc[0]
         assert chosen.validation_kl == part.validation_kl.min()
         where = torch.tensor([(fold + 1) % 3])
-        kl = mean_kl(shares[:, where], answers.predict(sae, offset, where)).item()
+        kl = mean_kl(shares[:, where], answers.predict(offset, where)).item()
         assert kl == pytest.approx(chosen.validation_kl, rel=1e-4)
-        test = answers.predict(sae, offset, torch.tensor([fold])).numpy()
+        test = answers.predict(offset, torch.tensor([fold])).numpy()
         np.testing.assert_array_equal(found.log_probs[:, [fold]], test)
     table = choice_table(grid)
     assert (table["KL chosen"] <= table[["KL unsteered", "KL Δ_shared", "KL Δ"]].min(axis=1)).all()
@@ -69,7 +81,7 @@ def test_the_choice_is_the_lowest_on_validation_and_answers_the_test_questions(a
 
 
 def test_every_kind_is_fitted_to_the_same_fold(answers, sae, two_groups):
-    table = compare_kinds(answers, sae, two_groups, FOLDS, rank=1, epochs=3, l1_weight=1e-3).set_index("kind")
+    table = compare_kinds(answers, sae, two_groups, SPLITS[0], FitSettings(epochs=3, l1=1e-3), rank=1).set_index("kind")
     same = ["rectified", "rectified, group lasso", "rectified, rank 1"]
     assert list(table.index) == [*same, "additive", "multiplicative"]
     assert table.loc[same, "test KL, shared only"].nunique() == 1
@@ -109,8 +121,8 @@ def test_the_grid_has_every_fit_and_goes_on_where_it_stopped(small, tmp_path, mo
     assert modes[2, 2] == [*modes[1, 0], "joint", "joint"] and len(modes) == 6
     pd.DataFrame(whole[whole.layer == 1]).to_csv(tmp_path / "selection.csv", index=False)
     fitted = []
-    rows_of_fold = layers.rows_of_fold
-    monkeypatch.setattr(layers, "rows_of_fold", lambda *args: fitted.append(args[3]) or rows_of_fold(*args))
+    rows_of_split = layers.rows_of_split
+    monkeypatch.setattr(layers, "rows_of_split", lambda *args: fitted.append(args[3]) or rows_of_split(*args))
     again = layers.select(small)
     assert fitted == [2, 2, 2]
     pd.testing.assert_frame_equal(again, whole)

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from opinion_sae.book import figures
-from opinion_sae.delta.crossfit import fold_parts
-from opinion_sae.delta.offsets import GroupDelta, scaled
+from opinion_sae.delta.held_out import by_question
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.effects.dose import (
     dose_cells,
     dose_curve,
-    for_questions,
     held_out_choice,
     sweet_spot,
     text_losses,
@@ -22,7 +21,7 @@ from opinion_sae.score.metrics import kl
 
 LAYER = 2
 STRENGTHS = (-1.0, 0.0, 1.0, 2.0)
-FOLDS = np.array([0, 1, 2, 0, 1, 2])
+SPLITS = by_question(np.array([0, 1, 2, 0, 1, 2]))
 TEXTS = ["The weather is often cold, they say.", "Question: yes? Answer: no, never, and so on.", "A B C D E F G H."]
 
 
@@ -42,10 +41,10 @@ def sae(tiny):
 
 
 @pytest.fixture(scope="module")
-def deltas():
+def deltas(sae):
     made = []
     for seed in range(3):
-        delta, generator = GroupDelta(("Female", "Male"), 24), torch.Generator().manual_seed(seed)
+        delta, generator = GroupDelta(("Female", "Male"), sae), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             delta.shared.copy_(torch.randn(24, generator=generator))
             delta.deviation.copy_(torch.randn(2, 24, generator=generator))
@@ -55,22 +54,22 @@ def deltas():
 
 def test_some_questions_are_answered_as_among_all(answers, sae, deltas):
     chosen = torch.tensor([4, 1])
-    part = for_questions(answers, chosen)
+    part = answers.for_questions(chosen)
     assert [question.key for question in part.questions] == ["q4", "q1"]
-    torch.testing.assert_close(part.predict(sae, deltas[0]), answers.predict(sae, deltas[0], chosen))
-    torch.testing.assert_close(part.option_mass(sae, deltas[0]), answers.option_mass(sae, deltas[0])[:, chosen])
+    torch.testing.assert_close(part.predict(deltas[0]), answers.predict(deltas[0], chosen))
+    torch.testing.assert_close(part.option_mass(deltas[0]), answers.option_mass(deltas[0])[:, chosen])
 
 
 @pytest.mark.parametrize("part", ["test", "validation"])
 def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas, survey, part):
-    cells = dose_cells(answers, sae, deltas, survey, FOLDS, part, STRENGTHS)
+    cells = dose_cells(answers, deltas, survey, SPLITS, part, STRENGTHS)
     assert list(cells.columns) == ["strength", "fold", "question", "kl", "option_mass"]
     assert len(cells) == len(STRENGTHS) * 6 and not cells.isna().any().any()
     for row in cells.itertuples():
-        assert row.question in fold_parts(FOLDS, row.fold)[2 if part == "test" else 1]
-        dose = scaled(deltas[row.fold], row.strength)
-        own = kl(survey.shares[:, row.question], answers.predict(sae, dose)[:, row.question].exp().numpy())
-        mass = answers.option_mass(sae, dose)[:, row.question].numpy()
+        assert row.question in getattr(SPLITS[row.fold], part)
+        dose = deltas[row.fold].scaled(row.strength)
+        own = kl(survey.shares[:, row.question], answers.predict(dose)[:, row.question].exp().numpy())
+        mass = answers.option_mass(dose)[:, row.question].numpy()
         answered = ~np.isnan(own)
         assert answered.sum() == (1 if row.question == 4 else 2)
         assert row.kl == pytest.approx(own[answered].mean(), rel=1e-3)
@@ -78,13 +77,13 @@ def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas
 
 
 def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
-    cells = dose_cells(answers, sae, deltas, survey, FOLDS, "test", STRENGTHS)
+    cells = dose_cells(answers, deltas, survey, SPLITS, "test", STRENGTHS)
     zero = cells[cells["strength"] == 0].set_index("question").sort_index()
     unsteered = kl(survey.shares, answers.predict().exp().numpy())
     np.testing.assert_allclose(zero["kl"], np.nanmean(unsteered, axis=0), rtol=1e-3)
     np.testing.assert_allclose(zero["option_mass"], answers.option_mass()[0], rtol=1e-3)
 
-    losses = text_losses(lm, sae, deltas, TEXTS, LAYER, STRENGTHS, windows=3, length=16)
+    losses = text_losses(lm, deltas, TEXTS, LAYER, STRENGTHS, windows=3, length=16)
     curve = dose_curve(cells, losses, np.arange(6), 200, 0).set_index("strength")
     assert curve.loc[0, "perplexity_ratio"] == curve.loc[0, "perplexity_ratio_low"] == 1
     assert (curve["n_questions"] == 6).all() and (curve["n_windows"] == 3).all()
@@ -94,7 +93,7 @@ def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
 
 
 def test_text_is_read_under_the_windows_own_group_at_content_tokens(lm, sae, deltas):
-    losses = text_losses(lm, sae, deltas, TEXTS, LAYER, STRENGTHS, windows=2, length=12)
+    losses = text_losses(lm, deltas, TEXTS, LAYER, STRENGTHS, windows=2, length=12)
     assert losses.groupby("strength").size().nunique() == 1 and set(losses["window"]) == {0, 1}
     pieces = [torch.tensor([0, *ids]) for text in TEXTS for ids in chunks(lm, text, 11)]
     rows = [pieces[i] for i in np.argsort([-len(piece) for piece in pieces], kind="stable")]
@@ -103,7 +102,7 @@ def test_text_is_read_under_the_windows_own_group_at_content_tokens(lm, sae, del
     tokens = torch.stack(rows)
 
     def edit(x):
-        moved = torch.cat([deltas[i].for_groups([deltas[i].groups[i]]).steer(x[i], sae)[None, :, 0] for i in (0, 1)])
+        moved = torch.cat([deltas[i].for_groups([deltas[i].groups[i]]).steer(x[i])[None, :, 0] for i in (0, 1)])
         return torch.where(content(x, torch.ones(x.shape[:2], dtype=bool))[..., None], moved, x)
 
     found = losses.loc[losses["strength"] == 1, "loss"].to_numpy().reshape(2, -1)
@@ -174,9 +173,9 @@ def test_the_figure_shows_every_strength_and_the_sample_sizes():
 
 def test_doses_that_cannot_be_judged_are_refused(answers, sae, deltas, survey):
     with pytest.raises(ValueError, match="part 'train' is not test or validation"):
-        dose_cells(answers, sae, deltas, survey, FOLDS, "train")
+        dose_cells(answers, deltas, survey, SPLITS, "train")
     with pytest.raises(ValueError, match=r"offsets of fold 0 are for \('Male',\), the survey has \('Female', 'Male'\)"):
-        dose_cells(answers, sae, [delta.for_groups(["Male"]) for delta in deltas], survey, FOLDS)
+        dose_cells(answers, [delta.for_groups(["Male"]) for delta in deltas], survey, SPLITS)
     unsteered, fitted = (made_cells([{strength: 0.5}] * 2) for strength in (0.0, 1.0))
     losses = pd.DataFrame({"strength": [1.0], "window": [0], "loss": [2.0]})
     with pytest.raises(ValueError, match=r"strength 1 is not among the doses, \[0.0\]"):

@@ -15,7 +15,7 @@ from opinion_sae.effects.letter_rows import (
     save_rows,
     text_cells,
 )
-from opinion_sae.effects.side_effects import fact_cells, survey_cells, unsteered
+from opinion_sae.effects.side_effects import fact_cells, survey_cells
 from opinion_sae.methods.readout import unembedding
 from opinion_sae.model.answers import AnswerPath
 
@@ -52,9 +52,11 @@ def test_the_rows_give_the_answers_that_they_were_fitted_for(answers, fitted, si
 
 def test_rows_of_zero_change_nothing(answers, six_questions, facts):
     nothing = torch.zeros(3, 2, len(letter_tokens(answers)), answers.lm.width)
-    plain = unsteered(FOLDS)
-    found = letter_cells(answers, six_questions, FOLDS, answers.predict().numpy().repeat(2, 0), nothing, facts, TEXTS)
-    expected = survey_cells(answers, six_questions, FOLDS, plain)
+    plain = [None] * 3
+    found = letter_cells(
+        answers, six_questions, by_question(FOLDS), answers.predict().numpy().repeat(2, 0), nothing, facts, TEXTS
+    )
+    expected = survey_cells(answers, six_questions, by_question(FOLDS), plain)
     assert set(found) == {*expected, "accuracy", "text_loss", "next_token_kl"}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], np.broadcast_to(values, found[name].shape), atol=1e-4)

@@ -10,11 +10,10 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
 from opinion_sae.book import figures
-from opinion_sae.delta.crossfit import fold_parts
+from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.effects.facts import Facts, fact_prompts
 from opinion_sae.effects.side_effects import (
-    Steered,
     accuracy_verdict,
     answer_cells,
     by_order,
@@ -31,7 +30,6 @@ from opinion_sae.effects.side_effects import (
     survey_cells,
     text_cells,
     trade_off_table,
-    unsteered,
 )
 from opinion_sae.model.activations import content
 from opinion_sae.model.answers import AnswerPath
@@ -39,6 +37,8 @@ from opinion_sae.score.metrics import kl
 
 LAYER = 2
 FOLDS = np.array([0, 1, 2, 0, 1, 2])
+SPLITS = by_question(FOLDS)
+UNSTEERED = [None] * 3
 GROUPS = ("Female", "Male")
 TEXTS = ["The weather is often cold, they say.", "Yes? No, never, and so on.", "A B C D E F G H.", "Two more of them."]
 
@@ -58,8 +58,8 @@ def sae(tiny):
     return tiny.sae()
 
 
-def made_delta(seed, size=1.0):
-    delta, generator = GroupDelta(GROUPS, 24), torch.Generator().manual_seed(seed)
+def made_delta(sae, seed, size=1.0):
+    delta, generator = GroupDelta(GROUPS, sae), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         delta.shared.copy_(size * torch.randn(24, generator=generator))
         delta.deviation.copy_(size * torch.randn(2, 24, generator=generator))
@@ -68,7 +68,7 @@ def made_delta(seed, size=1.0):
 
 @pytest.fixture(scope="module")
 def steered(sae):
-    return [Steered(made_delta(fold), sae, fold) for fold in range(3)]
+    return [made_delta(sae, fold) for fold in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def asked(lm, facts):
 
 
 def test_an_offset_of_nothing_changes_nothing(lm, answers, survey, sae, facts):
-    nothing = [Steered(made_delta(fold, size=0.0), sae, fold) for fold in range(3)]
-    cells = measure(lm, answers, survey, FOLDS, {"unsteered": unsteered(FOLDS), "delta": nothing}, facts, TEXTS)
+    nothing = [made_delta(sae, fold, size=0.0) for fold in range(3)]
+    cells = measure(answers, survey, SPLITS, {"unsteered": UNSTEERED, "delta": nothing}, facts, TEXTS)
     assert list(cells["unsteered"]) == list(cells["delta"])
     for quantity, values in cells["delta"].items():
         there = ~np.isnan(values)
@@ -96,14 +96,13 @@ def test_an_offset_of_nothing_changes_nothing(lm, answers, survey, sae, facts):
 
 
 def test_answers_are_those_of_the_folds_own_offset_on_its_test_questions(answers, survey, steered):
-    cells = survey_cells(answers, survey, FOLDS, steered)
-    for one in steered:
-        test = fold_parts(FOLDS, one.fold)[2]
-        p = answers.predict(one.sae, one.offset, torch.from_numpy(test)).exp().double().numpy()
+    cells = survey_cells(answers, survey, SPLITS, steered)
+    for offset, (_, _, _, test) in zip(steered, SPLITS, strict=True):
+        p = answers.predict(offset, torch.from_numpy(test)).exp().double().numpy()
         np.testing.assert_allclose(cells["kl"][:, test], kl(survey.shares[:, test], p), rtol=1e-4)
-        mass = answers.option_mass(one.sae, one.offset)[:, test]
+        mass = answers.option_mass(offset)[:, test]
         np.testing.assert_allclose(cells["option_mass"][:, test], mass, rtol=1e-4)
-        orders = by_order(answers, one)
+        orders = by_order(answers, offset)
         np.testing.assert_allclose(orders[:, test].mean(2), p, atol=1e-5)
         tv = np.abs(orders[:, test, 0] - orders[:, test, 1]).sum(-1) / 2
         np.testing.assert_allclose(cells["order_tv"][:, test], tv, atol=1e-6)
@@ -111,17 +110,17 @@ def test_answers_are_those_of_the_folds_own_offset_on_its_test_questions(answers
 
 
 def test_no_offset_touches_the_questions_of_another_fold(answers, survey, sae, steered):
-    other = [*steered[:2], Steered(made_delta(9), sae, 2)]
-    before, after = (survey_cells(answers, survey, FOLDS, of) for of in (steered, other))
+    other = [*steered[:2], made_delta(sae, 9)]
+    before, after = (survey_cells(answers, survey, SPLITS, of) for of in (steered, other))
     for quantity in before:
         assert np.array_equal(before[quantity][:, FOLDS != 2], after[quantity][:, FOLDS != 2], equal_nan=True)
     assert (before["entropy"][:, FOLDS == 2] != after["entropy"][:, FOLDS == 2]).all()
-    alone = survey_cells(answers, survey, FOLDS, steered[:1])
+    alone = survey_cells(answers, survey, SPLITS, steered[:1])
     assert np.isnan(alone["entropy"][:, FOLDS != 0]).all() and not np.isnan(alone["entropy"][:, FOLDS == 0]).any()
 
 
 def test_one_order_of_the_options_has_no_sensitivity_to_it(lm, survey, steered):
-    assert "order_tv" not in survey_cells(AnswerPath(lm, survey.questions, LAYER, orders=1), survey, FOLDS, steered)
+    assert "order_tv" not in survey_cells(AnswerPath(lm, survey.questions, LAYER, orders=1), survey, SPLITS, steered)
 
 
 def test_answer_cells_by_hand(tiny):
@@ -139,16 +138,15 @@ def test_answer_cells_by_hand(tiny):
 def test_facts_are_dealt_out_among_the_offsets(asked, facts, steered):
     found = fact_cells(asked, facts, 2, steered)["accuracy"]
     for item in range(5):
-        one = steered[item % 3]
-        likeliest = asked.predict(one.sae, one.offset)[:, item].argmax(-1).numpy()
+        likeliest = asked.predict(steered[item % 3])[:, item].argmax(-1).numpy()
         assert found[:, item].tolist() == (likeliest == facts.right[item]).tolist()
-    plain = fact_cells(asked, facts, 2, unsteered(FOLDS))["accuracy"]
+    plain = fact_cells(asked, facts, 2, UNSTEERED)["accuracy"]
     assert plain.shape == (2, 5) and (plain[0] == plain[1]).all()
     assert plain[0].tolist() == (asked.predict()[0].argmax(-1).numpy() == facts.right).tolist()
 
 
 def test_text_is_read_under_the_offset_at_every_content_token(lm, steered):
-    methods = {"unsteered": unsteered(FOLDS), "delta": steered, "first": steered[:1]}
+    methods = {"unsteered": UNSTEERED, "delta": steered, "first": steered[:1]}
     cells = text_cells(lm, methods, 2, TEXTS, LAYER, length=12, share=1)
     for i, text in enumerate(TEXTS):
         tokens = lm.tokenizer(text, return_tensors="pt")["input_ids"][:, :12]
@@ -157,7 +155,7 @@ def test_text_is_read_under_the_offset_at_every_content_token(lm, steered):
             for group in range(2):
 
                 def edit(x, one=one, group=group):
-                    moved = one.offset.steer(x[0], one.sae)[None, :, group]
+                    moved = one.steer(x[0])[None, :, group]
                     return torch.where(content(x, torch.ones(x.shape[:2], dtype=bool))[..., None], moved, x)
 
                 loss = lm.next_token_loss(tokens, LAYER, edit).mean().item()
@@ -174,12 +172,10 @@ def test_every_group_reads_a_part_of_the_texts_under_every_offset(lm, steered):
 
 
 def test_one_row_stands_for_all_groups(lm, answers, survey, sae, facts, asked, steered):
-    delta = steered[0].offset
-    shared = GroupDelta(GROUPS, 24)
-    shared.load_state_dict({"shared": delta.shared.detach(), "deviation": torch.zeros(2, 24)})
-    full, one = ([Steered(offset, sae, 0)] for offset in (shared, shared.for_groups(["Female"])))
+    shared = steered[0].shared_for(GROUPS)
+    full, one = [shared], [shared.for_groups(["Female"])]
     for measured in (
-        lambda of: survey_cells(answers, survey, FOLDS, of)["kl"],
+        lambda of: survey_cells(answers, survey, SPLITS, of)["kl"],
         lambda of: fact_cells(asked, facts, 2, of)["accuracy"],
         lambda of: text_cells(lm, {"m": of}, 2, TEXTS, LAYER, share=1)["m"]["next_token_kl"],
     ):
@@ -304,28 +300,28 @@ def test_a_table_without_the_unsteered_model_is_refused(survey):
 
 def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, tiny, answers, sae):
     for fold in range(3):
-        made_delta(fold).save(tmp_path / f"delta-{fold}.safetensors")
-        shared = made_delta(fold)
+        made_delta(sae, fold).save(tmp_path / f"delta-{fold}.safetensors")
+        shared = made_delta(sae, fold)
         shared.deviation.data.zero_()
         shared.save(tmp_path / f"shared-{fold}.safetensors")
     dense = {str(fold): torch.full((2, 32), float(fold)) for fold in range(3)}
     save_file(dense, tmp_path / "dense.safetensors")
     save_file({name: -vectors for name, vectors in dense.items()}, tmp_path / "diff-means.safetensors")
     tiny.sae(1).save(tmp_path / "joint" / "sae")
-    made_delta(7).save(tmp_path / "joint" / "delta.safetensors")
-    found = load_steered(tmp_path, answers, sae, FOLDS, seed=0)
+    made_delta(tiny.sae(1), 7).save(tmp_path / "joint" / "delta.safetensors")
+    found = load_steered(tmp_path, answers, sae, 3, seed=0)
     names = ["unsteered", "shared-delta", "delta-half", "delta", "random-latents", "dense"]
     names += ["diff-means", "delta-joint"]
     assert list(found) == names
-    assert all([one.fold for one in of] == [0, 1, 2] for name, of in found.items() if name != "delta-joint")
-    assert [one.fold for one in found["delta-joint"]] == [0] and found["delta-joint"][0].sae is not sae
-    assert len(found["shared-delta"][0].offset.groups) == 1
+    assert all(len(of) == 3 for name, of in found.items() if name != "delta-joint")
+    assert len(found["delta-joint"]) == 1 and found["delta-joint"][0].sae.sha256() == tiny.sae(1).sha256()
+    assert len(found["shared-delta"][0].groups) == 1 and found["unsteered"] == UNSTEERED
     for fold in range(3):
-        whole = made_delta(fold).offsets()
-        torch.testing.assert_close(found["delta"][fold].offset.offsets(), whole)
-        torch.testing.assert_close(found["delta-half"][fold].offset.offsets(), whole / 2)
-        moved = found["random-latents"][fold].offset.offsets()
+        whole = made_delta(sae, fold).offsets()
+        torch.testing.assert_close(found["delta"][fold].offsets(), whole)
+        torch.testing.assert_close(found["delta-half"][fold].offsets(), whole / 2)
+        moved = found["random-latents"][fold].offsets()
         torch.testing.assert_close(moved.sort(1).values, whole.sort(1).values)
-        assert isinstance(found["dense"][fold].offset, DenseOffset) and found["dense"][fold].sae is None
-        assert (found["dense"][fold].offset.deviation == fold).all()
-        assert (found["diff-means"][fold].offset.deviation == -fold).all()
+        assert isinstance(found["dense"][fold], DenseOffset) and found["dense"][fold].sae is None
+        assert (found["dense"][fold].deviation == fold).all()
+        assert (found["diff-means"][fold].deviation == -fold).all()

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from opinion_sae.delta.fit import fit_frozen
-from opinion_sae.delta.held_out import Split, by_question
+from opinion_sae.delta.fit import fit_from_shared, fit_frozen
+from opinion_sae.delta.held_out import Split, answer_with, by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.controls import (
     STRENGTHS,
-    apply_offsets,
     diff_means,
-    flip,
     from_offsets,
-    from_shared,
-    move_latents,
     others_kl,
     others_scores,
     permuted_decoder,
@@ -29,7 +26,7 @@ from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import transfer_matrix
 
 WIDTH = 48
-SETTINGS = {"epochs": 3, "lr": 0.1, "shared_lr": 0.5}
+SETTINGS = FitSettings(epochs=3, lr=0.1, shared_lr=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +54,8 @@ def sae():
 
 
 @pytest.fixture
-def delta(survey):
-    delta = GroupDelta(survey.groups, WIDTH)
+def delta(survey, sae):
+    delta = GroupDelta(survey.groups, sae)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         delta.shared[:6] = torch.randn(6, generator=generator)
@@ -96,23 +93,21 @@ def test_shuffled_labels_are_drawn_for_each_question_on_its_own(tiny):
 def test_the_shuffled_fit_starts_from_the_shared_part_and_sees_other_answers(answers, sae, survey):
     starts = []
     for split in SPLITS:
-        parts = {"train": split.train.tolist(), "validation": split.validation.tolist()}
-        starts.append(fit_frozen(answers, sae, survey, **parts, stages=("shared",), **SETTINGS)[0])
-    still = shuffled_groups(answers, sae, survey, SPLITS, starts, epochs=0)
+        starts.append(fit_frozen(answers, sae, survey, split, SETTINGS, stages=("shared",))[0])
+    still = shuffled_groups(answers, survey, SPLITS, starts, FitSettings(epochs=0))
     for offset, start in zip(still.offsets, starts, strict=True):
         assert torch.equal(offset.shared, start.shared) and not offset.deviation.any()
-    found = shuffled_groups(answers, sae, survey, SPLITS, starts, **SETTINGS)
+    found = shuffled_groups(answers, survey, SPLITS, starts, SETTINGS)
     assert found.log_probs.shape == (5, 9, 3) and len(found.offsets) == 3
-    again = shuffled_groups(answers, sae, survey, SPLITS, starts, **SETTINGS)
+    again = shuffled_groups(answers, survey, SPLITS, starts, SETTINGS)
     np.testing.assert_array_equal(found.log_probs, again.log_probs)
 
 
 def test_the_second_stage_from_the_shared_part_is_the_fit_of_both(answers, sae, survey):
     split = Split("all", np.arange(6), np.arange(6), np.arange(6, 9))  # so that the best epoch is not the start
-    parts = {"train": split.train.tolist(), "validation": split.validation.tolist()}
-    start, _ = fit_frozen(answers, sae, survey, **parts, stages=("shared",), **SETTINGS)
-    both, _ = fit_frozen(answers, sae, survey, **parts, **SETTINGS)
-    found = from_shared(answers, sae, survey, [split], [start], **SETTINGS).offsets[0]
+    start, _ = fit_frozen(answers, sae, survey, split, SETTINGS, stages=("shared",))
+    both, _ = fit_frozen(answers, sae, survey, split, SETTINGS)
+    found, _ = fit_from_shared(answers, survey, split, start, SETTINGS)
     assert both.deviation.any()
     assert torch.equal(found.shared, both.shared) and torch.equal(found.deviation, both.deviation)
 
@@ -120,7 +115,14 @@ def test_the_second_stage_from_the_shared_part_is_the_fit_of_both(answers, sae, 
 def test_the_shared_part_is_the_same_under_any_labels(answers, sae, survey):
     """So that the shuffled fit may start from it."""
     fits = [
-        fit_frozen(answers, sae, people, train=list(range(6)), stages=("shared",), epochs=3, lr=0.003)[0]
+        fit_frozen(
+            answers,
+            sae,
+            people,
+            split=Split("s", np.arange(6), np.arange(0), np.arange(0)),
+            stages=("shared",),
+            settings=FitSettings(epochs=3, lr=0.003),
+        )[0]
         for people in (survey, shuffled_labels(survey, 0))
     ]
     assert fits[0].shared.any()
@@ -130,11 +132,11 @@ def test_the_shared_part_is_the_same_under_any_labels(answers, sae, survey):
 def test_moved_latents_keep_number_and_values(answers, sae, delta):
     order = random_order(answers, sae, 0)
     assert sorted(order.tolist()) == list(range(WIDTH)) and (order != torch.arange(WIDTH)).any()
-    moved = move_latents(delta, order)
+    moved = delta.moved(order)
     for before, after in zip(delta.offsets(), moved.offsets(), strict=True):
         assert torch.equal(before.sort().values, after.sort().values)
     assert (moved.offsets() != delta.offsets()).any()
-    kept = move_latents(delta, order, keep_shared=True)
+    kept = delta.moved(order, keep_shared=True)
     assert torch.equal(kept.shared, delta.shared) and torch.equal(kept.deviation, moved.deviation)
     with torch.no_grad():
         fires = (sae.encode(answers.residual) > 0).any(0)
@@ -142,18 +144,18 @@ def test_moved_latents_keep_number_and_values(answers, sae, delta):
 
 
 def test_flipped_twice_is_the_same(delta):
-    assert torch.equal(flip(flip(delta)).offsets(), delta.offsets())
-    torch.testing.assert_close(flip(delta, keep_shared=True).offsets(), delta.shared - delta.deviation)
-    assert torch.equal(flip(delta).offsets(), -delta.offsets())
+    assert torch.equal(delta.flip().flip().offsets(), delta.offsets())
+    torch.testing.assert_close(delta.flip(keep_shared=True).offsets(), delta.shared - delta.deviation)
+    assert torch.equal(delta.flip().offsets(), -delta.offsets())
 
 
 def test_controls_from_offsets_answer_each_split_with_its_own(answers, sae, delta):
-    none = GroupDelta(delta.groups, WIDTH)
-    found = apply_offsets(answers, sae, SPLITS, [delta, none, none])
-    expected, unsteered = answers.predict(sae, delta).numpy(), answers.predict().numpy()
+    none = GroupDelta(delta.groups, sae)
+    found = answer_with(answers, SPLITS, [delta, none, none])
+    expected, unsteered = answers.predict(delta).numpy(), answers.predict().numpy()
     np.testing.assert_allclose(found[:, SPLITS[0].test], expected[:, SPLITS[0].test], atol=1e-5)
     np.testing.assert_allclose(found[0, SPLITS[1].test], unsteered[0, SPLITS[1].test], atol=1e-5)
-    controls = from_offsets(answers, sae, SPLITS, [delta] * 3, seed=0)
+    controls = from_offsets(answers, SPLITS, [delta] * 3, seed=0)
     assert list(controls) == ["random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"]
     tables = [expected, *controls.values()]
     for i, one in enumerate(tables):
@@ -165,9 +167,9 @@ def test_a_permuted_decoder_fires_alike_and_changes_nothing_under_a_zero_offset(
     other = permuted_decoder(sae, 0)
     assert torch.equal(other.encode(answers.residual), sae.encode(answers.residual))
     assert {tuple(row) for row in other.W_dec.tolist()} == {tuple(row) for row in sae.W_dec.tolist()}
-    zero = GroupDelta(delta.groups, WIDTH)
-    assert torch.equal(answers.predict(other, zero), answers.predict(sae, zero))
-    assert not torch.allclose(answers.predict(other, delta).exp(), answers.predict(sae, delta).exp(), atol=1e-3)
+    zero = GroupDelta(delta.groups, sae)
+    assert torch.equal(answers.predict(zero.on(other)), answers.predict(zero))
+    assert not torch.allclose(answers.predict(delta.on(other)).exp(), answers.predict(delta).exp(), atol=1e-3)
 
 
 def test_kl_under_others_offsets_is_the_matrix_off_its_diagonal(survey):
@@ -193,8 +195,9 @@ def test_the_difference_of_means_is_scaled_by_validation_and_reads_training_prom
     asked = np.array([0, 1, 2, 4, 5, 7])
     residuals = rng.normal(0, 1, (5, 6, 32)).astype(np.float32)
     split = SPLITS[0]
-    found, strengths = diff_means(answers, survey, [split], residuals, asked)
-    assert strengths[0] in STRENGTHS and found.history["strength"].tolist() == strengths
+    found = diff_means(answers, survey, [split], residuals, asked)
+    strengths = found.history["strength"].tolist()
+    assert strengths[0] in STRENGTHS and found.history["split"].tolist() == [split.name]
     offset, seen = found.offsets[0], np.isin(asked, split.train)
     assert isinstance(offset, DenseOffset) and seen.sum() == 2
     means = residuals[:, seen].mean(1)
@@ -202,7 +205,7 @@ def test_the_difference_of_means_is_scaled_by_validation_and_reads_training_prom
     assert np.isnan(found.log_probs[:, split.train]).all()
     elsewhere = residuals.copy()
     elsewhere[:, ~seen] = 0
-    np.testing.assert_array_equal(diff_means(answers, survey, [split], elsewhere, asked)[0].log_probs, found.log_probs)
+    np.testing.assert_array_equal(diff_means(answers, survey, [split], elsewhere, asked).log_probs, found.log_probs)
     with pytest.raises(ValueError, match="'none': none of its training questions was asked with a persona"):
         diff_means(answers, survey, [Split("none", np.array([3]), np.array([0]), np.array([1]))], residuals, asked)
 
@@ -215,8 +218,8 @@ def test_diff_means_takes_the_strength_that_validation_likes_best(answers, surve
     means = torch.from_numpy(residuals[:, :5].mean(1))
     offset = DenseOffset(survey.groups, 32)
     offset.deviation.data.copy_(4 * (means - means.mean(0)))
-    counts = 100 * answers.predict(None, offset).exp().double().numpy()
+    counts = 100 * answers.predict(offset).exp().double().numpy()
     people = dataclasses.replace(survey, counts=counts, respondents=np.full((5, 9), 100))
-    found, strengths = diff_means(answers, people, [split], residuals, np.arange(9))
-    assert strengths == [4.0]
+    found = diff_means(answers, people, [split], residuals, np.arange(9))
+    assert found.history["strength"].tolist() == [4.0]
     np.testing.assert_allclose(np.exp(found.log_probs[:, 7:]), counts[:, 7:] / 100, atol=1e-5)

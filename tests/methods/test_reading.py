@@ -132,7 +132,7 @@ def test_an_offset_that_reads_options_in_both_orders_turns_with_them(case, tiny)
     offset, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects, places=("options",), axes=(1,))
     turned = tuple(tiny.question(q.key, q.options[::-1], q.text) for q in survey.questions)
     other = AnswerPath(answers.lm, turned, 1, orders=2)
-    forwards, reversed_ = answers.predict(None, offset), other.predict(None, offset)
+    forwards, reversed_ = answers.predict(offset), other.predict(offset)
     for q, question in enumerate(survey.questions):
         options = len(question.options)
         torch.testing.assert_close(reversed_[:, q, :options].flip(-1), forwards[:, q, :options], atol=1e-4, rtol=1e-4)
@@ -154,5 +154,5 @@ def test_the_methods_answer_every_question_of_the_splits_held_out(case):
         np.testing.assert_allclose(np.exp(held.log_probs[:, tested]).sum(-1), 1, atol=1e-5)
         assert [choice.split for choice in held.choices] == ["one", "two"]
     own, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects)
-    expected = answers.predict(own.sae, own, torch.from_numpy(SPLIT.test)).numpy()
+    expected = answers.predict(own, torch.from_numpy(SPLIT.test)).numpy()
     np.testing.assert_allclose(found["delta-reading"].log_probs[:, SPLIT.test], expected, atol=1e-5)

@@ -18,7 +18,9 @@ class Push:
     def __init__(self, vectors):
         self.vectors = vectors
 
-    def steer(self, x, sae):
+    reads = None
+
+    def steer(self, x, read=None):
         return x[:, None] + self.vectors.to(x.device)
 
 
@@ -55,7 +57,7 @@ def pushes(groups, seed=0):
 def test_equals_the_full_forward_for_several_groups_at_once(answers):
     vectors = 5 * pushes(3)
     expected = full_answers(answers.lm, answers, vectors)
-    found = answers.log_probs(delta=Push(vectors))
+    found = answers.log_probs(Push(vectors))
     unsteered = answers.log_probs()
     assert (found[:, 1] - unsteered[:, 1]).abs().max() > 0.1  # the push matters
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
@@ -64,22 +66,22 @@ def test_equals_the_full_forward_for_several_groups_at_once(answers):
 @torch.no_grad()
 def test_groups_do_not_see_each_other(answers):
     vectors = 5 * pushes(3)
-    together = answers.log_probs(delta=Push(vectors))
+    together = answers.log_probs(Push(vectors))
     for g in range(3):
-        alone = answers.log_probs(delta=Push(vectors[g : g + 1]))
+        alone = answers.log_probs(Push(vectors[g : g + 1]))
         torch.testing.assert_close(together[g : g + 1], alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_a_zero_offset_gives_exactly_the_unsteered_answer(answers):
-    assert torch.equal(answers.log_probs(delta=Push(torch.zeros(1, 32))), answers.log_probs())
+    assert torch.equal(answers.log_probs(Push(torch.zeros(1, 32))), answers.log_probs())
     expected = full_answers(answers.lm, answers, torch.zeros(1, 32))
     torch.testing.assert_close(answers.log_probs(), expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_probabilities_sum_to_one_and_padding_options_get_none(answers):
-    found = answers.log_probs(delta=Push(pushes(2)))
+    found = answers.log_probs(Push(pushes(2)))
     assert found.shape == (2, 3, 4)
     torch.testing.assert_close(found.exp().sum(-1), torch.ones(2, 3))
     assert found.isinf().tolist() == 2 * [[[False, False, True, True], 4 * [False], [False] * 3 + [True]]]
@@ -95,7 +97,7 @@ def test_a_model_spread_by_accelerate_answers_the_same(tiny):
     places = {name: "cpu" for name in [*names, *(f"model.layers.{i}" for i in range(5))]}
     dispatch_model(spread.model, places, main_device="cpu", force_hooks=True)
     assert hasattr(spread.layers[2], "_hf_hook")
-    both = [AnswerPath(lm, tiny.questions, HOOK, orders=2).log_probs(delta=Push(pushes(2))) for lm in (exact, spread)]
+    both = [AnswerPath(lm, tiny.questions, HOOK, orders=2).log_probs(Push(pushes(2))) for lm in (exact, spread)]
     assert torch.equal(*both)
 
 
@@ -103,7 +105,7 @@ def test_gradients_equal_those_of_the_full_forward(tiny):
     lm = tiny.lm("gemma2")
     answers = AnswerPath(lm, tiny.questions[:1], HOOK, orders=1)
     vectors = pushes(1).requires_grad_()
-    answers.log_probs(delta=Push(vectors))[0, 0, 0].backward()
+    answers.log_probs(Push(vectors))[0, 0, 0].backward()
     found, vectors.grad = vectors.grad, None
     full_answers(lm, answers, vectors)[0, 0, 0].backward()
     assert found.abs().max() > 1e-3
@@ -113,12 +115,12 @@ def test_gradients_equal_those_of_the_full_forward(tiny):
 @torch.no_grad()
 def test_some_questions_and_batches_are_the_same_answers(answers):
     vectors = Push(pushes(2))
-    everything = answers.log_probs(delta=vectors)
-    some = answers.log_probs(delta=vectors, questions=torch.tensor([2, 0]))
+    everything = answers.log_probs(vectors)
+    some = answers.log_probs(vectors, questions=torch.tensor([2, 0]))
     torch.testing.assert_close(some, everything[:, [2, 0]], atol=1e-5, rtol=0)
-    in_batches = answers.predict(delta=vectors, batch=2)
+    in_batches = answers.predict(vectors, batch=2)
     torch.testing.assert_close(in_batches, everything, atol=1e-5, rtol=0)
-    some = answers.predict(delta=vectors, questions=torch.tensor([2, 0]), batch=1)
+    some = answers.predict(vectors, questions=torch.tensor([2, 0]), batch=1)
     torch.testing.assert_close(some, everything[:, [2, 0]], atol=1e-5, rtol=0)
 
 

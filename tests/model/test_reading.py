@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opinion_sae.effects.dose import for_questions
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.prompts import Prompt, build_prompts, question_text
 from opinion_sae.model.reading import (
@@ -111,5 +110,5 @@ def test_latents_are_found_once_per_sae_and_place(lm, tiny):
     answers.read(counted, "question", items)
     assert sum(calls) == 2 * len(answers.kept.stream)
     assert torch.equal(answers.read(None, "last", items), answers.residual)
-    part = for_questions(answers, torch.tensor([2, 0]))
+    part = answers.for_questions(torch.tensor([2, 0]))
     assert torch.equal(part.read(sae, "question", torch.tensor([0, 1])), first[[2, 0]])

@@ -126,9 +126,7 @@ def test_select_keeps_everything_in_step():
     part = survey.select(questions=[30, 2], groups=[3, 0])
     assert [q.key for q in part.questions] == [survey.questions[30].key, survey.questions[2].key]
     assert part.groups == (survey.groups[3], survey.groups[0])
-    np.testing.assert_array_equal(
-        part.counts, survey.counts[[3, 0]][:, [30, 2], : part.counts.shape[2]]
-    )
+    np.testing.assert_array_equal(part.counts, survey.counts[[3, 0]][:, [30, 2], : part.counts.shape[2]])
     assert part.counts.shape[2] == max(len(q.options) for q in part.questions)
     assert {c.question for c in part.dropped} <= {q.key for q in part.questions}
     with pytest.raises(ValueError, match="no question 71; there are 71"):
@@ -161,15 +159,9 @@ people = st.lists(
 @given(people)
 def test_counting_is_what_a_loop_counts(rows):
     answer, sex, weight = (list(column) for column in zip(*rows))
-    cells = count_answers(
-        ["q"], [3], np.array(answer)[:, None], {"sex": sex}, np.array(weight, dtype=float)
-    )
+    cells = count_answers(["q"], [3], np.array(answer)[:, None], {"sex": sex}, np.array(weight, dtype=float))
     for row in cells.itertuples():
-        mine = [
-            w
-            for a, s, w in rows
-            if a == row.option and w > 0 and (row.group == "everyone" or s == row.group)
-        ]
+        mine = [w for a, s, w in rows if a == row.option and w > 0 and (row.group == "everyone" or s == row.group)]
         assert row.respondents == len(mine)
         assert row.weight == pytest.approx(sum(mine))
         assert row.weight_squared == pytest.approx(sum(w * w for w in mine))

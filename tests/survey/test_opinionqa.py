@@ -101,7 +101,9 @@ def test_two_columns_of_one_attribute_are_refused(tmp_path, one, two, name):
     responses = "\n".join(f"{row},{row.split(',')[4]}" for row in RESPONSES.replace("QKEY", "Q").splitlines()) + "\n"
     responses = responses.replace("SEX", one).replace(f"WEIGHT_W26,{one}", f"WEIGHT_W26,{two}")
     folder = write_wave(tmp_path, metadata=metadata, responses=responses)
-    with pytest.raises(ValueError, match=f"metadata.csv: row .*{two!r} and {one!r} are both read as {name!r}; keep one"):
+    with pytest.raises(
+        ValueError, match=f"metadata.csv: row .*{two!r} and {one!r} are both read as {name!r}; keep one"
+    ):
         load_survey(str(folder), min_respondents=1)
     counts = {key: counted(Male={"A lot": 3}) for key in (one, two)}
     info = "\n".join(INFO.splitlines()[:2]) + "\n"

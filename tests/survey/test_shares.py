@@ -98,9 +98,7 @@ def test_subpop_lines_are_checked(tmp_path):
 
 
 def global_row(selections, question="Is it so?", options="['Yes', 'No', 'DK/Refused']"):
-    text = (
-        f"defaultdict(<class 'list'>, {selections})" if isinstance(selections, dict) else selections
-    )
+    text = f"defaultdict(<class 'list'>, {selections})" if isinstance(selections, dict) else selections
     return {"question": question, "selections": text, "options": options, "source": "GAS"}
 
 
@@ -143,9 +141,7 @@ def test_damaged_global_opinionqa_is_named(tmp_path, row, message):
 
 def test_a_hub_that_cannot_be_reached_is_said_plainly(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        FileNotFoundError, match="subpop_eval.jsonl of hub data set owner/none-such"
-    ):
+    with pytest.raises(FileNotFoundError, match="subpop_eval.jsonl of hub data set owner/none-such"):
         load_survey("subpop:owner/none-such/subpop_eval.jsonl")
     with pytest.raises(FileNotFoundError, match="name a .jsonl or .csv file or a hub id"):
         load_survey("globalopinionqa:no-slash.csv")

@@ -13,9 +13,7 @@ from opinion_sae.survey.load import SHIPPED
 
 def assert_same_cells(derived: pd.DataFrame, survey: str) -> None:
     shipped = pd.read_csv(next((SHIPPED / survey).glob("counts.csv*")))
-    pd.testing.assert_frame_equal(
-        derived.reset_index(drop=True), shipped, check_dtype=False, rtol=0, atol=1e-5
-    )
+    pd.testing.assert_frame_equal(derived.reset_index(drop=True), shipped, check_dtype=False, rtol=0, atol=1e-5)
 
 
 def test_gss_counts_derive_again(derive, gss_source):
@@ -77,9 +75,7 @@ def test_intersections_add_up(name):
     assert "Republican & Female" in whole.groups
     for party in ("Democrat", "Independent", "Republican"):
         parts = [whole.groups.index(f"{party} & {sex}") for sex in ("Female", "Male")]
-        np.testing.assert_allclose(
-            whole.counts[parts].sum(0), whole.counts[whole.groups.index(party)], atol=1e-3
-        )
+        np.testing.assert_allclose(whole.counts[parts].sum(0), whole.counts[whole.groups.index(party)], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", shipped_surveys())
@@ -90,9 +86,7 @@ def test_questions_read_well(name):
         assert max(map(len, question.options)) <= 50, question
         assert question.text[-1] in '?"'
     assert len({q.text for q in survey.questions}) == len(survey.questions)
-    assert {"title", "source", "licence", "attribution", "population"} <= set(
-        survey.provenance[name]
-    )
+    assert {"title", "source", "licence", "attribution", "population"} <= set(survey.provenance[name])
 
 
 def test_hash_follows_content_only():

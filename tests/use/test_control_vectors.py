@@ -40,7 +40,7 @@ def read(path):
 
 def test_a_dense_offset_comes_back_from_the_file(answers, tmp_path):
     offset = filled(DenseOffset(GROUPS, 32))
-    table = export_control_vectors(tmp_path, answers, None, offset)
+    table = export_control_vectors(tmp_path, answers, offset)
     assert table["group"].tolist() == list(GROUPS)
     assert table["file"].tolist() == ["Republican.gguf", "65+.gguf", "75-000-or-more.gguf"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(table["file"])
@@ -58,8 +58,8 @@ def test_a_dense_offset_comes_back_from_the_file(answers, tmp_path):
 
 
 def test_an_offset_of_latents_is_written_as_its_mean_shift(answers, sae, tmp_path):
-    delta = filled(GroupDelta(GROUPS, 24))
-    table = export_control_vectors(tmp_path, answers, sae, delta)
+    delta = filled(GroupDelta(GROUPS, sae))
+    table = export_control_vectors(tmp_path, answers, delta)
     x, z = answers.residual, sae.encode(answers.residual)
     for g, row in table.iterrows():
         with torch.no_grad():
@@ -73,11 +73,11 @@ def test_an_offset_of_latents_is_written_as_its_mean_shift(answers, sae, tmp_pat
 
 def test_the_mean_is_over_all_prompts_however_they_are_split(tiny, lm, sae):
     many = AnswerPath(lm, [tiny.question(f"q{i}", text="Is it so? " * i) for i in range(1, 40)], LAYER)
-    delta = filled(GroupDelta(GROUPS, 24))
+    delta = filled(GroupDelta(GROUPS, sae))
     assert len(many.residual) == 78  # more than one part
     with torch.no_grad():
-        expected = (delta.steer(many.residual, sae) - many.residual[:, None]).mean(0)
-    torch.testing.assert_close(mean_shift(many, sae, delta)[0], expected, atol=1e-4, rtol=1e-4)
+        expected = (delta.steer(many.residual) - many.residual[:, None]).mean(0)
+    torch.testing.assert_close(mean_shift(many, delta)[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_file_names_are_safe_and_differ():
@@ -89,9 +89,9 @@ def test_file_names_are_safe_and_differ():
 def test_what_llama_cpp_cannot_take_is_refused(tiny, lm, answers, tmp_path):
     offset = filled(DenseOffset(GROUPS, 32))
     with pytest.raises(ValueError, match="hook_layer 0: llama.cpp takes control vectors for layer 1 and above"):
-        export_control_vectors(tmp_path, AnswerPath(lm, tiny.questions, 0), None, offset)
+        export_control_vectors(tmp_path, AnswerPath(lm, tiny.questions, 0), offset)
     with torch.no_grad():
         offset.deviation[1, 3] = torch.nan
     with pytest.raises(ValueError, match=r"the offsets of \['65\+'\] are not finite"):
-        export_control_vectors(tmp_path, answers, None, offset)
+        export_control_vectors(tmp_path, answers, offset)
     assert not list(tmp_path.iterdir())

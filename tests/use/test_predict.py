@@ -19,7 +19,7 @@ from opinion_sae.use import predict as module
 from opinion_sae.use import published_run
 from opinion_sae.use.asked import Asked, read_questions
 from opinion_sae.use.predict import READ, SHARES, as_survey, latents_read, predict, write_predictions
-from opinion_sae.use.published_run import Bound, keep_published, load_published_run
+from opinion_sae.use.published_run import keep_published, load_published_run
 
 LAYER = 2
 QUESTIONS = (
@@ -35,11 +35,10 @@ def run(tmp_path, lm, tiny, six_questions, monkeypatch):
     """A published run whose model is the tiny one."""
     monkeypatch.setattr(published_run, "load_language_model", lambda model, dtype: lm)
     answers, sae = AnswerPath(lm, six_questions.questions, LAYER), tiny.sae()
-    delta = GroupDelta(six_questions.groups, sae.width)
+    offset = GroupDelta(six_questions.groups, sae)
     with torch.no_grad():
-        delta.deviation.copy_(2 * torch.randn(delta.deviation.shape, generator=torch.Generator().manual_seed(2)))
-    offset = Bound(delta, sae)
-    held_out = answers.predict(None, offset).numpy()
+        offset.deviation.copy_(2 * torch.randn(offset.deviation.shape, generator=torch.Generator().manual_seed(2)))
+    held_out = answers.predict(offset).numpy()
     keep_published(tmp_path / "kept", answers, offset, six_questions, held_out, np.arange(6) % 2)
     return load_published_run(tmp_path / "kept")
 
@@ -54,7 +53,7 @@ def test_shares_are_those_of_the_answer_path_and_from_toplines(run, asked, lm, s
     table = predict(run, asked).shares
     assert tuple(table) == SHARES and len(table) == 2 * (2 + 4 + 3) + 2 * (2 + 3)
     answers = AnswerPath(lm, [one.question for one in asked], LAYER)
-    alone = answers.predict(None, run.offset).exp().numpy()
+    alone = answers.predict(run.offset).exp().numpy()
     for q, one in enumerate(asked):
         for g, group in enumerate(run.groups):
             cells = table[(table["question"] == one.question.key) & (table["group"] == group)]
@@ -87,7 +86,7 @@ def test_a_question_of_the_survey_gets_the_answer_that_the_run_gave(run, six_que
     """Toplines and groups' sizes of the survey, put in from outside, lead to what the run itself measured."""
     offset = run.offset
     answers = AnswerPath(lm, six_questions.questions, LAYER)
-    log_probs = answers.predict(None, offset).numpy()
+    log_probs = answers.predict(offset).numpy()
     theirs = from_toplines(six_questions, log_probs)
     asked = [
         Asked(question, tuple(np.exp(everyone(six_questions)[0, q, : len(question.options)]).tolist()))

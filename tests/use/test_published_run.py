@@ -21,7 +21,6 @@ from opinion_sae.model.weights import sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.use import published_run
 from opinion_sae.use.published_run import (
-    Bound,
     as_sae,
     checked_coverage,
     in_float16,
@@ -33,12 +32,12 @@ LAYER = 2
 
 
 def make_offset(sae, groups=("Female", "Male"), size=3.0):
-    delta = GroupDelta(groups, sae.width)
+    delta = GroupDelta(groups, sae)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for part in (delta.shared, delta.deviation):
             part.copy_(size * torch.randn(part.shape, generator=generator))
-    return Bound(delta, sae)
+    return delta
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def kept(tmp_path, lm, tiny, six_questions):
     """Folder, what `keep_published` returned, and what it was given."""
     answers = AnswerPath(lm, six_questions.questions, LAYER)
     offset = make_offset(tiny.sae())
-    held_out = answers.predict(None, offset).numpy()
+    held_out = answers.predict(offset).numpy()
     hashes = keep_published(
         tmp_path / "kept", answers, offset, six_questions, held_out, np.arange(6) % 2, {3: "roads, $5"}
     )
@@ -64,14 +63,14 @@ def test_what_is_read_is_what_was_kept(kept, six_questions):
     assert set(run.coverage["task"]) == {"alone", "toplines"}
     assert run.factors("alone", 0.5).tolist() == run.coverage.loc[1:2, "factor"].tolist()
     # what moves is the same but for the SAE's rounding
-    then, now = (answers.predict(None, one).exp() for one in (offset, run.offset))
+    then, now = (answers.predict(one).exp() for one in (offset, run.offset))
     assert torch.allclose(then, now, atol=5e-3) and not torch.equal(then, now)
     assert hashes == {name: sha256_of(folder / name) for name in ("about.json", *published_run.FILES)}
 
 
 def test_keeping_twice_gives_the_same_bytes(kept, six_questions):
     folder, hashes, answers, offset = kept
-    held_out = answers.predict(None, offset).numpy()
+    held_out = answers.predict(offset).numpy()
     again = keep_published(folder, answers, offset, six_questions, held_out, np.arange(6) % 2, {3: "roads, $5"})
     assert again == hashes
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from opinion_sae.delta.offsets import DenseOffset, GroupDelta, scaled
+from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.sae.autoencoder import SparseAutoencoder
-from opinion_sae.use.steering import check_belongs, generate_answers, hook_layer_of, load_delta_for, steer
+from opinion_sae.use.steering import check_belongs, generate_answers, hook_layer_of, steer
 
 LAYER = 2
 GROUPS = ("Female", "Male")
@@ -28,8 +28,8 @@ def filled(offset, size=5.0, seed=1):
     return offset
 
 
-def make_delta(size=5.0):
-    return filled(GroupDelta(GROUPS, 24), size)
+def make_delta(sae, size=5.0):
+    return filled(GroupDelta(GROUPS, sae), size)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +67,13 @@ PROMPTS = ["Question: yes? Answer:", "A"]
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "mistral"])
 def test_text_is_that_of_the_rule_by_hand_whatever_the_padding(tiny, sae, family):
-    lm, delta, strength = tiny.lm(family), make_delta(), 0.7
+    lm, delta, strength = tiny.lm(family), make_delta(sae), 0.7
 
     def move(x):
         z = sae.encode(x)
         return x + sae.decode((z + strength * delta.offsets()[1]).clamp_min(0)) - sae.decode(z)
 
-    with torch.no_grad(), steer(lm, sae, delta, "Male", strength):
+    with torch.no_grad(), steer(lm, delta, "Male", strength):
         found = written(lm, PROMPTS)
     with torch.no_grad():
         expected = [by_hand(lm, prompt, 6, move) for prompt in PROMPTS]
@@ -83,28 +83,27 @@ def test_text_is_that_of_the_rule_by_hand_whatever_the_padding(tiny, sae, family
 
 
 def test_only_the_last_position_of_a_pass_moves(lm, sae):
-    delta, seen = make_delta(), []
+    delta, seen = make_delta(sae), []
     handle = lm.layers[LAYER + 1].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     ids = torch.tensor([[0, 5, 6, 7]])
     with torch.no_grad():
         lm.model(ids)
-        with steer(lm, sae, delta, "Female"):
+        with steer(lm, delta, "Female"):
             lm.model(ids)
     handle.remove()
     before, after = seen
     assert torch.equal(before[:, :-1], after[:, :-1])
-    expected = delta.for_groups(["Female"]).steer(before[:, -1], sae)[:, 0]
+    expected = delta.for_groups(["Female"]).steer(before[:, -1])[:, 0]
     assert torch.equal(after[:, -1], expected.detach()) and not torch.equal(after[:, -1], before[:, -1])
 
 
 @pytest.mark.parametrize("kind", ["latents", "dense"])
 def test_strength_zero_changes_no_token_and_a_large_one_does(tiny, lm, sae, kind):
-    offset = make_delta() if kind == "latents" else filled(DenseOffset(GROUPS, 32))
-    sae = sae if kind == "latents" else None
+    offset = make_delta(sae) if kind == "latents" else filled(DenseOffset(GROUPS, 32))
     plain = written(lm, PROMPTS)
-    with steer(lm, sae, offset, "Male", 0.0, LAYER):
+    with steer(lm, offset, "Male", 0.0, LAYER):
         assert torch.equal(written(lm, PROMPTS), plain)
-    with steer(lm, sae, offset, "Male", 3.0, LAYER):
+    with steer(lm, offset, "Male", 3.0, LAYER):
         assert not torch.equal(written(lm, PROMPTS), plain)
 
 
@@ -112,14 +111,14 @@ def test_bfloat16_weights_keep_their_text_at_strength_zero(tiny, sae):
     lm = tiny.lm()
     lm.model.to(torch.bfloat16)
     plain = written(lm, PROMPTS)
-    with steer(lm, sae, make_delta(), "Male", 0.0):
+    with steer(lm, make_delta(sae), "Male", 0.0):
         assert torch.equal(written(lm, PROMPTS), plain)
 
 
 def test_a_dense_offset_is_added_as_it_is(lm):
     offset, seen = filled(DenseOffset(GROUPS, 32)), []
     ids = torch.tensor([[0, 5, 6]])
-    with torch.no_grad(), steer(lm, None, offset, "Male", -2.0, hook_layer=LAYER):
+    with torch.no_grad(), steer(lm, offset, "Male", -2.0, hook_layer=LAYER):
         handle = lm.layers[LAYER].register_forward_hook(lambda module, args, output: seen.append(output))
         lm.model(ids)
         handle.remove()
@@ -128,35 +127,35 @@ def test_a_dense_offset_is_added_as_it_is(lm):
 
 
 def test_each_row_may_have_its_own_group(lm, sae):
-    delta, prompts = make_delta(), ["A", "A", "A"]
+    delta, prompts = make_delta(sae), ["A", "A", "A"]
     order = ["Male", "Female", "Male"]
-    with steer(lm, sae, delta, order):
+    with steer(lm, delta, order):
         together = written(lm, prompts)
     for row, group in zip(together, order, strict=True):
-        with steer(lm, sae, delta, group):
+        with steer(lm, delta, group):
             assert torch.equal(written(lm, ["A"])[0], row)
-    with pytest.raises(ValueError, match="2 groups for a batch of 3 rows"), steer(lm, sae, delta, list(GROUPS)):
+    with pytest.raises(ValueError, match="2 groups for a batch of 3 rows"), steer(lm, delta, list(GROUPS)):
         written(lm, prompts)
 
 
 def test_the_hook_goes_even_after_an_error(lm, sae):
     plain = written(lm, PROMPTS)
-    with pytest.raises(ZeroDivisionError), steer(lm, sae, make_delta(50.0), "Male"):
+    with pytest.raises(ZeroDivisionError), steer(lm, make_delta(sae, 50.0), "Male"):
         assert not torch.equal(written(lm, PROMPTS), plain)
         _ = 1 / 0
     assert torch.equal(written(lm, PROMPTS), plain) and not lm.layers[LAYER]._forward_hooks
 
 
 def test_what_cannot_be_steered_is_named(lm, sae):
-    delta = make_delta()
+    delta = make_delta(sae)
     with pytest.raises(KeyError, match=r"no offset for \['Martian'\]; there are \['Female', 'Male'\]"):
-        with steer(lm, sae, delta, "Martian"):
+        with steer(lm, delta, "Martian"):
             pass
     with pytest.raises(ValueError, match="hook_layer 4: tiny-llama has 5 layers"):
-        with steer(lm, sae, delta, "Male", hook_layer=4):
+        with steer(lm, delta, "Male", hook_layer=4):
             pass
     with pytest.raises(ValueError, match="give hook_layer"):
-        with steer(lm, None, filled(DenseOffset(GROUPS, 32)), "Male"):
+        with steer(lm, filled(DenseOffset(GROUPS, 32)), "Male"):
             pass
     with pytest.raises(ValueError, match="hook_name 'hook_embed'"):
         hook_layer_of(make_sae(hook_name="hook_embed"))
@@ -164,48 +163,46 @@ def test_what_cannot_be_steered_is_named(lm, sae):
 
 
 def test_a_scaled_offset_is_a_copy(sae):
-    delta = make_delta()
+    delta = make_delta(sae)
     before = delta.offsets().detach().clone()
-    part = scaled(delta, -2.0, ["Male"])
+    part = delta.for_groups(["Male"]).scaled(-2.0)
     assert part.groups == ("Male",)
     torch.testing.assert_close(part.offsets(), -2 * before[1:])
-    assert torch.equal(scaled(delta, 1.0).offsets(), before) and torch.equal(delta.offsets(), before)
+    assert torch.equal(delta.scaled(1.0).offsets(), before) and torch.equal(delta.offsets(), before)
 
 
 def test_answers_side_by_side(tiny, sae):
-    lm, delta = tiny.lm(chat=True), make_delta()
-    table = generate_answers(lm, "Is it so?", sae, delta, ["Male", "Female", "Male"], tokens=8)
+    lm, delta = tiny.lm(chat=True), make_delta(sae)
+    table = generate_answers(lm, "Is it so?", delta, ["Male", "Female", "Male"], tokens=8)
     assert list(table.columns) == ["group", "unsteered", "steered"]
     assert table["group"].tolist() == ["Male", "Female", "Male"]
     assert table["unsteered"].nunique() == 1  # greedy
     assert table["steered"][0] == table["steered"][2] != table["steered"][1]
     assert (table["steered"] != table["unsteered"]).all()
     assert not lm.layers[LAYER]._forward_hooks
-    nothing = generate_answers(lm, "Is it so?", sae, delta, strength=0.0, tokens=8)
+    nothing = generate_answers(lm, "Is it so?", delta, strength=0.0, tokens=8)
     assert nothing["group"].tolist() == list(GROUPS) and (nothing["steered"] == nothing["unsteered"]).all()
 
 
 def test_sampled_answers_differ_by_the_offset_alone(lm, sae):
-    same = generate_answers(lm, "Is it so?", sae, make_delta(), ["Male"] * 4, strength=0.0, tokens=8, seed=3)
+    same = generate_answers(lm, "Is it so?", make_delta(sae), ["Male"] * 4, strength=0.0, tokens=8, seed=3)
     assert (same["steered"] == same["unsteered"]).all() and same["unsteered"].nunique() > 1
-    moved = generate_answers(lm, "Is it so?", sae, make_delta(), ["Male"] * 4, tokens=8, seed=3)
+    moved = generate_answers(lm, "Is it so?", make_delta(sae), ["Male"] * 4, tokens=8, seed=3)
     assert (moved["unsteered"] == same["unsteered"]).all() and (moved["steered"] != same["steered"]).any()
 
 
-def test_offsets_are_tied_to_model_layer_and_sae(lm, sae, tmp_path):
+def test_an_offset_from_a_file_steers_its_own_model_and_layer_only(lm, sae, tmp_path):
     path = tmp_path / "deltas.safetensors"
-    about = {"model": lm.name, "hook_layer": str(LAYER), "sae": sae.sha256()}
-    make_delta().save(path, **about)
-    assert torch.equal(load_delta_for(path, lm, sae).offsets(), make_delta().offsets())
-    with pytest.raises(ValueError, match="deltas.safetensors: fitted with hook_layer 2, but used with hook_layer 1"):
-        load_delta_for(path, lm, sae, hook_layer=1)
-    other = make_sae(seed=5)
-    with pytest.raises(ValueError, match=f"fitted with sae {sae.sha256()}, but used with sae {other.sha256()}"):
-        load_delta_for(path, lm, other)
+    about = {"model": lm.name, "hook_layer": str(LAYER)}
+    make_delta(sae).save(path, **about)
+    delta = GroupDelta.load(path, sae)
+    with steer(lm, delta, "Male"):
+        pass
+    with pytest.raises(ValueError, match="fitted with hook_layer 2, but used with hook_layer 1"):
+        with steer(lm, delta, "Male", hook_layer=1):
+            pass
     with pytest.raises(ValueError, match="fitted with model gpt, but used with model tiny-llama"):
-        check_belongs({**about, "model": "gpt"}, lm, sae, LAYER)
-    check_belongs({**about, "model": "its name elsewhere", "model_sha256": lm.sha256}, lm, sae, LAYER)
+        check_belongs({**about, "model": "gpt"}, lm, LAYER)
+    check_belongs({**about, "model": "its name elsewhere", "model_sha256": lm.sha256}, lm, LAYER)
     with pytest.raises(ValueError, match="fitted with model_sha256 0ff, but used with model_sha256 "):
-        check_belongs({**about, "model_sha256": "0ff"}, lm, sae, LAYER)
-    with pytest.raises(ValueError, match="does not say for which sae"):
-        check_belongs({"model": lm.name, "hook_layer": "2"}, lm, sae, LAYER)
+        check_belongs({**about, "model_sha256": "0ff"}, lm, LAYER)

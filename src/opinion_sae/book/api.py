@@ -31,7 +31,9 @@ def api_page(root: Path = ROOT) -> str:
     lines = [HEAD]
     for name, place in places((package / "__init__.py").read_text(encoding="utf-8")).items():
         module = package.joinpath(*place.split(".")[1:])
-        path = module.with_suffix(".py") if module.with_suffix(".py").is_file() else module / f"{name_of_room(place)}.py"
+        path = (
+            module.with_suffix(".py") if module.with_suffix(".py").is_file() else module / f"{name_of_room(place)}.py"
+        )
         lines += _entry(next(node for node in _public(path) if node.name == name), path)
     grounds = sorted(path for path in package.glob("*.py") if not path.stem.startswith("__"))
     lines += ["## The ground\n", *(line for path in grounds for line in _module(path, package))]

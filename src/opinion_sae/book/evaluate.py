@@ -7,13 +7,10 @@ runs the latter for a profile whose book is finished, and goes on where it was s
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,32 +19,28 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
-from safetensors.numpy import save_file
-from torch import Tensor
+from jaxtyping import Float
 
-from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
+from opinion_sae.artifacts import read_json, remembered, write_csv, write_json
 from opinion_sae.book.claims import CLAIMS, claims_page, kl_cells
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile, load_profile
-from opinion_sae.delta.crossfit import CrossFit, load_activations, load_answers
-from opinion_sae.delta.fit import fit_dense, fit_frozen
-from opinion_sae.delta.held_out import Split, by_question, by_survey, by_topic, held_out, leave_groups_out
-from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.files import Answers, load_answers
+from opinion_sae.delta.fit import fit_frozen
+from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
-from opinion_sae.effects.side_effects import Cells, measure, side_effects_table, unsteered
-from opinion_sae.effects.text_before import LORA, Elsewhere, Tables, lora, prompts
-from opinion_sae.methods.baselines import position_prior, uniform
-from opinion_sae.methods.controls import diff_means, from_offsets, from_shared, permuted_decoder, shuffled_groups
-from opinion_sae.methods.personas import persona_residuals, read_part, spread
-from opinion_sae.methods.readout import calibrated, probe, unembedding
+from opinion_sae.effects.side_effects import Cells, measure, side_effects_table
+from opinion_sae.effects.text_before import LORA, Elsewhere, Keep, Tables, lora, prompts
+from opinion_sae.methods.suite import one_seed, other_splits, two_stages
+from opinion_sae.model.activations import load_activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.score.statistics import claims_table, verdicts
-from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
 SEEDS = 5
@@ -57,172 +50,67 @@ PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 SPLITS = {"-by-topic": "topic", "-by-survey": "survey", "left-out-shared": "group", "left-out-sibling": "group"}
 
 
-def references(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split]
-) -> tuple[Tables, Float[Tensor, "split group letter d"]]:
-    """Answers that steer nothing, seconds in all; and the rows of the trained unembedding."""
-    trained, rows = unembedding(answers, survey, splits)
-    return {
-        "uniform": uniform(survey),
-        "everyone": everyone(survey),
-        "position-prior": position_prior(survey, splits),
-        "calibrated-shared": calibrated(answers, survey, splits, shared=True),
-        "calibrated": calibrated(answers, survey, splits),
-        "unembedding": trained,
-        "probe": probe(answers, survey, splits),
-    }, rows
-
-
-def controls(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    survey: Survey,
-    splits: Sequence[Split],
-    shared: Sequence[GroupDelta],
-    deltas: Sequence[GroupDelta],
-    seed: int = 0,
-    **settings: float | int,
-) -> Tables:
-    """Controls on kept answers, beside 'shared-delta' (its offsets: `shared`) and 'delta' (`deltas`), one per split.
-
-    Two fits are new: the second stage under shuffled labels, to hold against 'delta', and the first with a permuted
-    decoder, to hold against 'shared-delta'. `settings` are those of the fits compared with.
-    """
-    settings = {**settings, "seed": seed}
-    return {
-        **from_offsets(answers, sae, splits, deltas, seed),
-        "shuffled-groups": shuffled_groups(answers, sae, survey, splits, shared, **settings).log_probs,
-        "permuted-decoder": first_stage(answers, permuted_decoder(sae, seed), survey, splits, **settings).log_probs,
-    }
-
-
-def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Split], count: int = 2) -> CrossFit:
-    """'diff-means' from the 'portray' prompts of a few questions for each group, each in one order of its options.
-
-    Of each split's test questions `count` are asked, at most a quarter but one at least, spread evenly; each split uses
-    those that are its training questions.
-    """
-    chosen = [spread(split.test, max(1, min(count, len(split.test) // 4))) for split in splits]
-    asked = np.unique(np.concatenate(chosen))
-    residuals = persona_residuals(answers.lm, survey, answers.hook_layer, "portray", asked)
-    return diff_means(answers, survey, splits, residuals, asked)[0]
-
-
-def first_stage(
-    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], **settings: float | int
-) -> CrossFit:
-    """'shared-delta' for any splits."""
-
-    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
-        parts = {"train": train.tolist(), "validation": validation.tolist()}
-        return fit_frozen(answers, sae, survey, **parts, stages=("shared",), **settings)
-
-    return held_out(answers, sae, splits, fit)
-
-
-def two_stages(
-    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], **settings: float | int
-) -> dict[str, CrossFit]:
-    """'shared-delta' and 'delta' for any splits, the first stage fitted once for both."""
-    shared = first_stage(answers, sae, survey, splits, **settings)
-    return {"shared-delta": shared, "delta": from_shared(answers, sae, survey, splits, shared.offsets, **settings)}
-
-
-def one_seed(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    survey: Survey,
-    splits: Sequence[Split],
-    seed: int,
-    **settings: float | int,
-) -> Tables:
-    """Every method that is fitted on kept answers, and its controls, under one seed."""
-
-    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[DenseOffset, pd.DataFrame]:
-        return fit_dense(answers, survey, train=train.tolist(), validation=validation.tolist(), seed=seed, **settings)
-
-    fits = two_stages(answers, sae, survey, splits, seed=seed, **settings)
-    fits["dense"] = held_out(answers, None, splits, fit)
-    shared, deltas = fits["shared-delta"].offsets, fits["delta"].offsets
-    others = controls(answers, sae, survey, splits, shared, deltas, seed, **settings)
-    return {name: fit.log_probs for name, fit in fits.items()} | others
-
-
 def evaluation(
     answers: AnswerPath,
     saes: Callable[[int], SparseAutoencoder],
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
+    splits: Sequence[Split],
     folder: Path,
-    book: Tables,
+    book: Answers,
     elsewhere: Elsewhere,
-    seeds: Sequence[int] = range(SEEDS),
-    **settings: float | int,
+    settings: Sequence[FitSettings],
 ) -> tuple[dict[str, list[Float[np.ndarray, "_ question option"]]], dict[str, Cells]]:
     """What takes too long for the book: more seeds, other splits, groups left out, persona prompts, LoRA. Resumable.
 
     Each item is kept in `folder` as soon as it is done, under a hash of all that it depends on; what is there is read.
-    Returns held-out log p by method, one table per seed, and side effects of what `told` has, measured on `elsewhere`
-    too. `book` has the tables of the first seed, and everything of one. The first seed is that of the other splits too.
-    `saes` gives the SAE of a seed. `settings` go to `fit_offset`.
+    Returns held-out log p by method, one table per seed, and side effects of the methods with a text before the
+    question, measured on `elsewhere` too. `settings`, one per seed, are those of the fits; `book` has the tables of the
+    first seed, which is that of the other splits too, and everything of one. `saes` gives the SAE of a seed.
     """
-    splits, count, first = by_question(folds), int(folds.max()) + 1, seeds[0]
-    sae = saes(first)
-    about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders, folds.tolist(), first]
-    fitted = [sae.sha256(), answers.hook_layer, sorted(settings.items())]  # prompts and LoRA do without
+    first = settings[0]
+    sae = saes(first.seed)
+    about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders]
+    about += [fold_of(splits, len(survey.questions)).tolist(), first.seed]
 
     def kept(name: str, make: Callable[[], Tables], *more: object) -> Tables:
         return remembered(folder / f"{name}.safetensors", [name, *about, *more], make)
 
+    fitted = [sae.sha256(), answers.hook_layer, sorted(asdict(first).items())]  # prompts and LoRA do without
     tables = {name: [table] for name, table in book.items()}
-    for seed in seeds[1:]:
+    for chosen in settings[1:]:
 
-        def run(seed: int = seed) -> Tables:
-            return one_seed(answers, saes(seed), survey, splits, seed, **settings)
+        def run(chosen: FitSettings = chosen) -> Tables:
+            return one_seed(answers, saes(chosen.seed), survey, splits, chosen)
 
-        for name, table in kept(f"seed-{seed}", run, *fitted).items():
+        for name, table in kept(f"seed-{chosen.seed}", run, *fitted).items():
             tables[name].append(table)
-
-    def on_others(others: Sequence[Split], suffix: str) -> Tables:
-        both = two_stages(answers, sae, survey, others, seed=first, **settings)
-        return {name + suffix: fit.log_probs for name, fit in both.items()}
-
-    def without(others: Survey, train: np.ndarray, validation: np.ndarray) -> tuple[GroupDelta, pd.DataFrame]:
-        parts = {"train": train.tolist(), "validation": validation.tolist()}
-        return fit_frozen(answers, sae, others, **parts, seed=first, **settings)
-
-    once: Tables = {}
-    for suffix, others in other_splits(survey, count, first).items():
-        once |= kept(f"split{suffix}", partial(on_others, others, suffix), *fitted)
-    once |= kept("left-out", lambda: leave_groups_out(answers, sae, survey, splits, without), *fitted)
+    once = on_other_splits(answers, sae, survey, splits, first, lambda name, make: kept(name, make, *fitted))
     asked, cells = prompts(answers, survey, splits, folder, elsewhere, kept)
-    adapted, of_lora = lora(answers, survey, splits, first, elsewhere, kept)
+    adapted, of_lora = lora(answers, survey, splits, first.seed, elsewhere, kept)
     return tables | {name: [table] for name, table in (once | asked | adapted).items()}, cells | of_lora
 
 
-def other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]]:
-    """Topics and surveys left out, where the survey has enough of them."""
-    found, topics = {}, {question.topic for question in survey.questions}
-    if len(topics) >= 3:
-        found["-by-topic"] = by_topic(survey, min(count, len(topics)), seed)
-    if len({question.survey for question in survey.questions}) > 1:
-        found["-by-survey"] = by_survey(survey, count, seed)
-    return found
+def on_other_splits(
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    settings: FitSettings,
+    kept: Keep,
+) -> Tables:
+    """'shared-delta' and 'delta' on topics and surveys left out, and groups left out of the question splits."""
 
+    def both(others: Sequence[Split], suffix: str) -> Tables:
+        fits = two_stages(answers, sae, survey, others, settings)
+        return {name + suffix: fit.log_probs for name, fit in fits.items()}
 
-def remembered(path: Path, about: Sequence[object], make: Callable[[], Tables]) -> Tables:
-    """The tables in `path` if they were made under the same `about`; else make them and write them there, and beside
-    them in a .json the seconds that it took."""
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    tables = read_part(path, key)
-    if tables is None:
-        start = time.perf_counter()
-        tables = make()
-        with replacing(path) as side:
-            whole = {name: np.ascontiguousarray(table) for name, table in tables.items()}
-            save_file(whole, side, metadata={"key": key})
-        write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
-    return tables
+    def without(others: Survey, split: Split) -> tuple[GroupDelta, pd.DataFrame]:
+        return fit_frozen(answers, sae, others, split, settings)
+
+    once: Tables = {}
+    for suffix, others in other_splits(survey, len(splits), settings.seed).items():
+        once |= kept(f"split{suffix}", partial(both, others, suffix))
+    return once | kept("left-out", lambda: leave_groups_out(answers, survey, splits, without))
 
 
 def evaluation_tables(
@@ -251,31 +139,36 @@ def evaluate(profile: Profile) -> Path:
     lm = load_language_model(profile.model, profile.dtype)
     saes = partial(sae_of_seed, profile, lm)
     answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
-    folds, folder = question_folds(survey, profile.folds, profile.seed), run.work / "evaluate"
-    seeds = range(profile.seed, profile.seed + SEEDS)
+    splits = by_question(question_folds(survey, profile.folds, profile.seed))
+    folder, seeds = run.work / "evaluate", range(profile.seed, profile.seed + SEEDS)
     facts = load_facts(profile.max_questions)
     passages = load_passages(profile.folds if profile.max_questions else 0)
+    settings = [profile.fit_settings(seed=seed) for seed in seeds]
     elsewhere = Elsewhere(lm, facts, passages)
-    tables, cells = evaluation(answers, saes, survey, folds, folder, book, elsewhere, seeds, **fit_settings(profile))
+    tables, cells = evaluation(answers, saes, survey, splits, folder, book, elsewhere, settings)
     rows, claims = evaluation_tables(survey, tables, profile.bootstrap, profile.seed)
-    plain = measure(lm, answers, survey, folds, {"unsteered": unsteered(folds)}, facts, passages)
+    plain = measure(answers, survey, splits, {"unsteered": [None] * len(splits)}, facts, passages)
     effects = side_effects_table(survey, plain | cells, question_clusters(survey), profile.bootstrap, profile.seed)
     write_csv(run.results / "evaluate.csv", rows)
     write_csv(run.results / "evaluate_claims.csv", claims)
     write_csv(run.results / "evaluate_side_effects.csv", effects[effects["method"] != "unsteered"])
+    hashes = {"data": survey_hash(survey), "model": lm.sha256, "sae": saes(profile.seed).sha256()}
+    write_json(run.results / "evaluate.json", {"hashes": hashes, **_about(profile, seeds, folder)})
+    return run.results / "evaluate.csv"
+
+
+def _about(profile: Profile, seeds: Sequence[int], folder: Path) -> dict[str, object]:
+    """What was run, where, and how long each item took."""
     items = {path.stem: read_json(path)["seconds"] for path in sorted(folder.glob("*.json"))}
-    about = {
-        "hashes": {"data": survey_hash(survey), "model": lm.sha256, "sae": saes(profile.seed).sha256()},
+    versions = {"python": platform.python_version()}
+    return {
         "profile": asdict(profile),
         "seeds": list(seeds),
         "lora": LORA,
         "seconds": {**items, "total": round(sum(items.values()), 1)},
         "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    write_json(run.results / "evaluate.json", about)
-    return run.results / "evaluate.csv"
 
 
 def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoencoder:
@@ -288,18 +181,6 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
     size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
     sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
     return sae.requires_grad_(False)
-
-
-def fit_settings(profile: Profile) -> dict[str, float | int]:
-    """The profile's settings under the names of `fit_offset`."""
-    return {
-        "epochs": profile.epochs,
-        "batch": profile.batch_questions,
-        "lr": profile.delta_lr,
-        "shared_lr": profile.shared_lr,
-        "l1_weight": profile.l1,
-        "patience": profile.patience,
-    }
 
 
 class Evaluated(NamedTuple):

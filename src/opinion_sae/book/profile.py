@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
+from opinion_sae.delta.settings import FitSettings, JointSettings
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
 MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
@@ -67,6 +68,17 @@ class Profile:
     def run(self) -> Run:
         """The folders of this run."""
         return run_at(self.output)
+
+    def fit_settings(self, **changes: int | float) -> FitSettings:
+        """How offsets are fitted to this profile's survey, but for `changes`."""
+        usual = {"epochs": self.epochs, "batch": self.batch_questions, "lr": self.delta_lr, "shared_lr": self.shared_lr}
+        usual |= {"l1": self.l1, "patience": self.patience, "seed": self.seed}
+        return FitSettings(**(usual | changes))
+
+    def joint_settings(self, **changes: int | float) -> JointSettings:
+        """Those of joint training, whose fit goes on from another and takes all its epochs."""
+        joint = {"lr": self.refit_lr, "patience": self.epochs, "kl_weight": self.kl_weight, "sparsity": self.sparsity}
+        return JointSettings(**(asdict(self.fit_settings()) | joint | {"sae_lr": self.joint_lr} | changes))
 
 
 def find_profile(name: str) -> Path:

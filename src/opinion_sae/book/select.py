@@ -20,12 +20,12 @@ from jaxtyping import Float
 from opinion_sae.artifacts import read_json, write_csv
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
-from opinion_sae.delta.crossfit import fold_parts
-from opinion_sae.delta.fit import fit_frozen, fit_offset
+from opinion_sae.delta.fit import fit_from_shared, fit_frozen
+from opinion_sae.delta.held_out import Split, by_question
 from opinion_sae.delta.joint import fit_joint
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.losses import mean_kl
-from opinion_sae.model.activations import content, text_windows
+from opinion_sae.model.activations import Activations, content, text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.progress import progress
@@ -71,38 +71,37 @@ class Layers:
         return train_sae(self.tokens["training"][layer], p.sae_width, p.sae_k, dtype=self.lm.dtype, **options)[0]
 
 
-def rows_of_fold(
-    profile: Profile, survey: Survey, layers: Layers, layer: int, answers: AnswerPath, sae: SparseAutoencoder, fold: int
+def rows_of_split(
+    profile: Profile,
+    survey: Survey,
+    layers: Layers,
+    layer: int,
+    answers: AnswerPath,
+    sae: SparseAutoencoder,
+    split: Split,
 ) -> list[dict[str, object]]:
-    """Validation KL of every fit to one layer and fold: Delta_shared for each L1 strength, Delta, joint for each beta."""
-    p, shares = profile, torch.from_numpy(survey.shares).float()
-    train, validation, _ = fold_parts(question_folds(survey, p.folds, p.seed), fold)
-    parts = {"train": train, "validation": validation}
-    settings = {"epochs": p.epochs, "batch": p.batch_questions, "patience": p.patience, "seed": p.seed}
-    held_out = layers.tokens["held_out"][layer]
+    """Validation KL of every fit to a layer and split: Delta_shared for each L1 strength, Delta, joint for each beta."""
+    p, texts = profile, Activations(*(layers.tokens[part][layer] for part in ("training", "held_out")))
+    shares = torch.from_numpy(survey.shares).float()[:, split.validation]
 
     def row(mode: str, l1: float, kl_weight: float, own: SparseAutoencoder, delta: GroupDelta | None) -> dict:
-        log_probs = answers.predict(own, delta, torch.from_numpy(validation))
-        latents = 0.0 if delta is None else (delta.offsets() != 0).sum(1).float().mean().item()
-        named = {"layer": layer, "fold": fold, "mode": mode, "l1": l1, "kl_weight": kl_weight, "latents": latents}
-        return {**named, "kl": mean_kl(shares[:, validation], log_probs).item(), "fvu": unexplained(own, held_out)}
+        log_probs = answers.predict(delta, torch.from_numpy(split.validation))
+        latents = 0.0 if delta is None else delta.touched().mean().item()
+        named = {"layer": layer, "mode": mode, "l1": l1, "kl_weight": kl_weight, "latents": latents}
+        return {**named, "kl": mean_kl(shares, log_probs).item(), "fvu": unexplained(own, texts.held_out)}
 
     first = {
-        l1: fit_frozen(
-            answers, sae, survey, stages=("shared",), l1_weight=l1, shared_lr=p.shared_lr, **parts, **settings
-        )[0]
+        l1: fit_frozen(answers, sae, survey, split, p.fit_settings(l1=l1), stages=("shared",))[0]
         for l1 in (p.l1, *p.l1_grid)
     }
     rows = [row("unsteered", 0.0, 0.0, sae, None)]
     rows += [row("shared", l1, 0.0, sae, delta) for l1, delta in first.items()]
-    delta = copy.deepcopy(first[p.l1])
-    fit_offset(answers, delta, sae, shares, **parts, l1_weight=p.l1, lr=p.delta_lr, **settings)
+    delta, _ = fit_from_shared(answers, survey, split, first[p.l1], p.fit_settings())
     rows.append(row("both", p.l1, 0.0, sae, delta))
     for beta in p.kl_weights if layer == p.hook_layer else []:
-        own, tokens = copy.deepcopy(sae), layers.tokens["training"][layer]
-        joint = {"start": first[p.l1], "held_out": held_out, "kl_weight": beta, "sae_lr": p.joint_lr, "lr": p.refit_lr}
-        joint |= {"sparsity_weight": p.sparsity, "l1_weight": p.l1, "patience": p.epochs}  # as in chapter 05
-        delta, _ = fit_joint(answers, own, survey, tokens, **parts, **{**settings, **joint})
+        own = copy.deepcopy(sae)
+        joint = p.joint_settings(kl_weight=beta)
+        delta, _ = fit_joint(answers, own, survey, texts, split, first[p.l1], joint)
         rows.append(row("joint", p.l1, beta, own, delta))
     return rows
 
@@ -135,11 +134,12 @@ def select(profile: Profile) -> pd.DataFrame:
         lm = load_language_model(profile.model, profile.dtype)
         survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
         layers = Layers(profile, lm, read_json(source))
+        splits = by_question(question_folds(survey, profile.folds, profile.seed))
     for layer in dict.fromkeys(layer for layer, _ in missing):
         sae, answers = layers.sae(layer), AnswerPath(lm, survey.questions, layer, profile.option_orders)
         for fold in (fold for one, fold in missing if one == layer):
-            rows = rows_of_fold(profile, survey, layers, layer, answers, sae, fold)
-            found = pd.DataFrame(rows).assign(settings=settings)
+            rows = rows_of_split(profile, survey, layers, layer, answers, sae, splits[fold])
+            found = pd.DataFrame(rows).assign(fold=fold, settings=settings)
             known = found if known.empty else pd.concat([known, found], ignore_index=True)
             write_csv(path, known[COLUMNS].sort_values(["layer", "fold"], kind="stable"))
     return grid_of(path)

@@ -171,7 +171,7 @@ def tune(
     for epoch in progress(range(settings.epochs + 1), "reading"):
         losses = []
         for chunk in train[torch.randperm(len(train), generator=generator)].split(settings.batch) if epoch else ():
-            value = loss(answers.log_probs(offset.sae, offset, chunk), chunk)
+            value = loss(answers.log_probs(offset, chunk), chunk)
             check_finite(value, f"fitting the offset, epoch {epoch}, questions {chunk.tolist()}")
             optimiser.zero_grad()
             value.backward()
@@ -179,7 +179,7 @@ def tune(
             shrink(optimiser, l1)
             offset.a.data.mul_(support)
             losses.append(value.item())
-        scores.append(loss(answers.predict(offset.sae, offset, validation), validation).item())
+        scores.append(loss(answers.predict(offset, validation), validation).item())
         rows.append({"epoch": epoch, "train_kl": np.mean(losses) if losses else np.nan, "validation_kl": scores[-1]})
         rows[-1] |= {f"entries_{name}": int((part != 0).sum()) for name, part in trained.items()}
         if scores[-1] == min(scores):

@@ -1,8 +1,7 @@
-"""Which questions a fit may see: question folds, whole topics or surveys left out, groups left out."""
+"""Held-out answers: which questions a fit may see, and every question answered by an offset fitted without it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,8 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from opinion_sae.delta.crossfit import CrossFit, Fit, fold_parts
-from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.delta.offsets import Offset
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
 from opinion_sae.survey import Survey, question_clusters
@@ -27,9 +25,41 @@ class Split(NamedTuple):
     test: Int[np.ndarray, "test"]
 
 
+class HeldOut(NamedTuple):
+    """The outcome of `held_out`."""
+
+    log_probs: Float[np.ndarray, "group question option"]  # of the test questions; NaN for those that no split tests
+    offsets: list[Offset]  # one per split
+    history: pd.DataFrame  # the fits' histories, with a column `fold`, the split's number
+
+
+def whole(survey: Survey) -> Split:
+    """Every question for training and none beside: a fit then judges its epochs on the training questions."""
+    none = np.arange(0)
+    return Split("all", np.arange(len(survey.questions)), none, none)
+
+
 def by_question(folds: Int[np.ndarray, "question"]) -> list[Split]:
-    """The folds of `question_folds`, as `cross_fit` uses them: validation is the next fold."""
-    return [Split(f"fold {fold}", *fold_parts(folds, fold)) for fold in range(int(folds.max()) + 1)]
+    """The folds of `question_folds`: fold f is tested in split f, and validation is the next fold.
+
+    Raises ValueError if there are fewer than three folds, which would leave nothing to train on.
+    """
+    count, splits = int(folds.max()) + 1, []
+    if count < 3:
+        raise ValueError(f"folds: {count} leave no questions to train on beside test and validation; take 3 or more")
+    for fold in range(count):
+        test, validation = folds == fold, folds == (fold + 1) % count
+        parts = (np.flatnonzero(part) for part in (~test & ~validation, validation, test))
+        splits.append(Split(f"fold {fold}", *parts))
+    return splits
+
+
+def fold_of(splits: Sequence[Split], questions: int) -> Int[np.ndarray, "question"]:
+    """The number of the split that tests each question, -1 if none does."""
+    numbers = np.full(questions, -1)
+    for number, split in enumerate(splits):
+        numbers[split.test] = number
+    return numbers
 
 
 def by_topic(survey: Survey, folds: int, seed: int) -> list[Split]:
@@ -82,18 +112,27 @@ def _without_repeats(survey: Survey, split: Split) -> Split:
     return split._replace(train=train, validation=validation)
 
 
-def held_out(answers: AnswerPath, sae: object, splits: Sequence[Split], fit: Fit) -> CrossFit:
-    """`cross_fit` for any splits: fit by `fit(train, validation)` and answer the test questions with the outcome.
+def held_out(
+    answers: AnswerPath, splits: Sequence[Split], fit: Callable[..., tuple[Offset, pd.DataFrame]], *given: Sequence
+) -> HeldOut:
+    """Fit by `fit(split)` and answer the split's test questions with the outcome, for one split after another.
 
-    Questions that no split tests are NaN. The history has a column `split`.
+    `fit` gives an offset and its history. Each of `given` has an entry for every split: `fit(split, *entries)`.
     """
     found, offsets, histories = [], [], []
-    for split in progress(splits, "splits"):
-        offset, history = fit(split.train, split.validation)
+    for number, (split, *mine) in enumerate(zip(progress(splits, "splits"), *given, strict=True)):
+        offset, history = fit(split, *mine)
         offsets.append(offset)
-        histories.append(history.assign(split=split.name))
-        found.append(answers.predict(sae, offset, torch.from_numpy(split.test)).numpy())
-    return CrossFit(assemble(found, splits, len(answers.questions)), offsets, pd.concat(histories, ignore_index=True))
+        histories.append(history.assign(fold=number))
+        found.append(answers.predict(offset, torch.from_numpy(split.test)).numpy())
+    return HeldOut(assemble(found, splits, len(answers.questions)), offsets, pd.concat(histories, ignore_index=True))
+
+
+def answer_with(
+    answers: AnswerPath, splits: Sequence[Split], offsets: Sequence[Offset]
+) -> Float[np.ndarray, "group question option"]:
+    """log p of each split's test questions under the offset that goes with it; nothing is fitted."""
+    return held_out(answers, splits, lambda split, offset: (offset, pd.DataFrame()), offsets).log_probs
 
 
 def assemble(
@@ -106,7 +145,11 @@ def assemble(
     return table
 
 
-GroupFit = Callable[[Survey, np.ndarray, np.ndarray], tuple[GroupDelta, pd.DataFrame]]
+def fold_sizes(survey: Survey, splits: Sequence[Split]) -> pd.DataFrame:
+    """Questions tested per split and survey."""
+    names = [question.survey for question in survey.questions]
+    table = pd.DataFrame({"fold": fold_of(splits, len(names)), "survey": names})
+    return table.groupby(["fold", "survey"]).size().unstack(fill_value=0)
 
 
 def group_rounds(survey: Survey) -> list[list[int]]:
@@ -122,11 +165,14 @@ def group_rounds(survey: Survey) -> list[list[int]]:
 
 
 def leave_groups_out(
-    answers: AnswerPath, sae: object, survey: Survey, splits: Sequence[Split], fit: GroupFit
+    answers: AnswerPath,
+    survey: Survey,
+    splits: Sequence[Split],
+    fit: Callable[[Survey, Split], tuple[Offset, pd.DataFrame]],
 ) -> dict[str, Float[np.ndarray, "group question option"]]:
     """Held-out answers for groups that took no part in the fit; neither did the questions.
 
-    `fit(others, train, validation)` fits offsets to the survey without one group of every attribute, once per round of
+    `fit(others, split)` fits offsets to the survey without one group of every attribute, once per round of
     `group_rounds` and split. A group left out is answered with Delta_shared alone ('left-out-shared') and with
     Delta_shared plus the mean D of its attribute's other groups ('left-out-sibling'). NaN for a group without siblings.
     """
@@ -134,18 +180,14 @@ def leave_groups_out(
     tables = {name: np.full(survey.shares.shape, np.nan, np.float32) for name in names}
     for out in progress(group_rounds(survey), "groups left out"):
         kept = [g for g in range(len(survey.groups)) if g not in out]
+        siblings = [
+            [i for i, g in enumerate(kept) if survey.attributes[g] == survey.attributes[group]] for group in out
+        ]
         others = survey.select(groups=kept)
-        for split in splits:
-            offset, _ = fit(others, split.train, split.validation)
-            shared = type(offset)([survey.groups[g] for g in out], len(offset.shared), offset.keep_error)
-            sibling = copy.deepcopy(shared)
-            with torch.no_grad():
-                shared.shared.copy_(offset.shared)
-                sibling.shared.copy_(offset.shared)
-                for row, group in enumerate(out):
-                    same = [i for i, g in enumerate(kept) if survey.attributes[g] == survey.attributes[group]]
-                    sibling.deviation[row] = offset.deviation[same].mean(0)
-            for table, stand_in in zip(tables.values(), (shared, sibling), strict=True):
-                found = answers.predict(sae, stand_in, torch.from_numpy(split.test)).numpy()
-                table[np.ix_(out, split.test)] = found
+        fitted = [fit(others, split)[0] for split in splits]
+        shared = [offset.shared_for([survey.groups[g] for g in out]) for offset in fitted]
+        means = [torch.stack([offset.deviation[same].mean(0) for same in siblings]) for offset in fitted]
+        sibling = [offset.with_parts(deviation=rows) for offset, rows in zip(shared, means, strict=True)]
+        for table, offsets in zip(tables.values(), (shared, sibling), strict=True):
+            table[out] = answer_with(answers, splits, offsets)
     return tables

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from opinion_sae.delta.crossfit import CrossFit, cross_fit, fold_parts
-from opinion_sae.delta.fit import Positions, fit_frozen, fit_to_budget, proximal_step, refit_strongest, units
+from opinion_sae.delta.files import Answers
+from opinion_sae.delta.fit import (
+    BestEpoch,
+    fit_frozen,
+    fit_row,
+    proximal_step,
+    refit_strongest,
+    shrinking_steps,
+    units,
+)
+from opinion_sae.delta.held_out import HeldOut, Split, held_out, whole
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.losses import l1, mean_kl, reconstruction
+from opinion_sae.delta.settings import FitSettings, JointSettings
+from opinion_sae.losses import mean_kl, reconstruction
+from opinion_sae.model.activations import Activations
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.sae.quality import plain_text, sae_quality
@@ -36,32 +47,27 @@ def fit_delta(
     mode: str = "frozen",
     latents: int | None = None,
     tokens: Float[Tensor, "token d"] | None = None,
-    **settings: object,
+    settings: FitSettings | None = None,
 ) -> tuple[GroupDelta, pd.DataFrame]:
-    """Fit Delta in either mode; `settings` go to `fit_frozen` or `fit_joint`.
+    """Fit Delta to all questions, in either mode, and give it with the fit's history.
 
-    'frozen' leaves the SAE as it is. 'joint' trains it in place, on the activations `tokens`, together with Delta.
-    `latents` is a budget: in frozen mode the L1 strength is sought that leaves about so many (`fit_to_budget`); then,
-    in both, every group's Delta is cut to its so many strongest latents and those are fitted once more.
+    'frozen' leaves the SAE as it is. 'joint' trains it in place, on the activations `tokens`, together with Delta, and
+    takes `JointSettings`. With `latents` every group's Delta is cut to its so many strongest latents and those are
+    fitted once more.
     """
-    if mode == "frozen" and latents is not None:
-        delta, history = fit_to_budget(answers, sae, survey, latents, **settings)
-    elif mode == "frozen":
-        delta, history = fit_frozen(answers, sae, survey, **settings)
+    if mode == "frozen":
+        settings = settings or FitSettings()
+        delta, history = fit_frozen(answers, sae, survey, settings=settings)
     elif mode == "joint":
         if tokens is None:
             raise ValueError("joint mode trains the SAE too: give the activations to reconstruct as `tokens`")
-        delta, history = fit_joint(answers, sae, survey, tokens, **settings)
+        settings = settings or JointSettings()
+        delta, history = fit_joint(answers, sae, survey, Activations(tokens, tokens[:4096]), settings=settings)
     else:
         raise ValueError(f"mode {mode!r} is not 'frozen' or 'joint'")
     if latents is None:
         return delta, history
-    known = {
-        key: settings[key]
-        for key in ("train", "validation", "epochs", "batch", "lr", "patience", "seed")
-        if key in settings
-    }
-    delta, refit = refit_strongest(answers, sae, survey, delta, latents, **known)
+    delta, refit = refit_strongest(answers, survey, delta, latents, settings=settings)
     return delta, pd.concat([history, refit.assign(stage=f"{latents} latents")], ignore_index=True)
 
 
@@ -69,137 +75,109 @@ def fit_joint(
     answers: AnswerPath,
     sae: SparseAutoencoder,
     survey: Survey,
-    tokens: Float[Tensor, "token d"],
-    *,
-    train: Positions | None = None,
-    validation: Positions | None = None,
-    held_out: Float[Tensor, "held_out d"] | None = None,
+    texts: Activations,
+    split: Split | None = None,
     start: GroupDelta | None = None,
-    keep_error: bool = True,
-    kl_weight: float = 1.0,
-    sparsity_weight: float = 0.01,
-    token_batch: int = 1024,
-    token_steps: int = 1,
-    sae_lr: float = 3e-5,
-    epochs: int = 15,
-    batch: int = 16,
-    lr: float = 0.3,
-    shared_lr: float = 1.0,
-    l1_weight: float = 0.0,
-    patience: int = 5,
-    seed: int = 0,
+    settings: JointSettings = JointSettings(),
 ) -> tuple[GroupDelta, pd.DataFrame]:
     """Minimise L_reconstruction + lambda L_sparsity + beta KL(h_g || p_g) + gamma |Delta|_1 over SAE and Delta.
 
     Each step takes one batch of questions for the KL and `token_steps` batches of activations for the first two terms
     (more of them for an SAE that starts from scratch). L_reconstruction is the fraction of variance unexplained,
     L_sparsity the mean |z|_1 of a token in units of its value at the start, so both begin near or below 1; lambda is
-    `sparsity_weight` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`. Without `keep_error` the
+    `sparsity` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`, gamma `l1`. Without `keep_error` the
     model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
 
     Delta goes on from `start`; without one Delta_shared is fitted first, with the SAE frozen as in `fit_frozen`. The
-    epoch with the lowest sum of validation KL (weighted) and unexplained variance of `held_out` is kept, the start
-    included. History: a row per epoch.
+    epoch with the lowest sum of validation KL (weighted) and unexplained variance of the held-out activations is kept,
+    the start included. History: a row per epoch.
     """
-    train = np.arange(len(survey.questions)) if train is None else np.asarray(train)
-    judged = torch.as_tensor(np.array(train if validation is None else validation))
-    held_out = tokens[:4096] if held_out is None else held_out
+    split, history = whole(survey) if split is None else split, pd.DataFrame()
     sae.requires_grad_(False)
-    history = pd.DataFrame()
-    delta = copy.deepcopy(start)
-    if delta is None:
-        first = {"epochs": epochs, "batch": batch, "lr": lr, "l1_weight": l1_weight, "patience": patience, "seed": seed}
-        first |= {"train": train, "validation": validation, "shared_lr": shared_lr}
-        delta, history = fit_frozen(answers, sae, survey, stages=("shared",), **first)
-    delta.keep_error = keep_error
+    if start is None:
+        start, history = fit_frozen(answers, sae, survey, split, settings, stages=("shared",))
+    delta = start.on(sae)
+    delta.keep_error = settings.keep_error
     sae.requires_grad_(True)
-    step_size, unit = units(answers, sae, delta)
-    shares = torch.from_numpy(survey.shares).float()
-    optimiser = torch.optim.Adam(
-        [
-            {"params": [delta.shared, delta.deviation], "lr": lr * step_size},
-            {"params": list(sae.parameters()), "lr": sae_lr},
-        ]
-    )
-    rates = [group["lr"] for group in optimiser.param_groups]
-    generator = torch.Generator().manual_seed(seed)
-    size = judged_tokens(sae, held_out)[1]
-    weights = {"reconstruction": 1.0, "sparsity": sparsity_weight, "kl": kl_weight, "l1": l1_weight / unit}
-
-    def draw() -> list[Tensor]:
-        indices = [torch.randint(len(tokens), (token_batch,), generator=generator) for _ in range(token_steps)]
-        return [tokens[index] for index in indices]
-
-    rows, scores = [], []
-    for epoch in progress(range(epochs + 1), "joint"):
+    training = _Joint(answers, survey, delta, texts, settings)
+    best = BestEpoch([*delta.parameters(), *sae.parameters()], settings.patience)
+    settle = shrinking_steps(training.optimiser, settings.epochs)
+    judged, rows = torch.as_tensor(split.validation if len(split.validation) else split.train), []
+    for epoch in progress(range(settings.epochs + 1), "joint"):
         sums = dict.fromkeys(TERMS, np.nan)
         if epoch:
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 - (epoch - 1) / epochs)
-            chunks = torch.as_tensor(train)[torch.randperm(len(train), generator=generator)].split(batch)
-            sums = _train_epoch(answers, sae, delta, shares, chunks, draw, optimiser, size, weights, epoch)
-        kl = mean_kl(shares[:, judged], answers.predict(sae, delta, judged)).item()
-        fvu, active = judged_tokens(sae, held_out)
-        held = {"kl": kl, "reconstruction": fvu, "sparsity": active / size}
-        rows.append(_row(epoch, sums, held, delta, l1_weight / unit))
-        if kl_weight * kl + fvu < min(scores, default=np.inf):
-            best = _state(delta), _state(sae)
-        scores.append(kl_weight * kl + fvu)
-        if epoch and epoch - 1 - np.argmin(scores[1:]) >= patience:  # the first steps often do harm
+            settle(epoch)
+            sums = training.epoch(torch.as_tensor(split.train), epoch)
+        held = training.judge(judged)
+        rows.append(_row(epoch, sums, held, delta, training.weights["l1"]))
+        if best.stop(settings.kl_weight * held["kl"] + held["reconstruction"]):
             break
-    delta.load_state_dict(best[0])
-    sae.load_state_dict(best[1])
+    best.restore()
     sae.requires_grad_(False)
     return delta, pd.concat([history, pd.DataFrame(rows).assign(stage="joint")], ignore_index=True)
 
 
-def _train_epoch(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    delta: GroupDelta,
-    shares: Float[Tensor, "group question option"],
-    chunks: Sequence[Tensor],
-    draw: Callable[[], list[Tensor]],
-    optimiser: torch.optim.Adam,
-    size: float,
-    weights: dict[str, float],
-    epoch: int,
-) -> dict[str, float]:
-    """One step per chunk of questions, each with the batches of activations that `draw` gives; the terms' means."""
-    steps = []
-    for chunk in chunks:
-        terms = joint_terms(answers, sae, delta, shares, chunk, draw(), size)
-        loss = sum(weights[name] * terms[name] for name in TERMS)
-        check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        proximal_step(optimiser, delta, weights["l1"])
-        with torch.no_grad():
-            sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
-        steps.append([terms[name].item() for name in TERMS])
-    return dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
+class _Joint:
+    """Everything that one epoch of joint training needs."""
 
+    def __init__(
+        self, answers: AnswerPath, survey: Survey, delta: GroupDelta, texts: Activations, settings: JointSettings
+    ):
+        self.answers, self.delta, self.texts, self.settings = answers, delta, texts, settings
+        self.shares = torch.from_numpy(survey.shares).float()
+        step_size, unit = units(answers, delta)
+        self.optimiser = torch.optim.Adam(
+            [
+                {"params": [delta.shared, delta.deviation], "lr": settings.lr * step_size},
+                {"params": list(delta.sae.parameters()), "lr": settings.sae_lr},
+            ]
+        )
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.size = judged_tokens(delta.sae, texts.held_out)[1]  # |z|_1 of a token at the start
+        self.weights = {"reconstruction": 1.0, "sparsity": settings.sparsity, "kl": settings.kl_weight}
+        self.weights["l1"] = settings.l1 / unit
 
-def joint_terms(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    delta: GroupDelta,
-    shares: Float[Tensor, "group question option"],
-    questions: Tensor,
-    batches: Sequence[Float[Tensor, "batch d"]],
-    size: float,
-) -> dict[str, Float[Tensor, ""]]:
-    """The terms of the loss that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
-    coded = [code_and_output(sae, x, answers.lm.dtype) for x in batches]
-    fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
-    active = [values.sum(1).mean() / size for values, _ in coded]
-    log_probs = answers.log_probs(sae, delta, questions)
-    return {
-        "reconstruction": torch.stack(fvu).mean(),
-        "sparsity": torch.stack(active).mean(),
-        "kl": mean_kl(shares[:, questions].to(log_probs.device), log_probs),
-    }
+    def draw(self) -> list[Float[Tensor, "batch d"]]:
+        """The batches of activations of one step."""
+        count, size = self.settings.token_steps, self.settings.token_batch
+        tokens = self.texts.tokens
+        indices = [torch.randint(len(tokens), (size,), generator=self.generator) for _ in range(count)]
+        return [tokens[index] for index in indices]
+
+    def epoch(self, train: Tensor, epoch: int) -> dict[str, float]:
+        """One step per batch of questions, in random order; the means of the terms."""
+        sae, steps = self.delta.sae, []
+        chunks = train[torch.randperm(len(train), generator=self.generator)].split(self.settings.batch)
+        for chunk in chunks:
+            terms = self.terms(chunk, self.draw())
+            loss = sum(self.weights[name] * terms[name] for name in TERMS)
+            check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            proximal_step(self.optimiser, self.delta, self.weights["l1"])
+            with torch.no_grad():
+                sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
+            steps.append([terms[name].item() for name in TERMS])
+        return dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
+
+    def terms(self, questions: Tensor, batches: Sequence[Float[Tensor, "batch d"]]) -> dict[str, Float[Tensor, ""]]:
+        """The terms that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
+        coded = [code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in batches]
+        fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
+        active = [values.sum(1).mean() / self.size for values, _ in coded]
+        log_probs = self.answers.log_probs(self.delta, questions)
+        return {
+            "reconstruction": torch.stack(fvu).mean(),
+            "sparsity": torch.stack(active).mean(),
+            "kl": mean_kl(self.shares[:, questions].to(log_probs.device), log_probs),
+        }
+
+    def judge(self, questions: Tensor) -> dict[str, float]:
+        """The terms on questions, and on activations that the SAE was not trained on."""
+        kl = mean_kl(self.shares[:, questions], self.answers.predict(self.delta, questions)).item()
+        fvu, active = judged_tokens(self.delta.sae, self.texts.held_out)
+        return {"kl": kl, "reconstruction": fvu, "sparsity": active / self.size}
 
 
 def code_and_output(
@@ -228,123 +206,85 @@ def judged_tokens(sae: SparseAutoencoder, x: Float[Tensor, "token d"]) -> tuple[
     return reconstruction(x, x_hat).item(), torch.cat([values.sum(1) for values, _ in coded]).mean().item()
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
 def _row(
     epoch: int, sums: dict[str, float], held: dict[str, float], delta: GroupDelta, weight: float
 ) -> dict[str, float | int]:
-    return {
-        "epoch": epoch,
-        "train_kl": sums["kl"],
-        "validation_kl": held["kl"],
-        "reconstruction": sums["reconstruction"],
-        "validation_reconstruction": held["reconstruction"],
-        "sparsity": sums["sparsity"],
-        "validation_sparsity": held["sparsity"],
-        "l1_shared": weight * l1(delta.shared).item(),
-        "l1_deviation": weight * l1(delta.deviation).item(),
-        "latents_shared": int((delta.shared != 0).sum()),
-        "latents_deviation": (delta.deviation != 0).sum(1).float().mean().item(),
-    }
-
-
-class JointOffset(nn.Module):
-    """A Delta together with the SAE that was trained for it."""
-
-    def __init__(self, delta: GroupDelta, sae: SparseAutoencoder):
-        super().__init__()
-        self.delta, self.sae = delta, sae
-        self.groups = delta.groups
-
-    def steer(self, x: Float[Tensor, "item d"], sae: object = None) -> Float[Tensor, "item group d"]:
-        return self.delta.steer(x, self.sae)
+    terms = {"epoch": epoch, "train_kl": sums["kl"], "validation_kl": held["kl"]}
+    for name in ("reconstruction", "sparsity"):
+        terms |= {name: sums[name], f"validation_{name}": held[name]}
+    return {**terms, **fit_row(epoch, sums["kl"], held["kl"], delta, weight)}
 
 
 def cross_fit_joint(
     answers: AnswerPath,
     sae: SparseAutoencoder,
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
-    tokens: Float[Tensor, "token d"],
+    splits: Sequence[Split],
+    texts: Activations,
     starts: Sequence[GroupDelta],
-    **settings: object,
-) -> CrossFit:
-    """Held-out answers of joint training: every fold fine-tunes its own copy of the SAE, from its own start of Delta."""
-    given = iter(starts)
+    settings: JointSettings,
+) -> HeldOut:
+    """Held-out answers of joint training: every split has its own copy of the SAE, and its own start of Delta."""
 
-    def fit(train: np.ndarray, validation: np.ndarray) -> tuple[JointOffset, pd.DataFrame]:
-        own = copy.deepcopy(sae)
-        parts = {"train": train, "validation": validation, "start": next(given)}
-        delta, history = fit_joint(answers, own, survey, tokens, **parts, **settings)
-        return JointOffset(delta, own), history
+    def fit(split: Split, start: GroupDelta) -> tuple[GroupDelta, pd.DataFrame]:
+        return fit_joint(answers, copy.deepcopy(sae), survey, texts, split, start, settings)
 
-    return cross_fit(answers, None, folds, fit)
+    return held_out(answers, splits, fit, starts)
 
 
 class Variant(NamedTuple):
-    """One way of joint training, fitted on the training questions of fold 0."""
+    """One way of joint training, fitted on the training questions of one split."""
 
-    offset: JointOffset
+    offset: GroupDelta
     history: pd.DataFrame
-    test_kl: float  # nats, on fold 0's test questions
+    test_kl: float  # nats, on the split's test questions
 
 
 def joint_variants(
     answers: AnswerPath,
-    sae: SparseAutoencoder,
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
-    tokens: Float[Tensor, "token d"],
+    split: Split,
+    texts: Activations,
     start: GroupDelta,
+    settings: JointSettings,
     scratch_steps: int,
-    **settings: object,
 ) -> dict[str, Variant]:
-    """Fold 0 fitted with the SAE's error dropped, and from an untrained SAE of the same size (`scratch_steps` token
-    batches to each batch of questions), error kept and dropped. `start` is fold 0's fit of Delta_shared."""
-    train, validation, test = fold_parts(folds, 0)
-    parts = {"train": train, "validation": validation}
-    shares = torch.from_numpy(survey.shares).float()[:, test]
-    blank = untrained_sae(tokens, sae.width, sae.k, 0, sae.metadata).requires_grad_(False)
-    wanted = ("epochs", "batch", "lr", "shared_lr", "l1_weight", "patience", "seed")
-    first = {name: settings[name] for name in wanted if name in settings}
-    blank_start, _ = fit_frozen(answers, blank, survey, stages=("shared",), **parts, **first)
+    """One split fitted with the SAE's error dropped, and from an untrained SAE of the same size (`scratch_steps` token
+    batches to each batch of questions), error kept and dropped. `start` is the split's fit of Delta_shared."""
+    sae, shares = start.sae, torch.from_numpy(survey.shares).float()[:, split.test]
+    blank = untrained_sae(texts.tokens, sae.width, sae.k, 0, sae.metadata).requires_grad_(False)
+    blank_start, _ = fit_frozen(answers, blank, survey, split, settings, stages=("shared",))
+    scratch = replace(settings, token_steps=scratch_steps, sae_lr=2e-3)
     variants = {}
-    for name, given, from_scratch, keep in [
-        ("trained SAE, e dropped", start, False, False),
-        ("from scratch, e kept", blank_start, True, True),
-        ("from scratch, e dropped", blank_start, True, False),
+    for name, given, chosen, keep in [
+        ("trained SAE, e dropped", start, settings, False),
+        ("from scratch, e kept", blank_start, scratch, True),
+        ("from scratch, e dropped", blank_start, scratch, False),
     ]:
-        own = copy.deepcopy(blank if from_scratch else sae)
-        extra = {"token_steps": scratch_steps, "sae_lr": 2e-3} if from_scratch else {}
-        chosen = {**settings, **extra, "keep_error": keep, "start": given}
-        delta, history = fit_joint(answers, own, survey, tokens, **parts, **chosen)
-        log_probs = answers.predict(own, delta, torch.from_numpy(test))
-        variants[name] = Variant(JointOffset(delta, own), history, mean_kl(shares, log_probs).item())
+        own, chosen = copy.deepcopy(given.sae), replace(chosen, keep_error=keep)
+        delta, history = fit_joint(answers, own, survey, texts, split, given, chosen)
+        log_probs = answers.predict(delta, torch.from_numpy(split.test))
+        variants[name] = Variant(delta, history, mean_kl(shares, log_probs).item())
     return variants
 
 
 def joint_table(
-    lm: LanguageModel,
     answers: AnswerPath,
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
+    split: Split,
     texts: Sequence[str],
     sae: SparseAutoencoder,
-    frozen: dict[str, Float[np.ndarray, "_ question option"]],
-    joint: CrossFit,
+    frozen: Answers,
+    joint: HeldOut,
     variants: dict[str, Variant],
 ) -> pd.DataFrame:
-    """Fold 0's test KL and the quality of the SAE on held-out text, for the frozen fit and every way of joint training.
-
-    `frozen` holds the held-out log p of 'unsteered' and 'delta' from chapter 04.
+    """The first split's test KL and the quality of the SAE on held-out text, for the frozen fit and every way of joint
+    training. `frozen` holds the held-out log p of 'unsteered' and 'delta' from chapter 04.
     """
-    _, _, test = fold_parts(folds, 0)
-    shares = torch.from_numpy(survey.shares).float()[:, test]
+    lm, shares = answers.lm, torch.from_numpy(survey.shares).float()[:, split.test]
 
     def test_kl(log_probs: Float[np.ndarray, "_ question option"]) -> float:
-        return mean_kl(shares, torch.from_numpy(log_probs[:, test])).item()
+        return mean_kl(shares, torch.from_numpy(log_probs[:, split.test])).item()
 
     rows = {
         "unsteered": (test_kl(frozen["unsteered"]), None),
@@ -356,5 +296,5 @@ def joint_table(
     for name, (kl, own) in rows.items():
         quality = {} if own is None else sae_quality(lm, own, texts, answers.hook_layer, answers.residual, plain)
         kept = {key: quality.get(key, np.nan) for key in ("fvu", "fvu_at_answers", "dead_fraction", "ce_recovered")}
-        table.append({"training": name, "test_kl": kl, "n_questions": len(test), **kept})
+        table.append({"training": name, "test_kl": kl, "n_questions": len(split.test), **kept})
     return pd.DataFrame(table).set_index("training")

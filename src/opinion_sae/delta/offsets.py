@@ -1,4 +1,4 @@
-"""Group offsets: in the latents of an SAE (the method), or straight in the residual stream (for comparison)."""
+"""Group offsets, in the latents of an SAE (the method) or straight in the residual stream; all arithmetic on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from opinion_sae.artifacts import replacing
 from opinion_sae.sae.autoencoder import SparseAutoencoder, SparseCode
+
+AnyOffset = TypeVar("AnyOffset", bound="Offset")
+AnyDelta = TypeVar("AnyDelta", bound="GroupDelta")
 
 
 class RectifiedShift(torch.autograd.Function):
@@ -64,7 +68,102 @@ class RectifiedShift(torch.autograd.Function):
         return silent.scatter_add(1, per_latent, active.flatten(1)), grad_values, None, grad_decoder
 
 
-class GroupDelta(nn.Module):
+class Offset(nn.Module):
+    """A shared part and a deviation per group, in the latents of `sae` or, without one, in the residual stream.
+
+    shared: (n,), deviation: (group, n). Arithmetic gives copies for the same SAE; the SAE itself is neither copied,
+    saved nor counted among the parameters.
+    """
+
+    sae: SparseAutoencoder | None = None
+    reads: str | None = None  # the place of the prompts that `steer` wants read beside x (`model.reading`)
+    relative = False  # whether offsets are shares of a latent's value instead of amounts of it
+
+    def __init__(self, groups: Sequence[str], width: int):
+        super().__init__()
+        self.groups = tuple(groups)
+        self.about: dict[str, str] = {}  # where it was read from a file: the model, its hash and the hook layer
+        self.shared = nn.Parameter(torch.zeros(width))
+        self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
+
+    def offsets(self) -> Float[Tensor, "group n"]:
+        """Both parts together, of every group."""
+        return self.shared + self.deviation
+
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]:
+        """x_g of every group, with gradients for the offsets."""
+        raise NotImplementedError
+
+    def constrain(self) -> None:
+        """Called after every step of a fit; here every value is allowed."""
+
+    def with_parts(
+        self: AnyOffset,
+        shared: Float[Tensor, "n"] | None = None,
+        deviation: Float[Tensor, "some_groups n"] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> AnyOffset:
+        """A copy with other parts, or for other groups; what is not given is copied as it is."""
+        given = {"shared": shared, "deviation": deviation}
+        part = copy.copy(self)
+        part.groups = self.groups if groups is None else tuple(groups)
+        part._parameters = {
+            name: nn.Parameter((old if given.get(name) is None else given[name]).detach().clone())
+            for name, old in self._parameters.items()
+        }
+        return part
+
+    def for_groups(self: AnyOffset, groups: Sequence[str]) -> AnyOffset:
+        """The offsets of some of the groups, in the order given. KeyError for a group that has none."""
+        missing = sorted(set(groups) - set(self.groups))
+        if missing:
+            raise KeyError(f"no offset for {missing}; there are {list(self.groups)}")
+        return self.with_parts(deviation=self.deviation[[self.groups.index(group) for group in groups]], groups=groups)
+
+    def shared_for(self: AnyOffset, groups: Sequence[str]) -> AnyOffset:
+        """The shared part alone, for any groups."""
+        return self.with_parts(deviation=self.deviation.new_zeros(len(groups), len(self.shared)), groups=groups)
+
+    def shared_only(self: AnyOffset) -> AnyOffset:
+        """The shared part as one group that stands for all: a view, through which it can be trained."""
+        part = copy.copy(self)
+        part.groups = ("everyone",)
+        nothing = nn.Parameter(torch.zeros_like(self.deviation[:1]), requires_grad=False)
+        part._parameters = {**self._parameters, "deviation": nothing}
+        return part
+
+    def scaled(self: AnyOffset, strength: float) -> AnyOffset:
+        """`strength` times each group's offset; without gradients."""
+        return self.dosed(strength, strength).requires_grad_(False)
+
+    def dosed(self: AnyOffset, shared: float, group: float) -> AnyOffset:
+        """shared * the shared part + group * the group's own."""
+        return self.with_parts(shared * self.shared, group * self.deviation)
+
+    def flip(self: AnyOffset, keep_shared: bool = False) -> AnyOffset:
+        """-Delta_g; with `keep_shared`, Delta_shared - D_g."""
+        return self.with_parts(self.shared if keep_shared else -self.shared, -self.deviation)
+
+    def composed(self: AnyOffset, members: Sequence[Sequence[str]]) -> AnyOffset:
+        """Offsets for intersections of groups: the shared part plus the sum of the members' deviations."""
+        rows = [sum(self.deviation[self.groups.index(name)] for name in names) for names in members]
+        return self.with_parts(deviation=torch.stack(rows), groups=[" & ".join(names) for names in members])
+
+    def with_norms(self: AnyOffset, norms: Float[Tensor, "group"]) -> AnyOffset:
+        """Each group's offset scaled to a norm, all of it in the deviations."""
+        whole = self.offsets()
+        scale = norms / whole.norm(dim=1).clamp_min(1e-12)
+        return self.with_parts(torch.zeros_like(self.shared), whole * scale[:, None])
+
+
+class DenseOffset(Offset):
+    """x_g = x + v_shared + v_g: an offset per group straight in the residual stream, without an SAE."""
+
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]:
+        return x[:, None] + self.offsets().to(x.device)
+
+
+class GroupDelta(Offset):
     """Delta_g = Delta_shared + D_g, added to the latents of an SAE and rectified: z_g = max(z + Delta_g, 0).
 
     shared: (m,), deviation: (group, m), both in the units of the latents. With `keep_error` the SAE's error
@@ -74,87 +173,122 @@ class GroupDelta(nn.Module):
     The other kinds change `shift`, or constrain the deviations; fits, files and steering take any of them.
     """
 
-    relative = False  # whether offsets are shares of a latent's value instead of amounts of it
+    sae: SparseAutoencoder
 
-    def __init__(self, groups: Sequence[str], width: int, keep_error: bool = True):
-        super().__init__()
-        self.groups = tuple(groups)
+    def __init__(self, groups: Sequence[str], sae: SparseAutoencoder, keep_error: bool = True):
+        super().__init__(groups, sae.width)
         self.keep_error = keep_error
-        self.shared = nn.Parameter(torch.zeros(width))
-        self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
+        object.__setattr__(self, "sae", sae)  # past nn.Module, which would make it a part of this one
 
-    def offsets(self) -> Float[Tensor, "group m"]:
-        """Delta_g of every group."""
-        return self.shared + self.deviation
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        KINDS[cls.__name__] = cls
 
-    def steer(self, x: Float[Tensor, "item d"], sae: SparseAutoencoder) -> Float[Tensor, "item group d"]:
+    def on(self: AnyDelta, sae: SparseAutoencoder) -> AnyDelta:
+        """A copy for another SAE with as many latents."""
+        check_width(len(self.shared), sae)
+        part = self.with_parts()
+        object.__setattr__(part, "sae", sae)
+        return part
+
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]:
         """x_g of every group. Gradients flow to the offsets, and to the SAE unless it is frozen."""
-        if sae.width != self.shared.shape[0]:
-            raise ValueError(f"the offset is for {self.shared.shape[0]} latents, the SAE has {sae.width}")
-        code = sae.encode_sparse(x)
-        base = x if self.keep_error else sae.decode_sparse(code)
-        return base[:, None] + self.shift(code, sae.W_dec.to(x.device))
+        code = self.sae.encode_sparse(x)
+        base = x if self.keep_error else self.sae.decode_sparse(code)
+        return base[:, None] + self.shift(code, self.sae.W_dec.to(x.device))
 
     def shift(self, code: SparseCode, W_dec: Float[Tensor, "m d"]) -> Float[Tensor, "item group d"]:
         """decode(z_g) - decode(z)."""
         return RectifiedShift.apply(self.offsets().to(W_dec.device), code.values, code.indices, W_dec)
 
-    def for_groups(self, groups: Sequence[str]) -> GroupDelta:
-        """The offsets of some of the groups, in the order given."""
-        missing = sorted(set(groups) - set(self.groups))
-        if missing:
-            raise KeyError(f"no offset for {missing}; there are {list(self.groups)}")
-        part = copy.deepcopy(self)
-        part.groups = tuple(groups)
-        part.deviation = nn.Parameter(self.deviation.detach()[[self.groups.index(g) for g in groups]].clone())
-        return part
+    def touched(self) -> Float[Tensor, "group"]:
+        """How many latents each group's offset moves."""
+        return (self.offsets() != 0).sum(1).float()
 
-    def cut(self, keep: Bool[Tensor, "group m"]) -> GroupDelta:
-        """A copy with these entries of Delta_g and no others, all of them in the deviations."""
-        part = copy.deepcopy(self)
-        with torch.no_grad():
-            part.deviation.copy_(self.offsets() * keep.to(self.shared.device))
-            part.shared.zero_()
-        return part
+    def strongest(self, latents: int) -> Bool[Tensor, "group m"]:
+        """Which entries are among a group's `latents` largest |Delta_g|; entries of exactly zero never are."""
+        size = self.offsets().detach().abs()
+        chosen = torch.zeros_like(size, dtype=torch.bool)
+        chosen.scatter_(1, size.topk(min(latents, size.shape[1]), dim=1).indices, True)
+        return chosen & (size > 0)
 
-    def constrain(self) -> None:
-        """Called after every step of a fit; here every value is allowed."""
+    def strongest_shared(self: AnyDelta, latents: int) -> AnyDelta:
+        """The largest so many entries of Delta_shared and nothing else."""
+        size = self.shared.detach().abs()
+        kept = size >= size.topk(min(latents, len(size))).values[-1]
+        return self.with_parts(self.shared * kept, torch.zeros_like(self.deviation))
+
+    def cut(self: AnyDelta, keep: Bool[Tensor, "group m"]) -> AnyDelta:
+        """These entries of Delta_g and no others, all of them in the deviations."""
+        return self.with_parts(torch.zeros_like(self.shared), self.offsets() * keep.to(self.shared.device))
+
+    def moved(self: AnyDelta, order: Int[Tensor, "m"], keep_shared: bool = False) -> AnyDelta:
+        """The values at other latents: Delta'_j = Delta_order(j); with `keep_shared`, of D_g alone."""
+        return self.with_parts(self.shared if keep_shared else self.shared[order], self.deviation[:, order])
+
+    def without(self: AnyDelta, group: int, latents: Int[Tensor, "removed"]) -> AnyDelta:
+        """One group's offset without one of the latents: as many 'groups' as there are latents; the whole is last."""
+        rows = self.offsets()[group].detach().repeat(len(latents) + 1, 1)
+        rows[torch.arange(len(latents)), latents] = 0
+        return self.with_parts(torch.zeros_like(self.shared), rows, [str(i) for i in range(len(rows))])
 
     def save(self, path: str | Path, **about: str) -> None:
-        """Write a safetensors file; `about` (model, hook_layer, sae hash ...) goes to its JSON header."""
-        tensors = {"shared": self.shared.detach().cpu(), "deviation": self.deviation.detach().cpu().contiguous()}
+        """Write a safetensors file; `about` (model, hook_layer ...) and the SAE's hash go to its JSON header."""
+        tensors = {name: part.detach().cpu().contiguous() for name, part in self._parameters.items()}
         header = {
             "format": "opinion-sae-delta",
             "kind": type(self).__name__,
             "keep_error": json.dumps(self.keep_error),
             "groups": json.dumps(self.groups),
+            "sae": self.sae.sha256(),
+            **self.about,
             **about,
         }
         with replacing(Path(path)) as side:
             save_file(tensors, side, metadata=header)
 
     @classmethod
-    def load(cls, path: str | Path) -> tuple[GroupDelta, dict[str, str]]:
-        """Read a file written by `save`: the offsets and what its header says about them."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a file of group offsets: {error}") from error
-        if about.pop("format", None) != "opinion-sae-delta":
-            raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
-        groups = json.loads(about.pop("groups"))
+    def load(cls, path: str | Path, sae: SparseAutoencoder) -> GroupDelta:
+        """Read a file written by `save`, of any kind; what else its header says goes to `about`.
+
+        ValueError for another file, or if it names another SAE than `sae`.
+        """
+        about, tensors = read_offsets(path)
+        groups, fitted = json.loads(about.pop("groups")), about.pop("sae", None)
         expected = (len(groups), len(tensors["shared"]))
         if tuple(tensors["deviation"].shape) != expected:
             found = tuple(tensors["deviation"].shape)
             raise ValueError(f"{path}: the tensor deviation has shape {found}, expected {expected}")
-        kind = KINDS[about.pop("kind", "GroupDelta")]
-        delta = kind(groups, tensors["shared"].shape[0], json.loads(about.pop("keep_error", "true")))
+        check_width(expected[1], sae, f"{path}: ")
+        if fitted not in (None, sae.sha256()):
+            raise ValueError(f"{path}: fitted with the SAE {fitted}, but loaded with the SAE {sae.sha256()}")
+        delta = KINDS[about.pop("kind", "GroupDelta")](groups, sae, json.loads(about.pop("keep_error", "true")))
         delta.load_state_dict(tensors)
         if isinstance(delta, LowRankDelta):
             delta.rank = int(about.pop("rank"))
-        return delta, about
+        delta.about = about
+        return delta
+
+
+KINDS: dict[str, type[GroupDelta]] = {"GroupDelta": GroupDelta}
+
+
+def check_width(latents: int, sae: SparseAutoencoder, where: str = "") -> None:
+    if sae.width != latents:
+        raise ValueError(f"{where}the offset is for {latents} latents, the SAE has {sae.width}")
+
+
+def read_offsets(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file of group offsets; ValueError for another file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of group offsets: {error}") from error
+    if about.pop("format", None) != "opinion-sae-delta":
+        raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
+    return about, tensors
 
 
 class MultiplicativeDelta(GroupDelta):
@@ -181,8 +315,8 @@ class LowRankDelta(GroupDelta):
     Young 1936).
     """
 
-    def __init__(self, groups: Sequence[str], width: int, keep_error: bool = True, rank: int = 3):
-        super().__init__(groups, width, keep_error)
+    def __init__(self, groups: Sequence[str], sae: SparseAutoencoder, keep_error: bool = True, rank: int = 3):
+        super().__init__(groups, sae, keep_error)
         self.rank = rank
 
     @torch.no_grad()
@@ -197,45 +331,10 @@ class LowRankDelta(GroupDelta):
             A, B = self.factors()
             self.deviation.copy_(A @ B)
 
-    def cut(self, keep: Bool[Tensor, "group m"]) -> GroupDelta:
+    def cut(self: AnyDelta, keep: Bool[Tensor, "group m"]) -> AnyDelta:
         part = super().cut(keep)
         part.rank = len(self.groups)  # any rank: entries of their own for each group have no low one
         return part
 
     def save(self, path: str | Path, **about: str) -> None:
         super().save(path, rank=str(self.rank), **about)
-
-
-KINDS = {kind.__name__: kind for kind in (GroupDelta, MultiplicativeDelta, AdditiveDelta, LowRankDelta)}
-
-
-class DenseOffset(nn.Module):
-    """x_g = x + v_shared + v_g: an offset per group straight in the residual stream, without an SAE."""
-
-    def __init__(self, groups: Sequence[str], width: int):
-        super().__init__()
-        self.groups = tuple(groups)
-        self.shared = nn.Parameter(torch.zeros(width))
-        self.deviation = nn.Parameter(torch.zeros(len(self.groups), width))
-
-    def steer(self, x: Float[Tensor, "item d"], sae: object = None) -> Float[Tensor, "item group d"]:
-        return x[:, None] + (self.shared + self.deviation).to(x.device)
-
-
-def scaled(
-    delta: GroupDelta | DenseOffset, strength: float, groups: Sequence[str] | None = None
-) -> GroupDelta | DenseOffset:
-    """A copy with `strength` times the offset of each group: shared and deviation are both multiplied.
-
-    Only `groups`, in that order, if given. Raises KeyError for a group that has no offset.
-    """
-    groups = delta.groups if groups is None else tuple(groups)
-    missing = sorted(set(groups) - set(delta.groups))
-    if missing:
-        raise KeyError(f"no offset for {missing}; there are {list(delta.groups)}")
-    rows = [delta.groups.index(group) for group in groups]
-    part = copy.deepcopy(delta)
-    part.groups = groups
-    part.shared = nn.Parameter(strength * delta.shared.detach(), requires_grad=False)
-    part.deviation = nn.Parameter(strength * delta.deviation.detach()[rows], requires_grad=False)
-    return part

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opinion_sae.artifacts import replacing
+from opinion_sae.delta.offsets import Offset, read_offsets
 from opinion_sae.model.reading import PLACES, inverse_frequency, weighted_bag
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
@@ -71,7 +71,7 @@ def memberships(groups: Sequence[str], parts: Sequence[str]) -> Float[Tensor, "g
     return table
 
 
-class ReadingOffset(nn.Module):
+class ReadingOffset(Offset):
     """v_g(r) = shared + D_g + sum_k c_gk sum_w (a_kw . r) b_kw, in whatever space it is written.
 
     a: (axis, direction, features) is read, without unit; b: (axis, direction, written) is written, in the units of what
@@ -83,8 +83,6 @@ class ReadingOffset(nn.Module):
     `reads` names the place that is read: 'last', 'question' or 'options' (`model.reading`).
     """
 
-    sae: SparseAutoencoder | None = None
-
     def __init__(
         self,
         groups: Sequence[str],
@@ -94,14 +92,11 @@ class ReadingOffset(nn.Module):
         directions: int = 1,
         reads: str = "question",
     ):
-        super().__init__()
         if reads not in PLACES:
             raise ValueError(f"an offset may read {', '.join(PLACES)}, not {reads!r}")
-        self.groups, self.reads = tuple(groups), reads
-        self.about: dict[str, str] = {}  # where it was read from a file: the model, its hash and the hook layer
-        self.parts = tuple(dict.fromkeys(name for group in groups for name in group.split(BETWEEN)))
-        self.shared = nn.Parameter(torch.zeros(written))
-        self.deviation = nn.Parameter(torch.zeros(len(self.parts), written))
+        parts = tuple(dict.fromkeys(name for group in groups for name in group.split(BETWEEN)))
+        super().__init__(parts, written)  # a deviation per part
+        self.groups, self.parts, self.reads = tuple(groups), parts, reads
         self.a = nn.Parameter(torch.zeros(axes, directions, features))
         self.b = nn.Parameter(torch.zeros(axes, directions, written))
         self.c = nn.Parameter(torch.zeros(len(self.parts), axes))
@@ -190,15 +185,10 @@ class ReadingOffset(nn.Module):
 
 def _read(path: str | Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a file of this kind of offset; ValueError for another file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a file of group offsets: {error}") from error
+    about, tensors = read_offsets(path)
     found = about.pop("kind", None)
-    if about.pop("format", None) != FORMAT or found != kind:
-        raise ValueError(f"{path}: not a {kind} (its header has kind {found!r}; format should be {FORMAT})")
+    if found != kind:
+        raise ValueError(f"{path}: not a {kind}; its header has kind {found!r}")
     missing = sorted({"a", "b", "c", "shared", "deviation"} - set(tensors))
     if missing or tensors["a"].ndim != 3:
         raise ValueError(f"{path}: tensors {missing} are missing, or a has not three axes; found {sorted(tensors)}")

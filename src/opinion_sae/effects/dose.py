@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.crossfit import fold_parts
-from opinion_sae.delta.offsets import GroupDelta, scaled
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.losses import kl
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
-from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import bootstrap_mean, by_group
 from opinion_sae.survey import Survey
 
@@ -29,10 +27,9 @@ MASS_LOSS = 0.05  # most of the next-token probability that it may move off the 
 
 def dose_cells(
     answers: AnswerPath,
-    sae: SparseAutoencoder,
     deltas: Sequence[GroupDelta],
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
+    splits: Sequence[Split],
     part: str = "test",
     strengths: Sequence[float] = STRENGTHS,
 ) -> pd.DataFrame:
@@ -45,45 +42,24 @@ def dose_cells(
     if part not in ("test", "validation"):
         raise ValueError(f"part {part!r} is not test or validation")
     tables = []
-    for fold, delta in enumerate(progress(deltas, f"doses, {part}")):
+    for fold, (delta, split) in enumerate(zip(progress(deltas, f"doses, {part}"), splits, strict=True)):
         if delta.groups != survey.groups:
             raise ValueError(f"the offsets of fold {fold} are for {delta.groups}, the survey has {survey.groups}")
-        _, validation, test = fold_parts(folds, fold)
-        questions = test if part == "test" else validation
-        some = for_questions(answers, torch.from_numpy(questions))
+        questions = split.test if part == "test" else split.validation
+        some = answers.for_questions(torch.from_numpy(questions))
         shares = torch.from_numpy(survey.shares[:, questions]).float()
         for strength in strengths:
-            dose = scaled(delta, strength)
-            cells = kl(shares, some.predict(sae, dose)).numpy()
-            mass = np.where(np.isnan(cells), np.nan, some.option_mass(sae, dose).numpy())
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "strength": strength,
-                        "fold": fold,
-                        "question": questions,
-                        "kl": by_group(survey, cells)["all"],
-                        "option_mass": by_group(survey, mass)["all"],
-                    }
-                )
-            )
+            dose = delta.scaled(strength)
+            cells = kl(shares, some.predict(dose)).numpy()
+            mass = np.where(np.isnan(cells), np.nan, some.option_mass(dose).numpy())
+            row = {"strength": strength, "fold": fold, "question": questions}
+            row |= {"kl": by_group(survey, cells)["all"], "option_mass": by_group(survey, mass)["all"]}
+            tables.append(pd.DataFrame(row))
     return pd.concat(tables, ignore_index=True)
-
-
-def for_questions(answers: AnswerPath, questions: Int[Tensor, "question"]) -> AnswerPath:
-    """The same prompts, already run, for some of the questions; shares the kept keys and values."""
-    items = (questions[:, None] * answers.orders + torch.arange(answers.orders)).flatten()
-    part = copy.copy(answers)
-    part.questions = tuple(answers.questions[i] for i in questions.tolist())
-    part.prompts = [answers.prompts[i] for i in items.tolist()]
-    for name in ("letters", "has_option", "residual", "starts", "lengths", "item"):
-        setattr(part, name, getattr(answers, name)[items])
-    return part
 
 
 def text_losses(
     lm: LanguageModel,
-    sae: SparseAutoencoder,
     deltas: Sequence[GroupDelta],
     texts: Sequence[str],
     hook_layer: int,
@@ -105,15 +81,13 @@ def text_losses(
     window = torch.arange(count)[:, None].expand(-1, tokens.shape[1] - 1)[real[:, 1:]].numpy()
     tables = []
     for strength in progress(strengths, "doses, text"):
-        parts = []
-        for i in range(count):
-            delta = deltas[i % len(deltas)]
-            parts.append(scaled(delta, strength, [delta.groups[i % len(delta.groups)]]))
+        turns = [(deltas[i % len(deltas)], i) for i in range(count)]
+        parts = [delta.for_groups([delta.groups[i % len(delta.groups)]]).scaled(strength) for delta, i in turns]
 
         def edit(x: Float[Tensor, "row token d"], parts: list = parts) -> Float[Tensor, "row token d"]:
             keep, moved = content(x, real.to(x.device)), x.clone()
             for row, part in enumerate(parts):
-                moved[row, keep[row]] = part.steer(x[row, keep[row]], sae)[:, 0]
+                moved[row, keep[row]] = part.steer(x[row, keep[row]])[:, 0]
             return moved
 
         loss = lm.next_token_loss(tokens, hook_layer, edit).cpu()[real[:, 1:]]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.losses import kl
 from opinion_sae.model.activations import content, text_windows
@@ -124,38 +125,22 @@ def strongest(offsets: Float[Tensor, "fold group latent"], count: int) -> Int[Te
     return offsets.mean(0).abs().topk(count, dim=1).indices
 
 
-class Removed(nn.Module):
-    """One group's offset without one of its latents: as many 'groups' as there are latents to remove, and the whole."""
-
-    def __init__(self, offset: Float[Tensor, "latent"], latents: Int[Tensor, "removed"]):
-        super().__init__()
-        rows = offset.repeat(len(latents) + 1, 1)
-        rows[torch.arange(len(latents)), latents] = 0
-        self.delta = GroupDelta([str(i) for i in range(len(rows))], len(offset))
-        self.delta.deviation.data.copy_(rows)
-
-    def steer(self, x: Float[Tensor, "item d"], sae: SparseAutoencoder) -> Float[Tensor, "item group d"]:
-        return self.delta.steer(x, sae)
-
-
 def cost_of_removal(
     answers: AnswerPath,
-    sae: SparseAutoencoder,
     deltas: Sequence[GroupDelta],
-    folds: Int[np.ndarray, "question"],
+    splits: Sequence[Split],
     shares: Float[Tensor, "group question option"],
     latents: Int[Tensor, "group count"],
 ) -> Float[np.ndarray, "group count"]:
     """Rise of a group's held-out KL when one latent is taken out of its Delta, in nats; negative if that helps.
 
-    Each fold's fit is judged on that fold's test questions.
+    Each split's fit is judged on that split's test questions.
     """
-    rises = np.zeros((*latents.shape, len(folds)))
-    rises[:] = np.nan
-    for fold, delta in enumerate(progress(deltas, "removal")):
-        test = torch.from_numpy(np.flatnonzero(folds == fold))
+    rises = np.full((*latents.shape, len(answers.questions)), np.nan)
+    for delta, split in zip(progress(deltas, "removal"), splits, strict=True):
+        test = torch.from_numpy(split.test)
         for group, chosen in enumerate(latents):
-            log_probs = answers.predict(sae, Removed(delta.offsets()[group].detach(), chosen), test)
+            log_probs = answers.predict(delta.without(group, chosen), test)
             cells = kl(shares[group, test].expand_as(log_probs), log_probs)
             rises[group][:, test.numpy()] = (cells[:-1] - cells[-1]).numpy()
     return np.nanmean(rises, axis=-1)
@@ -183,20 +168,20 @@ def latents_touched(deltas: Sequence[GroupDelta]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def fixed_part(answers: AnswerPath, sae: SparseAutoencoder, deltas: Sequence[GroupDelta]) -> pd.DataFrame:
+def fixed_part(answers: AnswerPath, deltas: Sequence[GroupDelta]) -> pd.DataFrame:
     """Per fold, means over groups: how much of the offset is the same for every prompt, and its size beside x.
 
     constant share: |mean shift|^2 / mean |shift|^2 over the survey prompts, with shift = x_g - x; silent latents: share
     of the latents of Delta that fire on no prompt; norm: mean |shift|; spread: mean |x - mean x|; both in the units of
     the residual stream.
     """
-    x = answers.residual
+    x, sae = answers.residual, deltas[0].sae
     fires = torch.zeros(sae.width, dtype=torch.bool)
     code = sae.encode_sparse(x)
     fires[code.indices[code.values > 0]] = True
     rows = []
     for fold, delta in enumerate(deltas):
-        shift = torch.cat([delta.steer(part, sae) - part[:, None] for part in x.split(32)])
+        shift = torch.cat([delta.steer(part) - part[:, None] for part in x.split(32)])
         size = shift.pow(2).sum(-1).mean(0)
         touched = delta.offsets() != 0
         silent = (touched & ~fires).sum(1) / touched.sum(1).clamp_min(1)

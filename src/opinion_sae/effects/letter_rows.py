@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opinion_sae.artifacts import replacing
-from opinion_sae.delta.crossfit import fold_parts
+from opinion_sae.delta.held_out import Split
 from opinion_sae.effects.facts import Facts, fact_prompts
 from opinion_sae.effects.side_effects import Cells, answer_cells, loss_and_kl
 from opinion_sae.model.activations import text_windows
@@ -65,7 +65,7 @@ def option_cells(
     """Probabilities of each prompt's options among themselves, and the share of the next token's that lies on them."""
     found = []
     for some in items.split(batch):
-        stream = answers.run_upper(some, answers.residual[some].to(answers.lm.device)[:, None])[:, 0]
+        stream = answers.run_upper(some, answers.steered(some))[:, 0]
         p = moved_logits(answers.lm, stream, rows, letters).softmax(-1).cpu().double()
         options = answers.letters[some][:, None].expand(-1, len(rows), -1)
         found.append(p.gather(-1, options) * answers.has_option[some][:, None])
@@ -76,7 +76,7 @@ def option_cells(
 def letter_cells(
     answers: AnswerPath,
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
+    splits: Sequence[Split],
     log_probs: Float[np.ndarray, "group question option"],
     rows: Float[Tensor, "fold group letter d"],
     facts: Facts,
@@ -92,10 +92,8 @@ def letter_cells(
     known, prompts = fact_prompts(answers.lm.tokenizer, facts)
     asked = AnswerPath(answers.lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
     right = np.full((len(survey.groups), len(prompts)), np.nan)
-    for fold, of_fold in enumerate(rows):
-        test = fold_parts(folds, fold)[2]
-        items = (torch.from_numpy(test)[:, None] * orders + torch.arange(orders)).flatten()
-        p, mass = option_cells(answers, items, of_fold, letters)
+    for fold, (of_fold, (_, _, _, test)) in enumerate(zip(rows, splits, strict=True)):
+        p, mass = option_cells(answers, answers.items(torch.from_numpy(test)), of_fold, letters)
         cells["option_mass"][:, test] = mass.reshape(len(p), -1, orders).mean(-1)
         if orders > 1:
             by_order = p.reshape(len(p), len(test), orders, -1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,12 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.crossfit import fold_parts, load_deltas, load_dense
-from opinion_sae.delta.fit import Offset
-from opinion_sae.delta.offsets import GroupDelta, scaled
-from opinion_sae.effects.dose import for_questions
+from opinion_sae.delta.files import load_deltas, load_dense
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.offsets import GroupDelta, Offset
 from opinion_sae.effects.facts import Facts, fact_prompts
-from opinion_sae.methods.controls import move_latents, random_order
+from opinion_sae.methods.controls import random_order
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import NEVER, AnswerPath
 from opinion_sae.model.language_model import LanguageModel
@@ -37,44 +35,30 @@ COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
 ELSEWHERE = ("text_loss", "next_token_kl", "accuracy")  # quantities whose units are no survey questions
 
 
-class Steered(NamedTuple):
-    """An offset for some or all groups (one row stands for all), the SAE it is written in, and its fold."""
-
-    offset: Offset | None  # None: the unsteered model
-    sae: SparseAutoencoder | None
-    fold: int
-
-
-def unsteered(folds: Int[np.ndarray, "question"]) -> list[Steered]:
-    """The model as it is, on every fold."""
-    return [Steered(None, None, fold) for fold in range(int(folds.max()) + 1)]
+Steered = Sequence[Offset | None]  # a method's offset for each split (the first ones may do); None: the model as it is
 
 
 def load_steered(
-    folder: Path, answers: AnswerPath, sae: SparseAutoencoder, folds: Int[np.ndarray, "question"], seed: int
-) -> dict[str, list[Steered]]:
-    """Every offset that chapters 04 to 06 left in `folder`, by method, 'unsteered' first; one per fold.
+    folder: Path, answers: AnswerPath, sae: SparseAutoencoder, count: int, seed: int
+) -> dict[str, Steered]:
+    """Every offset that chapters 04 to 06 left in `folder`, by method, 'unsteered' first; for each of `count` splits.
 
     'delta-half' is Delta at strength 0.5, 'random-latents' Delta moved to random other latents, as in `controls`. Of
-    'delta-joint' only fold 0 is kept as a file. Raises FileNotFoundError for files that are not there.
+    'delta-joint' only the first is kept as a file. Raises FileNotFoundError for files that are not there.
     """
-    count = int(folds.max()) + 1
-    shared, deltas, dense = load_deltas(folder, count, "shared"), load_deltas(folder, count), load_dense(folder, count)
+    shared, deltas = load_deltas(folder, count, sae, "shared"), load_deltas(folder, count, sae)
     order = random_order(answers, sae, seed)
-    offsets = {
-        "shared-delta": [delta.for_groups(delta.groups[:1]) for delta in shared],
-        "delta-half": [scaled(delta, 0.5) for delta in deltas],
-        "delta": deltas,
-        "random-latents": [move_latents(delta, order) for delta in deltas],
-    }
-    methods = {"unsteered": unsteered(folds)}
-    for name, of_folds in offsets.items():
-        methods[name] = [Steered(offset, sae, fold) for fold, offset in enumerate(of_folds)]
-    for name, vectors in (("dense", dense), ("diff-means", load_dense(folder, count, "diff-means"))):
-        methods[name] = [Steered(offset, None, fold) for fold, offset in enumerate(vectors)]
     trained = load_sae(folder / "joint" / "sae").requires_grad_(False)
-    joint = GroupDelta.load(folder / "joint" / "delta.safetensors")[0]
-    return methods | {"delta-joint": [Steered(joint, trained, 0)]}
+    return {
+        "unsteered": [None] * count,
+        "shared-delta": [delta.for_groups(delta.groups[:1]) for delta in shared],
+        "delta-half": [delta.scaled(0.5) for delta in deltas],
+        "delta": deltas,
+        "random-latents": [delta.moved(order) for delta in deltas],
+        "dense": load_dense(folder, count),
+        "diff-means": load_dense(folder, count, "diff-means"),
+        "delta-joint": [GroupDelta.load(folder / "joint" / "delta.safetensors", trained)],
+    }
 
 
 def answer_cells(survey: Survey, p: Float[np.ndarray, "_ question option"]) -> Cells:
@@ -94,31 +78,29 @@ def answer_cells(survey: Survey, p: Float[np.ndarray, "_ question option"]) -> C
 
 
 @torch.no_grad()
-def by_order(answers: AnswerPath, one: Steered, batch: int = 16) -> Float[np.ndarray, "group question order option"]:
+def by_order(
+    answers: AnswerPath, offset: Offset | None, batch: int = 16
+) -> Float[np.ndarray, "group question order option"]:
     """Option probabilities for each order of the options that was asked, in float64."""
     parts = []
     for items in torch.arange(len(answers.prompts)).split(batch * answers.orders):
-        x = answers.residual[items].to(answers.lm.device)
-        logits = answers.option_logits(items, x[:, None] if one.offset is None else one.offset.steer(x, one.sae))
+        logits = answers.option_logits(items, answers.steered(items, offset))
         parts.append(logits.cpu().double().masked_fill(~answers.has_option[items][:, None], NEVER).softmax(-1))
     return torch.cat(parts).unflatten(0, (-1, answers.orders)).permute(2, 0, 1, 3).numpy()
 
 
-def survey_cells(
-    answers: AnswerPath, survey: Survey, folds: Int[np.ndarray, "question"], steered: Sequence[Steered]
-) -> Cells:
+def survey_cells(answers: AnswerPath, survey: Survey, splits: Sequence[Split], steered: Steered) -> Cells:
     """Cells of `answer_cells`, option_mass (share of the next token's probability that lies on the letters) and, if
     there are two orders of the options, order_tv: total variation between the answers in one and in the other.
 
-    Questions of a fold without an offset stay NaN.
+    Questions of a split without an offset stay NaN.
     """
     cells: Cells = {}
-    for one in steered:
-        test = fold_parts(folds, one.fold)[2]
-        part = for_questions(answers, torch.from_numpy(test))
-        some, p = survey.select(questions=test.tolist()), by_order(part, one)
+    for (_, _, _, test), offset in zip(splits, steered, strict=False):
+        part = answers.for_questions(torch.from_numpy(test))
+        some, p = survey.select(questions=test.tolist()), by_order(part, offset)
         found = answer_cells(some, p.mean(2)[..., : some.shares.shape[-1]])
-        found["option_mass"] = part.option_mass(one.sae, one.offset).numpy()
+        found["option_mass"] = part.option_mass(offset).numpy()
         if answers.orders > 1:
             found["order_tv"] = total_variation(p[:, :, 0], p[:, :, 1])
         for name, values in found.items():
@@ -126,14 +108,14 @@ def survey_cells(
     return cells
 
 
-def fact_cells(answers: AnswerPath, facts: Facts, groups: int, steered: Sequence[Steered]) -> Cells:
+def fact_cells(answers: AnswerPath, facts: Facts, groups: int, steered: Steered) -> Cells:
     """accuracy: 1 where the likeliest option is the right one, else 0. Question i is answered under the i-th offset of
     `steered`, taken in turn."""
     right = np.full((groups, len(facts.questions)), np.nan)
-    for n, one in enumerate(steered):
+    for n, offset in enumerate(steered):
         items = np.arange(n, len(facts.questions), len(steered))
         if len(items):
-            log_probs = answers.predict(one.sae, one.offset, torch.from_numpy(items)).numpy()
+            log_probs = answers.predict(offset, torch.from_numpy(items)).numpy()
             right[:, items] = log_probs.argmax(-1) == facts.right[items]
     return {"accuracy": right}
 
@@ -147,7 +129,7 @@ def above(lm: LanguageModel, x: Float[Tensor, "row token d"], hook_layer: int) -
 @torch.no_grad()
 def text_cells(
     lm: LanguageModel,
-    methods: Mapping[str, Sequence[Steered]],
+    methods: Mapping[str, Steered],
     groups: int,
     texts: Sequence[str],
     hook_layer: int,
@@ -175,12 +157,12 @@ def text_cells(
         plain = lm.logits(above(lm, x, hook_layer)[0]).log_softmax(-1)
         following = tokens[0, 1:, None].to(plain.device)
         for name, steered in methods.items():
-            one, readers = steered[i % len(steered)], slice(None)
-            if one.offset is None:
+            offset, readers = steered[i % len(steered)], slice(None)
+            if offset is None:
                 cells[name]["text_loss"][:, i] = -plain.gather(-1, following).mean().item()
                 cells[name]["next_token_kl"][:, i] = 0
                 continue
-            shifted = one.offset.steer(x[0, keep], one.sae).transpose(0, 1)  # group token d
+            shifted = offset.steer(x[0, keep]).transpose(0, 1)  # group token d
             if len(shifted) > 1:
                 readers = slice(i // len(steered) % share, None, share)
             moved = x.repeat(len(shifted[readers]), 1, 1)
@@ -205,21 +187,21 @@ def loss_and_kl(
 
 
 def measure(
-    lm: LanguageModel,
     answers: AnswerPath,
     survey: Survey,
-    folds: Int[np.ndarray, "question"],
-    methods: Mapping[str, Sequence[Steered]],
+    splits: Sequence[Split],
+    methods: Mapping[str, Steered],
     facts: Facts,
     texts: Sequence[str],
 ) -> dict[str, Cells]:
     """All cells of each method: `survey_cells`, `fact_cells` and `text_cells`. Facts' prompts, too, run once."""
+    lm = answers.lm
     known, prompts = fact_prompts(lm.tokenizer, facts)
     asked = AnswerPath(lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
     groups = len(survey.groups)
     text = text_cells(lm, methods, groups, texts, answers.hook_layer)
     return {
-        name: survey_cells(answers, survey, folds, steered) | fact_cells(asked, known, groups, steered) | text[name]
+        name: survey_cells(answers, survey, splits, steered) | fact_cells(asked, known, groups, steered) | text[name]
         for name, steered in methods.items()
     }
 

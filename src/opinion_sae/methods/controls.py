@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.crossfit import CrossFit
-from opinion_sae.delta.fit import fit_offset
-from opinion_sae.delta.held_out import Split, assemble
+from opinion_sae.delta.fit import fit_from_shared
+from opinion_sae.delta.held_out import HeldOut, Split, answer_with, held_out
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import Scores, kl
 from opinion_sae.survey import Survey
@@ -46,78 +45,19 @@ def shuffled_labels(survey: Survey, seed: int) -> Survey:
     )
 
 
-def from_shared(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    survey: Survey,
-    splits: Sequence[Split],
-    shared: Sequence[GroupDelta],
-    seed: int = 0,
-    **settings: float | int,
-) -> CrossFit:
-    """The second stage of 'delta' alone: shared part and deviations together, from the offsets of 'shared-delta' (one
-    per split). The same as fitting both stages, without fitting the first again. `settings` are those of `fit_frozen`;
-    its `shared_lr` is for the first stage alone."""
-    second = {name: value for name, value in settings.items() if name != "shared_lr"}
-    shares = torch.from_numpy(survey.shares).float()
-    offsets, histories, parts = [], [], []
-    for split, start in zip(progress(splits, "splits"), shared, strict=True):
-        offset = GroupDelta(survey.groups, sae.width, start.keep_error).to(answers.lm.device)
-        offset.shared.data.copy_(start.shared.detach())
-        train, validation = split.train.tolist(), split.validation.tolist()
-        history = fit_offset(answers, offset, sae, shares, train, validation, seed=seed, **second)
-        offsets.append(offset)
-        histories.append(history.assign(split=split.name))
-        parts.append(answers.predict(sae, offset, torch.from_numpy(split.test)).numpy())
-    return CrossFit(assemble(parts, splits, len(survey.questions)), offsets, pd.concat(histories, ignore_index=True))
-
-
 def shuffled_groups(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    survey: Survey,
-    splits: Sequence[Split],
-    shared: Sequence[GroupDelta],
-    seed: int = 0,
-    **settings: float | int,
-) -> CrossFit:
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: Sequence[GroupDelta], settings: FitSettings
+) -> HeldOut:
     """Delta fitted to `shuffled_labels`: what the deviations gain when there is nothing about the group to learn.
 
     The mean answer to a question is the same under any labels, and so is Delta_shared: the fit starts from it.
     """
-    return from_shared(answers, sae, shuffled_labels(survey, seed), splits, shared, seed, **settings)
+    people = shuffled_labels(survey, settings.seed)
 
+    def fit(split: Split, start: GroupDelta) -> tuple[GroupDelta, pd.DataFrame]:
+        return fit_from_shared(answers, people, split, start, settings)
 
-def apply_offsets(
-    answers: AnswerPath,
-    sae: SparseAutoencoder | None,
-    splits: Sequence[Split],
-    offsets: Sequence[GroupDelta | DenseOffset],
-) -> Float[np.ndarray, "group question option"]:
-    """Answers to each split's test questions under the offset that goes with it; nothing is fitted."""
-    parts = [
-        answers.predict(sae, offset, torch.from_numpy(split.test)).numpy()
-        for split, offset in zip(progress(splits, "offsets"), offsets, strict=True)
-    ]
-    return assemble(parts, splits, len(answers.questions))
-
-
-def move_latents(delta: GroupDelta, order: Int[Tensor, "m"], keep_shared: bool = False) -> GroupDelta:
-    """The offset with its values at other latents: Delta'_j = Delta_order(j); with `keep_shared`, of D_g alone."""
-    moved = type(delta)(delta.groups, len(delta.shared), delta.keep_error)
-    with torch.no_grad():
-        moved.shared.copy_(delta.shared if keep_shared else delta.shared[order])
-        moved.deviation.copy_(delta.deviation[:, order])
-    return moved
-
-
-def flip(delta: GroupDelta, keep_shared: bool = False) -> GroupDelta:
-    """-Delta_g; with `keep_shared`, Delta_shared - D_g."""
-    flipped = type(delta)(delta.groups, len(delta.shared), delta.keep_error)
-    with torch.no_grad():
-        flipped.shared.copy_(delta.shared if keep_shared else -delta.shared)
-        flipped.deviation.copy_(-delta.deviation)
-    return flipped
+    return held_out(answers, splits, fit, shared)
 
 
 @torch.no_grad()
@@ -135,21 +75,21 @@ def random_order(answers: AnswerPath, sae: SparseAutoencoder, seed: int) -> Int[
 
 
 def from_offsets(
-    answers: AnswerPath, sae: SparseAutoencoder, splits: Sequence[Split], deltas: Sequence[GroupDelta], seed: int
+    answers: AnswerPath, splits: Sequence[Split], deltas: Sequence[GroupDelta], seed: int
 ) -> dict[str, Float[np.ndarray, "group question option"]]:
     """Held-out answers of the controls that only rearrange the offsets of 'delta', with the names of `alignment.csv`.
 
     'random-latents' and 'sign-flip' change all of Delta_g; the same with '-deviation' keep Delta_shared and change D_g,
     so that what is lost beside 'delta' is the group's part alone.
     """
-    order = random_order(answers, sae, seed)
+    order = random_order(answers, deltas[0].sae, seed)
     changed = {
-        "random-latents": [move_latents(delta, order) for delta in deltas],
-        "random-latents-deviation": [move_latents(delta, order, keep_shared=True) for delta in deltas],
-        "sign-flip": [flip(delta) for delta in deltas],
-        "sign-flip-deviation": [flip(delta, keep_shared=True) for delta in deltas],
+        "random-latents": [delta.moved(order) for delta in deltas],
+        "random-latents-deviation": [delta.moved(order, keep_shared=True) for delta in deltas],
+        "sign-flip": [delta.flip() for delta in deltas],
+        "sign-flip-deviation": [delta.flip(keep_shared=True) for delta in deltas],
     }
-    return {name: apply_offsets(answers, sae, splits, offsets) for name, offsets in changed.items()}
+    return {name: answer_with(answers, splits, offsets) for name, offsets in changed.items()}
 
 
 def permuted_decoder(sae: SparseAutoencoder, seed: int) -> SparseAutoencoder:
@@ -207,30 +147,25 @@ def diff_means(
     splits: Sequence[Split],
     residuals: Float[np.ndarray, "group asked d"],
     asked: Int[np.ndarray, "asked"],
-) -> tuple[CrossFit, list[float]]:
+) -> HeldOut:
     """x_g = x + s (mean of persona residuals of group g - mean of all groups' ones), after Rimsky et al. 2024.
 
     `residuals` are at the hook layer and the last token of `asked` questions' prompts under a persona for each group
     (`personas.py`); a split uses those of its training questions. The strength s, one for all groups, is the one of
-    `STRENGTHS` with the lowest KL on the validation questions. Second, the strengths chosen.
+    `STRENGTHS` with the lowest KL on the validation questions; the history has those chosen.
     """
-    offsets, strengths, parts = [], [], []
-    for split in splits:
+
+    def fit(split: Split) -> tuple[DenseOffset, pd.DataFrame]:
         seen = np.isin(asked, split.train)
         if not seen.any():
             raise ValueError(f"split {split.name!r}: none of its training questions was asked with a persona")
         means = torch.from_numpy(residuals[:, seen].mean(1)).float()
-        candidates, costs = [], []
-        for strength in STRENGTHS:
-            offset = DenseOffset(survey.groups, answers.lm.width)
-            offset.deviation.data.copy_(strength * (means - means.mean(0)))
-            offset.to(answers.lm.device)
-            judged = answers.predict(None, offset, torch.from_numpy(split.validation)).numpy()
-            candidates.append(offset)
-            costs.append(validation_kl(survey, judged, split.validation))
-        best = int(np.argmin(costs))
-        offsets.append(candidates[best])
-        strengths.append(STRENGTHS[best])
-        parts.append(answers.predict(None, candidates[best], torch.from_numpy(split.test)).numpy())
-    history = pd.DataFrame({"split": [split.name for split in splits], "strength": strengths})
-    return CrossFit(assemble(parts, splits, len(survey.questions)), offsets, history), strengths
+        nothing, validation = DenseOffset(survey.groups, answers.lm.width), torch.from_numpy(split.validation)
+        directions = [nothing.with_parts(deviation=s * (means - means.mean(0))) for s in STRENGTHS]
+        candidates = [offset.to(answers.lm.device) for offset in directions]
+        judged = [answers.predict(offset, validation).numpy() for offset in candidates]
+        best = int(np.argmin([validation_kl(survey, one, split.validation) for one in judged]))
+        return candidates[best], pd.DataFrame([{"split": split.name, "strength": STRENGTHS[best]}])
+
+    found = held_out(answers, splits, fit)
+    return found._replace(history=found.history.drop(columns="fold"))

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import keep_part, read_part
 from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import LETTERS, build_prompts, describe, question_text
@@ -128,8 +126,7 @@ def ask_once(path: Path, lm: LanguageModel, survey: Survey, asked: Sequence[int]
     tensors = read_part(path, key)
     if tensors is None:
         tensors = ask_group(lm, survey, asked, orders, text)._asdict()
-        with replacing(path) as side:
-            save_file(tensors, side, metadata={"key": key})
+        keep_part(path, key, tensors)
     return Told(**tensors)
 
 
@@ -160,19 +157,6 @@ def prompt_key(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: 
     questions = [(survey.questions[q].text, survey.questions[q].options) for q in asked]
     about = [Told._fields, lm.name, lm.sha256, str(lm.dtype), orders, text, survey.counts.shape[-1], questions]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
-
-
-def read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The tensors of a part that was written for `key`; None if there is none. ValueError for a broken file."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error}); delete it and run again") from error
 
 
 def spread(questions: Int[np.ndarray, "some"], count: int) -> Int[np.ndarray, "asked"]:

@@ -210,7 +210,7 @@ def held_out_reading(
     """Fit by each split's read-out and answer its test questions; `settings` go to `fit_reading`."""
     fitted = [fit_reading(one, split, effects, **settings) for one, split in zip(read_outs, splits, strict=True)]
     found = [
-        one.answers.predict(offset.sae, offset, torch.from_numpy(split.test)).numpy()
+        one.answers.predict(offset, torch.from_numpy(split.test)).numpy()
         for one, split, (offset, _) in zip(read_outs, splits, fitted, strict=True)
     ]
     questions = len(read_outs[0].answers.questions)

@@ -25,7 +25,7 @@ ReadOut = Callable[[Tensor, Tensor], Float[Tensor, "group question order option"
 def unsteered_logits(answers: AnswerPath, batch: int = 32) -> Float[Tensor, "question order option"]:
     """The option letters' logits in each order of the options; not meaningful where there is no such option."""
     logits = [
-        answers.option_logits(items, answers.residual[items].to(answers.lm.device)[:, None])[:, 0].cpu()
+        answers.option_logits(items, answers.steered(items))[:, 0].cpu()
         for items in torch.arange(len(answers.prompts)).split(batch)
     ]
     return torch.cat(logits).double().unflatten(0, (len(answers.questions), answers.orders))

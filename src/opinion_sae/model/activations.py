@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opinion_sae.artifacts import replacing
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 
@@ -71,3 +74,24 @@ def activations(
         residual = lm.residual(tokens, hook_layer).cpu()
         found.append(residual[content(residual, real)])
     return torch.cat(found)
+
+
+class Activations(NamedTuple):
+    """What an SAE is trained and judged on."""
+
+    tokens: Float[Tensor, "token d"]
+    held_out: Float[Tensor, "held_out d"]
+
+
+def save_activations(folder: Path, found: Activations) -> None:
+    """Write `activations.safetensors`."""
+    with replacing(folder / "activations.safetensors") as side:
+        save_file(found._asdict(), side)
+
+
+def load_activations(folder: Path) -> Activations:
+    """What `save_activations` wrote."""
+    path = folder / "activations.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no activations there; run chapter 03_sae first")
+    return Activations(**load_file(path))

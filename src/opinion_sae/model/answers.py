@@ -8,6 +8,7 @@ and values serve all groups without a copy.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -29,7 +30,9 @@ NEVER = -1e4  # logit of an option that a question does not have; finite, so tha
 class Steering(Protocol):
     """Anything that moves the residual stream differently for each group."""
 
-    def steer(self, x: Float[Tensor, "item d"], sae: object) -> Float[Tensor, "item group d"]: ...
+    reads: str | None  # the place of the prompts that `steer` wants read beside x ('question', say); None: nothing
+
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]: ...
 
 
 class AnswerPath:
@@ -86,39 +89,51 @@ class AnswerPath:
                 self.kept.record(item, hidden[row])
             self.lm.run_layers(hidden, upper, positions, masks, Recorder(self, items))
 
-    def log_probs(
-        self,
-        sae: object = None,
-        delta: Steering | None = None,
-        questions: Int[Tensor, "question"] | None = None,
-    ) -> Float[Tensor, "group question option"]:
-        """log p of each option, -inf where a question has no such option; one group if there is no `delta`.
+    def for_questions(self, questions: Int[Tensor, "question"]) -> AnswerPath:
+        """The same prompts, already run, for some of the questions; shares the kept keys and values."""
+        items = self.items(questions)
+        part = copy.copy(self)
+        part.questions = tuple(self.questions[i] for i in questions.tolist())
+        part.prompts = [self.prompts[i] for i in items.tolist()]
+        for name in ("letters", "has_option", "residual", "starts", "lengths", "item"):
+            setattr(part, name, getattr(self, name)[items])
+        return part
 
-        Gradients flow to the parameters of `delta` and `sae` unless switched off. Only `questions` (by index) are
-        answered if given. For many questions use `predict`.
+    def items(self, questions: Int[Tensor, "question"]) -> Int[Tensor, "item"]:
+        """The prompts of these questions."""
+        return (questions[:, None] * self.orders + torch.arange(self.orders)).flatten()
+
+    def steered(self, items: Int[Tensor, "item"], offset: Steering | None = None) -> Float[Tensor, "item group d"]:
+        """x_g of these prompts, on the model's device; x, as one group, if there is no offset.
+
+        An offset that reads gets what it `reads` of these prompts.
+        """
+        x = self.residual[items].to(self.lm.device)
+        if offset is None:
+            return x[:, None]
+        if offset.reads is None:
+            return offset.steer(x)
+        sae: Encoder | None = getattr(offset, "sae", None)  # whose latents are read; without one the stream is
+        return offset.steer(x, self.read(sae, offset.reads, items).to(x.device))
+
+    def log_probs(
+        self, offset: Steering | None = None, questions: Int[Tensor, "question"] | None = None
+    ) -> Float[Tensor, "group question option"]:
+        """log p of each option, -inf where a question has no such option; one group if there is no `offset`.
+
+        Gradients flow to the parameters of the offset, and of its SAE unless that is frozen. Only `questions` (by
+        index) are answered if given. For many questions use `predict`.
         """
         if questions is None:
             questions = torch.arange(len(self.questions))
-        items = (questions[:, None] * self.orders + torch.arange(self.orders)).flatten()
-        logits = self.option_logits(items, self.steered(items, delta, sae))
+        items = self.items(questions)
+        logits = self.option_logits(items, self.steered(items, offset))
         has_option = self.has_option[items].to(logits.device)[:, None]
         by_order = logits.masked_fill(~has_option, NEVER).log_softmax(-1)
         by_order = by_order.unflatten(0, (len(questions), self.orders))
         mean = by_order.logsumexp(1) - math.log(self.orders)
         has_option = has_option.unflatten(0, (len(questions), self.orders))[:, 0]
         return mean.masked_fill(~has_option, -torch.inf).transpose(0, 1)
-
-    def steered(
-        self, items: Int[Tensor, "item"], delta: Steering | None, sae: object = None
-    ) -> Float[Tensor, "item group d"]:
-        """x_g of every group under `delta`, which gets what it reads (`reads`) of these prompts; x without one."""
-        x = self.residual[items].to(self.lm.device)
-        if delta is None:
-            return x[:, None]
-        place = getattr(delta, "reads", None)
-        if place is None:
-            return delta.steer(x, sae)
-        return delta.steer(x, read=self.read(delta.sae, place, items).to(x.device))
 
     def read(self, sae: Encoder | None, place: str, items: Int[Tensor, "item"]) -> Float[Tensor, "item m"]:
         """What there is to read of these prompts in a place ('last', 'question' or 'options').
@@ -142,15 +157,14 @@ class AnswerPath:
     @torch.no_grad()
     def predict(
         self,
-        sae: object = None,
-        delta: Steering | None = None,
+        offset: Steering | None = None,
         questions: Int[Tensor, "question"] | None = None,
         batch: int = 16,
     ) -> Float[Tensor, "group question option"]:
         """`log_probs` without gradients, `batch` questions at a time, on the CPU."""
         if questions is None:
             questions = torch.arange(len(self.questions))
-        return torch.cat([self.log_probs(sae, delta, chunk).cpu() for chunk in questions.split(batch)], dim=1)
+        return torch.cat([self.log_probs(offset, chunk).cpu() for chunk in questions.split(batch)], dim=1)
 
     def option_logits(
         self, items: Int[Tensor, "item"], x_g: Float[Tensor, "item group d"]
@@ -168,13 +182,11 @@ class AnswerPath:
         return self.lm.run_layers(x_g, upper, prefix.positions, prefix.masks, prefix)
 
     @torch.no_grad()
-    def option_mass(
-        self, sae: object = None, delta: Steering | None = None, batch: int = 32
-    ) -> Float[Tensor, "group question"]:
+    def option_mass(self, offset: Steering | None = None, batch: int = 32) -> Float[Tensor, "group question"]:
         """Share of the next-token probability that falls on the question's letters, averaged over orders."""
         masses = []
         for items in torch.arange(len(self.prompts)).split(batch):
-            logits = self.lm.logits(self.run_upper(items, self.steered(items, delta, sae)))
+            logits = self.lm.logits(self.run_upper(items, self.steered(items, offset)))
             letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
             on_letters = logits.softmax(-1).gather(-1, letters).cpu() * self.has_option[items][:, None]
             masses.append(on_letters.sum(-1))
@@ -184,7 +196,7 @@ class AnswerPath:
     def by_letter(self) -> Float[Tensor, "question place"]:
         """Unsteered probability of the first, second, ... letter, whatever option stands there; mean over orders."""
         items = torch.arange(len(self.prompts))
-        logits = [self.option_logits(part, self.residual[part].to(self.lm.device)[:, None]) for part in items.split(32)]
+        logits = [self.option_logits(part, self.steered(part)) for part in items.split(32)]
         by_option = torch.cat(logits)[:, 0].cpu().masked_fill(~self.has_option, NEVER).softmax(-1)
         by_place = torch.zeros_like(by_option)
         for item, prompt in enumerate(self.prompts):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from opinion_sae.losses import reconstruction, tilted
+from opinion_sae.losses import reconstruction
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.sae.topk import SparseDecode, TopKEncode, batch_top_k, top_k
@@ -46,7 +46,6 @@ class TopKTraining:
         *,
         lr: float,
         variance: float = 1.0,
-        tilt: float = 0.0,
         dtype: torch.dtype = torch.float32,
         batch_topk: bool = False,
         clip: float | None = None,
@@ -56,7 +55,7 @@ class TopKTraining:
         self.b_enc, self.b_dec = (nn.Parameter(torch.zeros(n, device=W_dec.device)) for n in (width, d))
         parameters = [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
         self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)
-        self.k, self.variance, self.tilt, self.dtype, self.clip = k, variance, tilt, dtype, clip
+        self.k, self.variance, self.dtype, self.clip = k, variance, dtype, clip
         self.select = batch_top_k if batch_topk else top_k
         self.product = torch.empty(0, dtype=dtype, device=W_dec.device)  # takes the size of the first batch
 
@@ -69,7 +68,7 @@ class TopKTraining:
             centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product
         )
         x_hat = SparseDecode.apply(values, indices, self.W_dec) + self.b_dec
-        loss = tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
+        loss = ((x - x_hat).pow(2).sum(1) / self.variance).mean()
         self.optimiser.zero_grad()
         loss.backward()
         if self.clip is not None:
@@ -89,7 +88,6 @@ def train_sae(
     steps: int = 2000,
     batch: int = 2048,
     lr: float = 1e-3,
-    tilt: float = 0.0,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     metadata: dict | None = None,
@@ -109,7 +107,7 @@ def train_sae(
     scaled = (train - mean) * scale
     W_dec = normalize(torch.randn(width, train.shape[1], generator=generator), dim=1)
     variance = scaled.pow(2).sum(1).mean().item()
-    training = TopKTraining(W_dec, k, lr=lr, variance=variance, tilt=tilt, dtype=dtype)
+    training = TopKTraining(W_dec, k, lr=lr, variance=variance, dtype=dtype)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
     )

@@ -41,9 +41,7 @@ def assemble(
     asked = _asked(cells, pairs, keys, questions)
     small = asked & (people < min_respondents)
     small[0] = False
-    dropped = tuple(
-        DroppedCell(pairs[g][1], keys[q], int(people[g, q])) for g, q in np.argwhere(small)
-    )
+    dropped = tuple(DroppedCell(pairs[g][1], keys[q], int(people[g, q])) for g, q in np.argwhere(small))
     counts[small], people[small], effective[small] = 0, 0, 0
     kept = np.flatnonzero((people > 0).any(1))[1:]
     _check_groups(pairs, kept, attributes, min_respondents, dropped)
@@ -101,9 +99,7 @@ def _wanted(cells: pd.DataFrame, attributes: Sequence[str] | None) -> list[str]:
     wanted = [canonical_attribute(a) for a in attributes]
     for asked, name in zip(attributes, wanted):
         if name not in there:
-            raise ValueError(
-                f"attribute {asked!r} is not in the survey; there are: {', '.join(there)}"
-            )
+            raise ValueError(f"attribute {asked!r} is not in the survey; there are: {', '.join(there)}")
     return wanted
 
 
@@ -112,9 +108,7 @@ def _arrays(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weighted counts (pair, key, option), people (pair, key) and Σw² (pair, key)."""
     cells = cells[cells["question"].isin(keys)]
-    row = pd.MultiIndex.from_tuples(pairs).get_indexer(
-        pd.MultiIndex.from_frame(cells[["attribute", "group"]])
-    )
+    row = pd.MultiIndex.from_tuples(pairs).get_indexer(pd.MultiIndex.from_frame(cells[["attribute", "group"]]))
     column = pd.Index(keys).get_indexer(cells["question"])
     counts = np.zeros((len(pairs), len(keys), width))
     people = np.zeros((len(pairs), len(keys)), dtype=np.int64)
@@ -146,9 +140,7 @@ def _check_everyone(tables: Sequence[SurveyTable], keys: list[str], people: np.n
             raise ValueError(f"{source[key]}: nobody answered question {key!r}")
 
 
-def _check_groups(
-    pairs: list, kept: np.ndarray, attributes: Sequence[str] | None, least: int, dropped: tuple
-) -> None:
+def _check_groups(pairs: list, kept: np.ndarray, attributes: Sequence[str] | None, least: int, dropped: tuple) -> None:
     there = {pairs[g][0] for g in kept}
     for asked in attributes or ():
         if canonical_attribute(asked) not in there:

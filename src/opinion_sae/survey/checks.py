@@ -49,9 +49,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     text = read_text(path)
     if "\0" in text:
-        raise ValueError(
-            f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte"
-        )
+        raise ValueError(f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte")
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
@@ -62,17 +60,13 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     for column in columns:
         if header.count(column) != 1:
             found = "is there twice" if column in header else "is missing"
-            raise ValueError(
-                f"{path}: column {column!r} {found}; the header is {', '.join(header)}"
-            )
+            raise ValueError(f"{path}: column {column!r} {found}; the header is {', '.join(header)}")
     kept, numbers = [], []
     for number, row in enumerate(rows[1:], start=2):
         if not row:
             continue
         if len(row) != len(header):
-            raise ValueError(
-                f"{path}: row {number}: {len(row)} fields where the header has {len(header)}"
-            )
+            raise ValueError(f"{path}: row {number}: {len(row)} fields where the header has {len(header)}")
         kept.append(row)
         numbers.append(number)
     if not kept:
@@ -80,9 +74,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(kept, columns=header, index=numbers, dtype=object)
 
 
-def numbers(
-    frame: pd.DataFrame, column: str, path: Path, least: float = 0.0, whole: bool = False
-) -> pd.Series:
+def numbers(frame: pd.DataFrame, column: str, path: Path, least: float = 0.0, whole: bool = False) -> pd.Series:
     """A text column as numbers from `least` to LARGEST; ValueError names row and column."""
     values = pd.to_numeric(frame[column], errors="coerce").astype(float)
     bad = ~values.between(least, LARGEST)
@@ -163,9 +155,7 @@ def check_question(question: Question, where: str) -> None:
         raise ValueError(f"{where}: question {question.key!r} has no text")
     n = len(question.options)
     if not 2 <= n <= MAX_OPTIONS:
-        raise ValueError(
-            f"{where}: question {question.key!r} has {n} options; 2 to {MAX_OPTIONS} are possible"
-        )
+        raise ValueError(f"{where}: question {question.key!r} has {n} options; 2 to {MAX_OPTIONS} are possible")
     if not all(option.strip() for option in question.options):
         raise ValueError(f"{where}: an option is empty: {question.options}")
     if len(set(question.options)) < n:

@@ -72,9 +72,7 @@ class Survey:
         """The shares of all respondents taken together; 0 for padding."""
         return self.everyone / self.everyone.sum(-1, keepdims=True)
 
-    def select(
-        self, questions: Sequence[int] | None = None, groups: Sequence[int] | None = None
-    ) -> Survey:
+    def select(self, questions: Sequence[int] | None = None, groups: Sequence[int] | None = None) -> Survey:
         """The same survey with only these questions and groups (positions, in the order given).
 
         The option axis is cut to the most options of any question that remains. `dropped` keeps
@@ -105,9 +103,7 @@ def _positions(wanted: Sequence[int] | None, size: int, what: str) -> np.ndarray
         return np.arange(size)
     positions = np.asarray(wanted)
     if positions.dtype == bool:
-        raise ValueError(
-            f"select takes {what} positions, not a mask; np.flatnonzero(mask) makes them"
-        )
+        raise ValueError(f"select takes {what} positions, not a mask; np.flatnonzero(mask) makes them")
     for position in positions:
         if not 0 <= position < size:
             raise ValueError(f"select: there is no {what} {position}; there are {size}, from 0")

@@ -46,9 +46,7 @@ def read_questions(path: Path, survey: str) -> tuple[Question, ...]:
         if r["key"] in questions:
             raise ValueError(f"{path}: row {row}, column 'key': {r['key']!r} is there twice")
         if r["ordinal"] not in ("true", "false"):
-            raise ValueError(
-                f"{path}: row {row}, column 'ordinal': {r['ordinal']!r} is not true or false"
-            )
+            raise ValueError(f"{path}: row {row}, column 'ordinal': {r['ordinal']!r} is not true or false")
         options = tuple(o.strip() for o in r["options"].split("|"))
         question = Question(
             key=r["key"],

@@ -104,15 +104,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 EVERYONE = ("all", "everyone")  # attribute and group of all respondents taken together
 
 _GROUP_OF = {
-    attribute: {
-        other.casefold(): group for group, others in groups.items() for other in (group, *others)
-    }
+    attribute: {other.casefold(): group for group, others in groups.items() for other in (group, *others)}
     for attribute, groups in GROUPS.items()
 }
 _ATTRIBUTE_OF = {
-    other.casefold(): attribute
-    for attribute, others in ATTRIBUTES.items()
-    for other in (attribute, *others)
+    other.casefold(): attribute for attribute, others in ATTRIBUTES.items() for other in (attribute, *others)
 }
 
 
@@ -165,10 +161,7 @@ def in_order(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         parts = pair[0].split(" x ")
         names = pair[1].split(" & ") if len(parts) > 1 else [pair[1]]
         places = [attributes.index(p) if p in attributes else len(attributes) for p in parts]
-        within = [
-            known[p].index(n) if n in known.get(p, ()) else len(known.get(p, ()))
-            for p, n in zip(parts, names)
-        ]
+        within = [known[p].index(n) if n in known.get(p, ()) else len(known.get(p, ())) for p, n in zip(parts, names)]
         return len(parts), places, pair[0], within, seen.index(pair)
 
     return sorted(seen, key=rank)

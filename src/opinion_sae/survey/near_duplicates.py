@@ -60,9 +60,7 @@ def _overlap(questions: list[frozenset[str]]) -> Float[np.ndarray, "question que
     length = has.sum(1)
     differing = length[:, None] + length[None, :] - 2 * in_both
     shared = (has / np.maximum(has.sum(0) - 1, 1)) @ has.T
-    return np.divide(
-        shared, shared + differing, out=np.ones_like(shared), where=shared + differing > 0
-    )
+    return np.divide(shared, shared + differing, out=np.ones_like(shared), where=shared + differing > 0)
 
 
 def question_folds(survey: Survey, folds: int, seed: int) -> Int[np.ndarray, "question"]:
@@ -75,9 +73,7 @@ def question_folds(survey: Survey, folds: int, seed: int) -> Int[np.ndarray, "qu
     cluster = question_clusters(survey)
     n_clusters = cluster.max() + 1
     if not 2 <= folds <= n_clusters:
-        raise ValueError(
-            f"folds is {folds}; {n_clusters} clusters of questions allow 2 to {n_clusters}"
-        )
+        raise ValueError(f"folds is {folds}; {n_clusters} clusters of questions allow 2 to {n_clusters}")
     rng = np.random.default_rng(seed)
     size = np.bincount(cluster)
     first = [int(np.argmax(cluster == c)) for c in range(n_clusters)]

@@ -105,9 +105,7 @@ def read_opinionqa(folder: Path, attributes: Sequence[str] = ()) -> SurveyTable:
     elif (folder / "info.csv").is_file():
         parts = _read_selection(folder, attributes, left_out)
     else:
-        raise FileNotFoundError(
-            f"{folder}: no info.csv, and no wave folder with info.csv and responses.csv in it"
-        )
+        raise FileNotFoundError(f"{folder}: no info.csv, and no wave folder with info.csv and responses.csv in it")
     questions = tuple(item.question for items, _ in parts for item in items.values())
     cells = pd.concat([cells for _, cells in parts], ignore_index=True)
     own = folder / "provenance.json"
@@ -204,9 +202,7 @@ def _count_responses(wave: Path, items: dict[str, Item], attributes: Sequence[st
         to = {name: canonical_group(attribute, name) for name in names}
         groups[attribute] = [to.get(value.strip()) for value in people[column]]
         if not any(groups[attribute]):
-            raise ValueError(
-                f"{path}: column {column!r}: nobody is in any of its groups ({', '.join(names)})"
-            )
+            raise ValueError(f"{path}: column {column!r}: nobody is in any of its groups ({', '.join(names)})")
     for name in map(canonical_attribute, attributes):
         if " x " in name and set(name.split(" x ")) <= set(groups):
             groups[name] = intersect(groups, name)
@@ -333,7 +329,5 @@ def _answers(counts: dict, item: Item, where: str) -> dict[int, int]:
             place = item.place[answer.strip()]
             found[place] = found.get(place, 0) + int(n)
         elif answer.strip().casefold() not in item.refusals:
-            raise ValueError(
-                f"{where}: answer {answer!r} is not one of {list(item.question.options)}"
-            )
+            raise ValueError(f"{where}: answer {answer!r} is not one of {list(item.question.options)}")
     return found

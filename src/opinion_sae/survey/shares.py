@@ -43,9 +43,7 @@ HUB_FILES = {
 }
 GLOBAL_SOURCES = {"GAS": "Pew Global Attitudes Survey", "WVS": "World Values Survey"}
 # no answer, in the words of the two surveys behind GlobalOpinionQA
-NO_ANSWER = re.compile(
-    r"(dk|don.?t know|do not know|refused|no answer|no response|not asked|missing)\b", re.IGNORECASE
-)
+NO_ANSWER = re.compile(r"(dk|don.?t know|do not know|refused|no answer|no response|not asked|missing)\b", re.IGNORECASE)
 
 
 def shares_file(kind: str, source: str) -> Path:
@@ -61,8 +59,7 @@ def shares_file(kind: str, source: str) -> Path:
     name, _, inside = inside.partition("/")
     if not re.fullmatch(r"[\w.-]+", repo) or not re.fullmatch(r"[\w.-]+", name):
         raise FileNotFoundError(
-            f"{source}: no such file; name a .jsonl or .csv file or a hub id such as "
-            f"{HUB_FILES[kind][0]}"
+            f"{source}: no such file; name a .jsonl or .csv file or a hub id such as {HUB_FILES[kind][0]}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -148,9 +145,7 @@ def _subpop_group(row: pd.Series, where: str) -> tuple[str, str]:
         attributes = literal(row["attribute"], list, f"{where}, column 'attribute'")
         groups = literal(row["group"], list, f"{where}, column 'group'")
     if len(attributes) != len(groups) or not all(str(x).strip() for x in (*attributes, *groups)):
-        raise ValueError(
-            f"{where}, column 'group': {row['group']!r} does not go with the attribute"
-        )
+        raise ValueError(f"{where}, column 'group': {row['group']!r} does not go with the attribute")
     return " x ".join(map(str, attributes)), " & ".join(map(str, groups))
 
 
@@ -166,9 +161,7 @@ def read_global_opinionqa(path: Path) -> SurveyTable:
     questions, cells, left_out = [], {}, {}
     for row, r in frame.iterrows():
         where = f"{path}: row {row}"
-        options = [
-            str(o).strip() for o in literal(r["options"], list, f"{where}, column 'options'")
-        ]
+        options = [str(o).strip() for o in literal(r["options"], list, f"{where}, column 'options'")]
         kept = [i for i, o in enumerate(options) if o and not NO_ANSWER.match(o)]
         names = tuple(options[i] for i in kept)
         if not r["question"].strip() or len(set(names)) < 2 or len(set(names)) < len(names):
@@ -178,9 +171,7 @@ def read_global_opinionqa(path: Path) -> SurveyTable:
         question = Question(f"goqa-{row}", r["question"].strip(), names, False, topic, path.stem)
         check_question(question, where)
         found = {}
-        for country, shares in _selections(
-            r["selections"], f"{where}, column 'selections'"
-        ).items():
+        for country, shares in _selections(r["selections"], f"{where}, column 'selections'").items():
             if len(shares) != len(options) or sum(shares[i] for i in kept) <= 0:
                 left_out[f"row {row}, {country}"] = f"{len(shares)} shares, {len(options)} options"
                 continue
@@ -237,7 +228,4 @@ def _shares_table(
 def _cell_rows(key: str, attribute: str, group: str, counts: np.ndarray) -> list[tuple]:
     # whole people that add up to NOMINAL: the fractions live in the weights
     people = np.diff(np.round(np.cumsum(counts)), prepend=0).astype(int)
-    return [
-        (key, attribute, group, option, int(people[option]), float(n), float(n))
-        for option, n in enumerate(counts)
-    ]
+    return [(key, attribute, group, option, int(people[option]), float(n), float(n)) for option, n in enumerate(counts)]

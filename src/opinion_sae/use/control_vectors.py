@@ -13,15 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opinion_sae.artifacts import replacing
-from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.offsets import Offset
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
 @torch.no_grad()
-def mean_shift(
-    answers: AnswerPath, sae: SparseAutoencoder | None, delta: GroupDelta | DenseOffset
-) -> tuple[Float[Tensor, "group d"], Float[Tensor, "group"]]:
+def mean_shift(answers: AnswerPath, delta: Offset) -> tuple[Float[Tensor, "group d"], Float[Tensor, "group"]]:
     """The constant vector closest to what an offset does: v_g = mean over the survey's prompts of x_g - x.
 
     Second, how much of the shift that is: |v_g|^2 / mean |x_g - x|^2, from 0 to 1 (1: the same for every prompt), NaN
@@ -30,15 +27,13 @@ def mean_shift(
     total, square, count = 0.0, 0.0, 0
     for x in answers.residual.split(64):
         x = x.to(answers.lm.device)
-        shift = delta.steer(x, sae) - x[:, None]
+        shift = delta.steer(x) - x[:, None]
         total, square, count = total + shift.sum(0), square + shift.pow(2).sum((0, 2)), count + len(x)
     mean = total / count
     return mean.cpu(), (mean.pow(2).sum(1) / (square / count)).cpu()
 
 
-def export_control_vectors(
-    folder: str | Path, answers: AnswerPath, sae: SparseAutoencoder | None, delta: GroupDelta | DenseOffset
-) -> pd.DataFrame:
+def export_control_vectors(folder: str | Path, answers: AnswerPath, delta: Offset) -> pd.DataFrame:
     """Write `<group>.gguf` for each group, as llama.cpp's --control-vector reads it.
 
     llama.cpp adds a fixed vector at every token and knows neither latents nor the rectifier, so what is written is the
@@ -54,7 +49,7 @@ def export_control_vectors(
     """
     if answers.hook_layer == 0:
         raise ValueError("hook_layer 0: llama.cpp takes control vectors for layer 1 and above only")
-    vectors, share = mean_shift(answers, sae, delta)
+    vectors, share = mean_shift(answers, delta)
     broken = [group for group, vector in zip(delta.groups, vectors, strict=True) if not vector.isfinite().all()]
     if broken:
         raise ValueError(f"{folder}: the offsets of {broken} are not finite")

@@ -60,7 +60,7 @@ def _some(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel) -> tuple
     questions = [one.question for one in asked]
     hook_layer = int(run.about["hook_layer"])
     answers = AnswerPath(lm, questions, hook_layer, int(run.about["option_orders"]))
-    log_probs = answers.predict(None, run.offset).numpy().astype(float)
+    log_probs = answers.predict(run.offset).numpy().astype(float)
     known = [place for place, one in enumerate(asked) if one.toplines]
     tables = [shares_table(run, asked, "alone", log_probs)]
     if known:

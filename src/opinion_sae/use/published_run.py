@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
-from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.model.answers import AnswerPath
+from opinion_sae.delta.files import load_offset
+from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.model.weights import sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder, check_tensors
@@ -46,7 +46,7 @@ class PublishedRun:
     `score.coverage`, `labels` what latents stand for, where the run has found out."""
 
     about: Mapping[str, object]
-    offset: object
+    offset: Steering
     direction: Float[Tensor, "d"]
     coverage: pd.DataFrame
     labels: Mapping[int, str]
@@ -251,23 +251,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: cannot be read: {error}") from error
-
-
-def load_offset(path: Path, sae: SparseAutoencoder) -> object:
-    """An offset with its SAE; ValueError if it was fitted with another one."""
-    delta, about = GroupDelta.load(path)  # until offsets know their SAE
-    if about.get("sae") != sae.sha256():
-        raise ValueError(f"{path}: fitted with the SAE {about.get('sae')}, but this is {sae.sha256()}")
-    return Bound(delta, sae)
-
-
-class Bound:
-    """Until offsets know their SAE: an offset with it."""
-
-    reads = None
-
-    def __init__(self, delta: GroupDelta, sae: SparseAutoencoder):
-        self.delta, self.sae, self.groups, self.save = delta, sae, delta.groups, delta.save
-
-    def steer(self, x: Tensor, sae: object = None) -> Tensor:
-        return self.delta.steer(x, self.sae)

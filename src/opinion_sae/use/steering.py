@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opinion_sae.delta.offsets import DenseOffset, GroupDelta, scaled
+from opinion_sae.delta.offsets import Offset
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import chat
 from opinion_sae.sae.autoencoder import SparseAutoencoder
@@ -33,11 +33,25 @@ def hook_layer_of(sae: SparseAutoencoder | None) -> int:
     return int(found.group(1))
 
 
+def check_belongs(about: Mapping[str, str], lm: LanguageModel, hook_layer: int) -> None:
+    """Raise ValueError, naming both sides, if offsets were read from a file that names another model or layer.
+
+    `about` is the offset's own; a hash of the model stands for its name, and a model given as a path may have any.
+    """
+    here = {"hook_layer": str(hook_layer)}
+    if "model_sha256" in about:
+        here["model_sha256"] = lm.sha256
+    elif not Path(lm.name).expanduser().exists():
+        here["model"] = lm.name
+    for key, value in here.items():
+        if about.get(key, value) != value:
+            raise ValueError(f"offsets fitted with {key} {about[key]}, but used with {key} {value}")
+
+
 @contextmanager
 def steer(
     lm: LanguageModel,
-    sae: SparseAutoencoder | None,
-    delta: GroupDelta | DenseOffset,
+    delta: Offset,
     group: str | Sequence[str],
     strength: float = 1.0,
     hook_layer: int | None = None,
@@ -51,20 +65,22 @@ def steer(
     must be on the left and generate's cache in use, as it is by default. Strength 0 changes nothing at all.
 
     `group` is one name for all rows of the batch, or a name for each row. The layer is that of the SAE's metadata
-    unless `hook_layer` says otherwise; a DenseOffset takes sae=None and needs `hook_layer`. Raises KeyError for a group
-    without an offset, ValueError for a layer that is not known or a batch of another size than `group`.
+    unless `hook_layer` says otherwise; a DenseOffset needs it. Raises KeyError for a group without an offset,
+    ValueError for a layer that is not known, a batch of another size than `group`, or an offset whose file names another
+    model or layer.
     """
-    layer = hook_layer_of(sae) if hook_layer is None else hook_layer
+    layer = hook_layer_of(delta.sae) if hook_layer is None else hook_layer
     lm.check_layer(layer)
+    check_belongs(delta.about, lm, layer)
     names = [group] if isinstance(group, str) else list(group)
-    part = scaled(delta, strength, list(dict.fromkeys(names)))
+    part = delta.for_groups(list(dict.fromkeys(names))).scaled(strength)
     which = torch.tensor([part.groups.index(name) for name in names])
 
     def move_last(module: nn.Module, args: tuple, output: Float[Tensor, "row token d"]) -> Tensor:
         rows = len(output)
         if len(which) not in (1, rows):
             raise ValueError(f"{len(which)} groups for a batch of {rows} rows; give one group, or one for each row")
-        moved = part.steer(output[:, -1].float(), sae)  # row group d, in float32: offsets are small
+        moved = part.steer(output[:, -1].float())  # row group d, in float32: offsets are small
         output = output.clone()
         output[:, -1] = moved[torch.arange(rows), which.expand(rows)].to(output.dtype)
         return output
@@ -79,8 +95,7 @@ def steer(
 def generate_answers(
     lm: LanguageModel,
     question: str,
-    sae: SparseAutoencoder | None,
-    delta: GroupDelta | DenseOffset,
+    delta: Offset,
     groups: Sequence[str] | None = None,
     *,
     strength: float = 1.0,
@@ -95,7 +110,7 @@ def generate_answers(
     unsteered, steered.
     """
     groups = list(delta.groups if groups is None else groups)
-    with steer(lm, sae, delta, groups, strength, hook_layer):
+    with steer(lm, delta, groups, strength, hook_layer):
         steered = _write(lm, question, len(groups), tokens, seed)
     alone = 1 if seed is None else len(groups)  # greedy rows would all be the same
     unsteered = _write(lm, question, alone, tokens, seed) * (len(groups) // alone)
@@ -119,33 +134,3 @@ def _write(lm: LanguageModel, question: str, rows: int, tokens: int, seed: int |
         input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=padding, **sampling
     )
     return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
-
-
-def check_belongs(
-    about: Mapping[str, str], lm: LanguageModel, sae: SparseAutoencoder, hook_layer: int, source: str = "offsets"
-) -> None:
-    """Raise ValueError, naming both sides, if offsets were fitted with another model, layer or SAE.
-
-    `about` is what `GroupDelta.load` read from the file's header: model, hook_layer and sae (its SHA-256), and where
-    the book wrote it model_sha256, which then stands for the model's name. Without it a model given as a path may have
-    any name.
-    """
-    here = {"model": lm.name, "hook_layer": str(hook_layer), "sae": sae.sha256()}
-    if "model_sha256" in about:
-        here["model_sha256"] = lm.sha256
-    for key, value in here.items():
-        if key not in about:
-            raise ValueError(f"{source}: the header does not say for which {key} it is; it has {sorted(about)}")
-        if key == "model" and ("model_sha256" in about or Path(lm.name).expanduser().exists()):
-            continue
-        if about[key] != value:
-            raise ValueError(f"{source}: fitted with {key} {about[key]}, but used with {key} {value}")
-
-
-def load_delta_for(
-    path: str | Path, lm: LanguageModel, sae: SparseAutoencoder, hook_layer: int | None = None
-) -> GroupDelta:
-    """The offsets of a file, checked to belong to this model and SAE. Raises what `load` and `check_belongs` raise."""
-    delta, about = GroupDelta.load(path)
-    check_belongs(about, lm, sae, hook_layer_of(sae) if hook_layer is None else hook_layer, str(path))
-    return delta.to(lm.device)

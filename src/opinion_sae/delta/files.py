@@ -1,0 +1,79 @@
+"""What one chapter leaves for the others: offsets of each split, and held-out answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from safetensors.torch import load_file, save_file
+
+from opinion_sae.artifacts import replacing
+from opinion_sae.delta.held_out import HeldOut
+from opinion_sae.delta.offsets import DenseOffset, GroupDelta, read_offsets
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+
+Answers = dict[str, Float[ndarray, "_ question option"]]  # held-out log p by method
+
+
+def save_fits(folder: Path, fits: dict[str, HeldOut], **about: object) -> None:
+    """Write `answers.safetensors`, offsets per split (`delta-*`, `shared-*`) and `dense.safetensors`."""
+    save_answers(folder / "answers.safetensors", {name: fit.log_probs for name, fit in fits.items()})
+    header = {key: str(value) for key, value in about.items()}
+    for name, method in (("delta", "delta"), ("shared", "shared-delta")):
+        for number, delta in enumerate(fits[method].offsets):
+            delta.save(folder / f"{name}-{number}.safetensors", **header)
+    save_dense(folder / "dense.safetensors", fits["dense"].offsets)
+
+
+def save_dense(path: Path, offsets: Sequence[DenseOffset]) -> None:
+    """Write the vectors of each split, both parts in one."""
+    with replacing(path) as side:
+        save_file({str(n): one.offsets().detach() for n, one in enumerate(offsets)}, side)
+
+
+def save_answers(path: Path, tables: Answers) -> None:
+    """Write held-out log p by method."""
+    with replacing(path) as side:
+        save_file({name: torch.from_numpy(table).contiguous() for name, table in tables.items()}, side)
+
+
+def load_answers(folder: Path, name: str = "answers.safetensors") -> Answers:
+    """Held-out log p by method, as `save_answers` wrote them."""
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no held-out answers there; run the chapters that this one needs first")
+    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+
+
+def load_offset(path: Path, sae: SparseAutoencoder) -> GroupDelta | ReadingDelta:
+    """An offset of any kind that is written in latents. Raises what the kinds' own `load` raises."""
+    reads = read_offsets(path)[0].get("kind") == ReadingDelta.__name__
+    return ReadingDelta.load(path, sae) if reads else GroupDelta.load(path, sae)
+
+
+def load_deltas(folder: Path, count: int, sae: SparseAutoencoder, name: str = "delta") -> list[GroupDelta]:
+    """The first `count` splits' offsets, as `save_fits` wrote them; `name` is 'delta' or 'shared'."""
+    paths = [folder / f"{name}-{number}.safetensors" for number in range(count)]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; run chapter 04_delta first")
+    return [GroupDelta.load(path, sae) for path in paths]
+
+
+def load_dense(folder: Path, count: int, name: str = "dense") -> list[DenseOffset]:
+    """The dense vectors of the first `count` splits, as `save_dense` wrote them: all in the groups' own part.
+
+    They are for the groups of the offsets beside them.
+    """
+    path, beside = folder / f"{name}.safetensors", folder / "delta-0.safetensors"
+    for file in (path, beside):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no offsets there; run the chapters that this one needs first")
+    groups, vectors = json.loads(read_offsets(beside)[0]["groups"]), load_file(path)
+    nothing = [DenseOffset(groups, vectors[str(number)].shape[1]) for number in range(count)]
+    return [offset.with_parts(deviation=vectors[str(number)]) for number, offset in enumerate(nothing)]
