@@ -13,7 +13,9 @@ class Push:
     def __init__(self, vectors):
         self.vectors = vectors
 
-    def steer(self, x, sae=None):
+    reads = None
+
+    def steer(self, x, read=None):
         return x[:, None] + self.vectors
 
 

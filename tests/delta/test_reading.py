@@ -73,7 +73,7 @@ def test_an_offset_of_zero_leaves_the_model_exactly_as_it_was(lm, tiny):
 
 def test_without_axes_it_is_the_constant_offset():
     sae, generator = hand_made_sae(), torch.Generator().manual_seed(1)
-    offset, sae = random_offset(axes=0), hand_made_sae()
+    offset = random_offset(axes=0)
     constant = GroupDelta(GROUPS, sae)
     constant.load_state_dict({name: getattr(offset, name).detach() for name in ("shared", "deviation")})
     x = torch.randn(6, 3, generator=generator)
@@ -247,3 +247,19 @@ def test_dense_reading_by_hand():
     x = torch.zeros(2, 2)
     found = offset.steer(x, read=torch.tensor([[6.0, 2.0], [-6.0, -2.0]]))  # the second's options are reversed
     torch.testing.assert_close(found, torch.tensor([[[0.0, 1.0], [0.0, -1.0]], [[0.0, -1.0], [0.0, 1.0]]]))
+
+
+def test_arithmetic_is_that_of_every_offset():
+    offset = random_offset()
+    x, read = torch.rand(2, 3), torch.rand(2, 3)
+    alone = offset.shared_for(["x", "y", "z"])
+    torch.testing.assert_close(alone.offsets(), offset.shared.expand(3, 3))
+    assert alone.groups == ("x", "y", "z") and not alone.codes().any()
+    view = offset.shared_only()
+    assert view.shared is offset.shared and view.steer(x, read).shape == (2, 1, 3)
+    back = offset.flip(keep_shared=True)
+    torch.testing.assert_close(back.offsets(), offset.shared - offset.deviation)
+    torch.testing.assert_close(back.codes(), -offset.codes())
+    torch.testing.assert_close(offset.scaled(0.0).steer(x, read), x[:, None].expand(2, 2, 3))
+    assert not offset.scaled(2.0).c.requires_grad
+    assert offset.composed([("Democrat", "Female")]).groups == ("Democrat & Female",)

@@ -127,6 +127,9 @@ class Reads:
     def weigh(self, read):
         return read / read.norm(dim=1, keepdim=True)
 
+    def steer(self, x, read=None):
+        raise AssertionError("latents_read steers nothing")
+
 
 class Kept(AnswerPath):
     """Prompts that were run, as far as reading them goes."""

@@ -148,6 +148,26 @@ class ReadingOffset(Offset):
             part.c.mul_(group)
         return part
 
+    def flip(self, keep_shared: bool = False) -> ReadingOffset:
+        """-Delta_g; with `keep_shared`, Delta_shared less the group's own."""
+        return self.dosed(1.0 if keep_shared else -1.0, -1.0)
+
+    def composed(self, members: Sequence[Sequence[str]]) -> ReadingOffset:
+        """Offsets for intersections of groups."""
+        return self.for_groups([BETWEEN.join(names) for names in members])
+
+    def shared_for(self, groups: Sequence[str]) -> ReadingOffset:
+        """The shared part alone, for any groups."""
+        part = self.copy()
+        part.groups, part.members = tuple(groups), self.members.new_zeros(len(groups), len(self.parts))
+        return part
+
+    def shared_only(self) -> ReadingOffset:
+        """The shared part as one group that stands for all: a view, through which it can be trained."""
+        part = self.shared_for(("everyone",))
+        part._parameters = {**part._parameters, "shared": self.shared}
+        return part
+
     def save(self, path: str | Path, **about: str) -> None:
         """Write a safetensors file; `about` (model, hook_layer ...) and the SAE's hash go to its JSON header."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
