@@ -5,17 +5,18 @@ import pytest
 import torch
 
 from opinion_sae.delta.held_out import by_question
-from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.letter_rows import (
+    RowsReader,
     letter_cells,
     letter_tokens,
     load_rows,
     moved_logits,
     option_cells,
     save_rows,
-    text_cells,
 )
-from opinion_sae.effects.side_effects import fact_cells, survey_cells
+from opinion_sae.effects.readers import OffsetReader, Passage, asked_facts, fact_cells, text_cells
+from opinion_sae.effects.side_effects import survey_cells
 from opinion_sae.methods.readout import unembedding
 from opinion_sae.model.answers import AnswerPath
 
@@ -60,8 +61,9 @@ def test_rows_of_zero_change_nothing(answers, six_questions, facts):
     assert set(found) == {*expected, "accuracy", "text_loss", "next_token_kl"}
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], np.broadcast_to(values, found[name].shape), atol=1e-4)
-    asked = AnswerPath(answers.lm, facts.questions, 2, orders=1, prompts=fact_prompts(answers.lm.tokenizer, facts)[1])
-    np.testing.assert_array_equal(found["accuracy"], fact_cells(asked, facts, 2, plain)["accuracy"])
+    known, asked = asked_facts(answers, facts)
+    readers = [OffsetReader(offset, asked) for offset in plain]
+    np.testing.assert_array_equal(found["accuracy"], fact_cells(readers, known, 2)["accuracy"])
     read = ~np.isnan(found["text_loss"])
     assert np.abs(found["next_token_kl"][read]).max() < 1e-5 and read.sum(0).tolist() == [1] * 4
 
@@ -79,7 +81,8 @@ def test_only_the_letters_logits_move(answers):
     h = lm.norm(stream)
     expected = plain[:, letters] + h @ rows[1].T
     torch.testing.assert_close(moved[:, 1, letters], expected, atol=1e-3, rtol=1e-3)
-    found = text_cells(lm, rows[None], letters, TEXTS, length=12, share=1)
+    readers = [RowsReader(rows, letters, answers)]
+    found = text_cells({"": readers}, [Passage(lm, text, 2, 12) for text in TEXTS], 2, share=1)[""]
     body = lm.tokenizer(TEXTS[3], return_tensors="pt")["input_ids"][:, :12]
     logits = moved_logits(lm, lm.residual(body, len(lm.layers) - 1)[0, :-1], rows, letters)[:, 1]
     loss = torch.nn.functional.cross_entropy(logits, body[0, 1:]).item()

@@ -13,22 +13,20 @@ from opinion_sae.book import figures
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.readers import OffsetReader, Passage, fact_cells, loss_and_kl, text_cells
 from opinion_sae.effects.side_effects import (
     accuracy_verdict,
     answer_cells,
     by_order,
-    fact_cells,
     fact_examples,
     group_table,
     load_steered,
-    loss_and_kl,
     measure,
     rescaled_cells,
     side_effect_numbers,
     side_effects_table,
     summary_table,
     survey_cells,
-    text_cells,
     trade_off_table,
 )
 from opinion_sae.model.activations import content
@@ -81,6 +79,14 @@ def facts(tiny):
 @pytest.fixture(scope="module")
 def asked(lm, facts):
     return AnswerPath(lm, facts.questions, LAYER, orders=1, prompts=fact_prompts(lm.tokenizer, facts)[1])
+
+
+def readers(offsets, asked):
+    return [OffsetReader(offset, asked) for offset in offsets]
+
+
+def passages(lm, texts, length=48):
+    return [Passage(lm, text, LAYER, length) for text in texts]
 
 
 def test_an_offset_of_nothing_changes_nothing(lm, answers, survey, sae, facts):
@@ -136,18 +142,19 @@ def test_answer_cells_by_hand(tiny):
 
 
 def test_facts_are_dealt_out_among_the_offsets(asked, facts, steered):
-    found = fact_cells(asked, facts, 2, steered)["accuracy"]
+    found = fact_cells(readers(steered, asked), facts, 2)["accuracy"]
     for item in range(5):
         likeliest = asked.predict(steered[item % 3])[:, item].argmax(-1).numpy()
         assert found[:, item].tolist() == (likeliest == facts.right[item]).tolist()
-    plain = fact_cells(asked, facts, 2, UNSTEERED)["accuracy"]
+    plain = fact_cells(readers(UNSTEERED, asked), facts, 2)["accuracy"]
     assert plain.shape == (2, 5) and (plain[0] == plain[1]).all()
     assert plain[0].tolist() == (asked.predict()[0].argmax(-1).numpy() == facts.right).tolist()
 
 
-def test_text_is_read_under_the_offset_at_every_content_token(lm, steered):
+def test_text_is_read_under_the_offset_at_every_content_token(lm, asked, steered):
     methods = {"unsteered": UNSTEERED, "delta": steered, "first": steered[:1]}
-    cells = text_cells(lm, methods, 2, TEXTS, LAYER, length=12, share=1)
+    methods = {name: readers(offsets, asked) for name, offsets in methods.items()}
+    cells = text_cells(methods, passages(lm, TEXTS, 12), 2, share=1)
     for i, text in enumerate(TEXTS):
         tokens = lm.tokenizer(text, return_tensors="pt")["input_ids"][:, :12]
         assert cells["unsteered"]["text_loss"][0, i] == pytest.approx(lm.next_token_loss(tokens).mean().item(), 1e-4)
@@ -163,9 +170,9 @@ def test_text_is_read_under_the_offset_at_every_content_token(lm, steered):
     assert (cells["delta"]["next_token_kl"] > 0.01).all()
 
 
-def test_every_group_reads_a_part_of_the_texts_under_every_offset(lm, steered):
+def test_every_group_reads_a_part_of_the_texts_under_every_offset(lm, asked, steered):
     texts = [text[n:] for n in range(3) for text in TEXTS]
-    read = ~np.isnan(text_cells(lm, {"delta": steered}, 2, texts, LAYER, length=8)["delta"]["text_loss"])
+    read = ~np.isnan(text_cells({"delta": readers(steered, asked)}, passages(lm, texts, 8), 2)["delta"]["text_loss"])
     assert (read.sum(0) == 1).all() and read.sum(1).tolist() == [6, 6]
     for group in range(2):
         assert set(np.flatnonzero(read[group]) % 3) == {0, 1, 2}
@@ -176,8 +183,8 @@ def test_one_row_stands_for_all_groups(lm, answers, survey, sae, facts, asked, s
     full, one = [shared], [shared.for_groups(["Female"])]
     for measured in (
         lambda of: survey_cells(answers, survey, SPLITS, of)["kl"],
-        lambda of: fact_cells(asked, facts, 2, of)["accuracy"],
-        lambda of: text_cells(lm, {"m": of}, 2, TEXTS, LAYER, share=1)["m"]["next_token_kl"],
+        lambda of: fact_cells(readers(of, asked), facts, 2)["accuracy"],
+        lambda of: text_cells({"m": readers(of, asked)}, passages(lm, TEXTS), 2, share=1)["m"]["next_token_kl"],
     ):
         np.testing.assert_allclose(measured(one), measured(full), atol=1e-5)
 

@@ -31,7 +31,8 @@ from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
-from opinion_sae.effects.side_effects import Cells, measure, side_effects_table
+from opinion_sae.effects.readers import Cells
+from opinion_sae.effects.side_effects import measure, side_effects_table
 from opinion_sae.effects.text_before import LORA, Elsewhere, Keep, Tables, lora, prompts
 from opinion_sae.methods.suite import one_seed, other_splits, two_stages
 from opinion_sae.model.activations import load_activations

@@ -157,8 +157,8 @@ def fit_offset(
     """Train `offset` in place by Adam with a proximal step for the L1 term, so that zeros are exact.
 
     Keeps the epoch with the lowest KL on the validation questions (on the training questions if there are none), epoch
-    0 being the start; stops after `patience` epochs without a lower one since the first. `support` trains the deviations
-    alone and only the entries named. `tilt` replaces the mean KL by `tilted_kl`, `group_lasso` the L1 term by
+    0 being the start; stops after `patience` epochs without a lower one since the first. `support` trains only these
+    entries of the deviations. `tilt` replaces the mean KL by `tilted_kl`, `group_lasso` the L1 term by
     sum_j |(Delta_shared, D_1, .., D_G)_j|_2, so that groups share a vocabulary of latents. History: a row per epoch.
     Raises ValueError if no question was answered, FloatingPointError for a loss that is not finite.
     """

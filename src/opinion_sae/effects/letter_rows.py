@@ -6,7 +6,7 @@ once for all groups: V_g acts on what the unsteered model leaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from opinion_sae.artifacts import replacing
 from opinion_sae.delta.held_out import Split
-from opinion_sae.effects.facts import Facts, fact_prompts
-from opinion_sae.effects.side_effects import Cells, answer_cells, loss_and_kl
-from opinion_sae.model.activations import text_windows
+from opinion_sae.effects.facts import Facts
+from opinion_sae.effects.readers import Cells, Passage, asked_facts, fact_cells, text_cells
+from opinion_sae.effects.side_effects import answer_cells
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.score.metrics import total_variation
@@ -73,6 +73,20 @@ def option_cells(
     return p / p.sum(-1, keepdims=True), p.sum(-1)
 
 
+class RowsReader:
+    """The model with the rows of one split added to its unembedding."""
+
+    def __init__(self, rows: Rows, letters: Int[Tensor, "letter"], asked: AnswerPath):
+        self.rows, self.letters, self.asked, self.groups = rows, letters, asked, len(rows)
+
+    def choose(self, items: Int[np.ndarray, "item"], which: slice) -> Int[np.ndarray, "row item"]:
+        return option_cells(self.asked, torch.from_numpy(items), self.rows, self.letters)[0].argmax(-1)[which]
+
+    def next_logits(self, passage: Passage, which: slice) -> Iterable[Float[Tensor, "token vocabulary"]]:
+        rows = self.rows[which].split(1)
+        return (moved_logits(passage.lm, passage.top, row, self.letters)[:, 0] for row in rows)
+
+
 def letter_cells(
     answers: AnswerPath,
     survey: Survey,
@@ -82,46 +96,17 @@ def letter_cells(
     facts: Facts,
     texts: Sequence[str],
 ) -> Cells:
-    """All cells of `side_effects` for the held-out answers `log_probs` of rows that were fitted for each fold.
-
-    Facts and texts are dealt out among the folds' rows, and texts among the groups, as for offsets.
-    """
+    """All cells of `side_effects` for the held-out answers `log_probs` of rows that were fitted for each split."""
     letters, orders = letter_tokens(answers), answers.orders
     cells = answer_cells(survey, np.exp(log_probs.astype(float)))
     cells |= {name: np.full(survey.respondents.shape, np.nan) for name in ("option_mass", "order_tv")[: min(orders, 2)]}
-    known, prompts = fact_prompts(answers.lm.tokenizer, facts)
-    asked = AnswerPath(answers.lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
-    right = np.full((len(survey.groups), len(prompts)), np.nan)
-    for fold, (of_fold, (_, _, _, test)) in enumerate(zip(rows, splits, strict=True)):
-        p, mass = option_cells(answers, answers.items(torch.from_numpy(test)), of_fold, letters)
+    for of_split, (_, _, _, test) in zip(rows, splits, strict=True):
+        p, mass = option_cells(answers, answers.items(torch.from_numpy(test)), of_split, letters)
         cells["option_mass"][:, test] = mass.reshape(len(p), -1, orders).mean(-1)
         if orders > 1:
             by_order = p.reshape(len(p), len(test), orders, -1)
             cells["order_tv"][:, test] = total_variation(by_order[:, :, 0], by_order[:, :, 1])
-        mine = np.arange(fold, len(prompts), len(rows))
-        if len(mine):
-            answered = option_cells(asked, torch.from_numpy(mine), of_fold, letters)[0].argmax(-1)
-            right[:, mine] = answered == known.right[mine]
-    return cells | {"accuracy": right} | text_cells(answers.lm, rows, letters, texts)
-
-
-@torch.no_grad()
-def text_cells(
-    lm: LanguageModel,
-    rows: Float[Tensor, "fold group letter d"],
-    letters: Int[Tensor, "letter"],
-    texts: Sequence[str],
-    length: int = 48,
-    share: int = 4,
-) -> Cells:
-    """text_loss and next_token_kl, as `side_effects.text_cells` has them for offsets."""
-    (folds, groups), share = rows.shape[:2], min(share, rows.shape[1])
-    loss, divergence = np.full((2, groups, len(texts)), np.nan)
-    for i, text in enumerate(texts):
-        tokens = next(iter(text_windows(lm, [text], length))).tokens[:1]
-        stream = lm.residual(tokens, len(lm.layers) - 1)[0, :-1]
-        plain = lm.logits(stream).log_softmax(-1)
-        for group in range(i // folds % share, groups, share):
-            moved = moved_logits(lm, stream, rows[i % folds, group : group + 1], letters)[:, 0]
-            loss[group, i], divergence[group, i] = loss_and_kl(moved, plain, tokens[0, 1:, None].to(plain.device))
-    return {"text_loss": loss, "next_token_kl": divergence}
+    known, asked = asked_facts(answers, facts)
+    readers, groups = [RowsReader(of_split, letters, asked) for of_split in rows], len(survey.groups)
+    text = text_cells({"": readers}, (Passage(answers.lm, one, answers.hook_layer) for one in texts), groups)
+    return cells | fact_cells(readers, known, groups) | text[""]

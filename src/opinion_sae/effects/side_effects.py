@@ -14,23 +14,19 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from opinion_sae.delta.files import load_deltas, load_dense
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta, Offset
-from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.facts import Facts
+from opinion_sae.effects.readers import Cells, OffsetReader, Passage, asked_facts, fact_cells, text_cells
 from opinion_sae.methods.controls import random_order
-from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import NEVER, AnswerPath
-from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
 from opinion_sae.score.names import NAMES
 from opinion_sae.survey import Survey
 
-Cells = dict[str, Float[np.ndarray, "group _"]]  # by quantity, a column per unit; NaN where there is nothing to measure
 COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
 ELSEWHERE = ("text_loss", "next_token_kl", "accuracy")  # quantities whose units are no survey questions
 
@@ -108,84 +104,6 @@ def survey_cells(answers: AnswerPath, survey: Survey, splits: Sequence[Split], s
     return cells
 
 
-def fact_cells(answers: AnswerPath, facts: Facts, groups: int, steered: Steered) -> Cells:
-    """accuracy: 1 where the likeliest option is the right one, else 0. Question i is answered under the i-th offset of
-    `steered`, taken in turn."""
-    right = np.full((groups, len(facts.questions)), np.nan)
-    for n, offset in enumerate(steered):
-        items = np.arange(n, len(facts.questions), len(steered))
-        if len(items):
-            log_probs = answers.predict(offset, torch.from_numpy(items)).numpy()
-            right[:, items] = log_probs.argmax(-1) == facts.right[items]
-    return {"accuracy": right}
-
-
-def above(lm: LanguageModel, x: Float[Tensor, "row token d"], hook_layer: int) -> Float[Tensor, "row token-1 d"]:
-    """The stream after the last layer where a next token is known, from the stream after the hook layer."""
-    positions, masks = lm.causal(*x.shape[:2])
-    return lm.run_layers(x, range(hook_layer + 1, len(lm.layers)), positions, masks)[:, :-1]
-
-
-@torch.no_grad()
-def text_cells(
-    lm: LanguageModel,
-    methods: Mapping[str, Steered],
-    groups: int,
-    texts: Sequence[str],
-    hook_layer: int,
-    length: int = 48,
-    share: int = 4,
-) -> dict[str, Cells]:
-    """By method, on the first `length` tokens of each text with the offset at every content token (no attention sink):
-
-        text_loss      mean next-token loss, nats per token
-        next_token_kl  mean KL(unsteered || steered) of the next token's distribution, nats per token
-
-    Text i is read under the i-th offset of a method, taken in turn, by every `share`-th group, and the groups change
-    when all offsets have had a text: each group reads a part of the texts, and some group reads each. The rest stays
-    NaN. The layers below the hook run once.
-    """
-    windows = [next(iter(text_windows(lm, [text], length))).tokens[:1] for text in texts]
-    cells = {
-        name: {quantity: np.full((groups, len(windows)), np.nan) for quantity in ("text_loss", "next_token_kl")}
-        for name in methods
-    }
-    share = min(share, groups)
-    for i, tokens in enumerate(progress(windows, "side effects, text")):
-        x = lm.residual(tokens, hook_layer)
-        keep = content(x, torch.ones_like(tokens, dtype=torch.bool).to(x.device))[0]
-        plain = lm.logits(above(lm, x, hook_layer)[0]).log_softmax(-1)
-        following = tokens[0, 1:, None].to(plain.device)
-        for name, steered in methods.items():
-            offset, readers = steered[i % len(steered)], slice(None)
-            if offset is None:
-                cells[name]["text_loss"][:, i] = -plain.gather(-1, following).mean().item()
-                cells[name]["next_token_kl"][:, i] = 0
-                continue
-            shifted = offset.steer(x[0, keep]).transpose(0, 1)  # group token d
-            if len(shifted) > 1:
-                readers = slice(i // len(steered) % share, None, share)
-            moved = x.repeat(len(shifted[readers]), 1, 1)
-            moved[:, keep] = shifted[readers]
-            found = [loss_and_kl(lm.logits(row), plain, following) for row in above(lm, moved, hook_layer)]
-            cells[name]["text_loss"][readers, i], cells[name]["next_token_kl"][readers, i] = np.array(found).T
-    return cells
-
-
-def loss_and_kl(
-    logits: Float[Tensor, "token vocabulary"],
-    plain: Float[Tensor, "token vocabulary"],
-    following: Int[Tensor, "token 1"],
-) -> tuple[float, float]:
-    """Mean over tokens of -log p(following) and of KL(exp(plain) || p), p = softmax(logits), in nats.
-
-    One text at a time: the logits of several would be the largest tensor by far.
-    """
-    log_p = logits.log_softmax(-1)
-    divergence = (plain.exp() * (plain - log_p)).sum(-1)
-    return -log_p.gather(-1, following).mean().item(), divergence.mean().item()
-
-
 def measure(
     answers: AnswerPath,
     survey: Survey,
@@ -194,14 +112,12 @@ def measure(
     facts: Facts,
     texts: Sequence[str],
 ) -> dict[str, Cells]:
-    """All cells of each method: `survey_cells`, `fact_cells` and `text_cells`. Facts' prompts, too, run once."""
-    lm = answers.lm
-    known, prompts = fact_prompts(lm.tokenizer, facts)
-    asked = AnswerPath(lm, known.questions, answers.hook_layer, orders=1, prompts=prompts)
-    groups = len(survey.groups)
-    text = text_cells(lm, methods, groups, texts, answers.hook_layer)
+    """All cells of each method: `survey_cells`, `fact_cells` and `text_cells`."""
+    groups, (known, asked) = len(survey.groups), asked_facts(answers, facts)
+    readers = {name: [OffsetReader(offset, asked) for offset in steered] for name, steered in methods.items()}
+    text = text_cells(readers, (Passage(answers.lm, one, answers.hook_layer) for one in texts), groups)
     return {
-        name: survey_cells(answers, survey, splits, steered) | fact_cells(asked, known, groups, steered) | text[name]
+        name: survey_cells(answers, survey, splits, steered) | fact_cells(readers[name], known, groups) | text[name]
         for name, steered in methods.items()
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +18,14 @@ from torch import Tensor
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.effects.facts import Facts, fact_prompts
-from opinion_sae.effects.side_effects import Cells, answer_cells, loss_and_kl
+from opinion_sae.effects.readers import LENGTH, SHARE, Cells, Passage, fact_cells, text_cells
+from opinion_sae.effects.side_effects import answer_cells
 from opinion_sae.methods.baselines import choose
 from opinion_sae.methods.lora import GroupPrompts, fit_lora
 from opinion_sae.methods.personas import STYLES, assemble_told, few_shot, persona, persona_answers, shown_examples
-from opinion_sae.model.activations import text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.whole_pass import Told, read_prompts
-from opinion_sae.progress import progress
 from opinion_sae.survey import Survey
 
 Tables = dict[str, Float[np.ndarray, "_ question *option"]]
@@ -35,63 +34,51 @@ SHOTS = 3  # examples in a few-shot prompt
 LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 
 
-class Elsewhere:
-    """Factual questions and plain passages, and what the model makes of the passages when nothing stands before them."""
+class TextReader:
+    """The model after a text of each group's."""
 
-    def __init__(self, lm: LanguageModel, facts: Facts, passages: Sequence[str], length: int = 48, share: int = 4):
+    def __init__(self, lm: LanguageModel, texts: Sequence[str], facts: Facts):
+        self.lm, self.texts, self.facts, self.groups = lm, texts, facts, len(texts)
+
+    def choose(self, items: Int[np.ndarray, "item"], which: slice) -> Int[np.ndarray, "row item"]:
+        asked, chosen = Facts(tuple(self.facts.questions[i] for i in items), self.facts.right[items]), []
+        for text in self.texts[which]:
+            known, prompts = fact_prompts(self.lm.tokenizer, asked, text)
+            if len(known.questions) != len(asked.questions):
+                raise ValueError(f"after {text[:40]!r} some options of factual questions start with the same token")
+            chosen.append(read_prompts(self.lm, prompts)[0].argmax(-1).numpy())
+        return np.stack(chosen)
+
+    def next_logits(self, passage: Passage, which: slice) -> Iterable[Float[Tensor, "token vocabulary"]]:
+        tokens, bos = passage.tokens, [self.lm.tokenizer.bos_token_id]
+        body = tokens[1:] if tokens[:1].tolist() == bos else tokens
+        for text in self.texts[which]:
+            before = self.lm.tokenizer(f"{text}\n\n", add_special_tokens=False)["input_ids"]
+            whole = torch.tensor([*tokens[: len(tokens) - len(body)].tolist(), *before, *body.tolist()])
+            stream = self.lm.residual(whole[None], len(self.lm.layers) - 1)[0]
+            yield self.lm.logits(stream[-len(tokens) : -1])
+
+
+class Elsewhere:
+    """Factual questions and plain passages, to be read after texts."""
+
+    def __init__(self, lm: LanguageModel, facts: Facts, texts: Sequence[str], length: int = LENGTH, share: int = SHARE):
         self.lm, self.share = lm, share
         self.facts = fact_prompts(lm.tokenizer, facts)[0]
-        self.windows = [next(iter(text_windows(lm, [text], length))).tokens[0] for text in passages]
-        self.streams = [self._above(tokens) for tokens in self.windows]  # before the final norm: no logits are kept
-        read = [
-            [(q.text, q.options) for q in self.facts.questions],
-            self.facts.right.tolist(),
-            list(passages),
-            length,
-            share,
-        ]
+        self.passages = [Passage(lm, text, len(lm.layers) - 1, length) for text in texts]
+        questions = [(q.text, q.options) for q in self.facts.questions]
+        read = [questions, self.facts.right.tolist(), list(texts), length, share]
         self.key = hashlib.sha256(json.dumps(read).encode()).hexdigest()  # of all that is read
 
-    @torch.no_grad()
-    def _above(self, tokens: Int[Tensor, "token"]) -> Float[Tensor, "token d"]:
-        return self.lm.residual(tokens[None], len(self.lm.layers) - 1)[0]
-
-    @torch.no_grad()
     def cells(self, texts: Sequence[str], number: int = 0, of: int = 1) -> Cells:
-        """accuracy, text_loss and next_token_kl of `side_effects` after each group's text.
+        """accuracy, text_loss and next_token_kl after each group's text, the `number`-th of `of` sets of texts.
 
-        Fact or passage i belongs to text set i % `of`; those of the others are NaN. Of its own each is read by every
-        `share`-th group, as offsets are.
+        Facts and passages of the other sets are NaN. Of its own each is read by every `share`-th group.
         """
-        groups, share = len(texts), min(self.share, len(texts))
-        accuracy = np.full((groups, len(self.facts.questions)), np.nan)
-        loss, divergence = np.full((2, groups, len(self.windows)), np.nan)
-        for group, text in enumerate(progress(texts, "elsewhere")):
-            first, step = number + of * (group % share), of * share
-            if first < accuracy.shape[1]:
-                accuracy[group, first::step] = self.right(text, range(first, accuracy.shape[1], step))
-            for i in range(first, len(self.windows), step):
-                loss[group, i], divergence[group, i] = self.passage(text, i)
-        return {"accuracy": accuracy, "text_loss": loss, "next_token_kl": divergence}
-
-    def right(self, text: str, items: Sequence[int]) -> Float[np.ndarray, "item"]:
-        """1 where the likeliest option of the factual question is the right one, else 0."""
-        asked = Facts(tuple(self.facts.questions[i] for i in items), self.facts.right[list(items)])
-        known, prompts = fact_prompts(self.lm.tokenizer, asked, text)
-        if len(known.questions) != len(asked.questions):
-            raise ValueError(f"after {text[:40]!r} some options of factual questions start with the same token")
-        return (read_prompts(self.lm, prompts)[0].argmax(-1).numpy() == asked.right).astype(float)
-
-    def passage(self, text: str, i: int) -> tuple[float, float]:
-        """Mean next-token loss of the passage after the text, and KL from the passage alone to it, nats per token."""
-        tokens = self.windows[i]
-        bos = [self.lm.tokenizer.bos_token_id]
-        body = tokens[1:] if tokens[:1].tolist() == bos else tokens
-        before = self.lm.tokenizer(f"{text}\n\n", add_special_tokens=False)["input_ids"]
-        whole = torch.tensor([*tokens[: len(tokens) - len(body)].tolist(), *before, *body.tolist()])
-        plain = self.lm.logits(self.streams[i][:-1]).log_softmax(-1)
-        found = self.lm.logits(self._above(whole)[-len(tokens) : -1])
-        return loss_and_kl(found, plain, tokens[1:, None].to(plain.device))
+        readers: list[TextReader | None] = [None] * of
+        readers[number] = TextReader(self.lm, texts, self.facts)
+        accuracy = fact_cells(readers, self.facts, len(texts), self.share)
+        return accuracy | text_cells({"": readers}, self.passages, len(texts), self.share)[""]
 
 
 def prompts(

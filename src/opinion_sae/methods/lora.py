@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 
+from opinion_sae.delta.fit import BestEpoch, shrinking_steps
 from opinion_sae.delta.held_out import Split
 from opinion_sae.losses import mean_kl
 from opinion_sae.methods.personas import persona
@@ -129,21 +129,18 @@ def fit_lora(
     judged = draw(survey, split.validation, groups, prompts.orders, rng)
     with adapter(prompts.lm, rank, seed) as parameters:
         optimiser = torch.optim.Adam(parameters, lr=lr)
+        best, settle = BestEpoch(parameters, epochs), shrinking_steps(optimiser, epochs)
         rows: list[dict[str, float]] = []
         for epoch in progress(range(epochs + 1), f"lora {split.name}"):
             train = np.nan
             if epoch:
-                for group in optimiser.param_groups:
-                    group["lr"] = lr * (1 - (epoch - 1) / epochs)
+                settle(epoch)
                 drawn = draw(survey, split.train, groups, prompts.orders, rng)
                 train = _pass(prompts, drawn, optimiser, batch, f"{split.name}, epoch {epoch}")
             kl = prompts.mean_loss(judged)
-            if not rows or kl < min(row["validation_kl"] for row in rows):
-                best = copy.deepcopy([parameter.detach() for parameter in parameters])
+            best.stop(kl)  # never before the last
             rows.append({"epoch": epoch, "train_kl": train, "validation_kl": kl})
-        with torch.no_grad():
-            for parameter, value in zip(parameters, best, strict=True):
-                parameter.copy_(value)
+        best.restore()
         yield pd.DataFrame(rows).assign(split=split.name)
 
 

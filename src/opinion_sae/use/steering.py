@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.model.language_model import LanguageModel
@@ -66,8 +66,8 @@ def steer(
 
     `group` is one name for all rows of the batch, or a name for each row. The layer is that of the SAE's metadata
     unless `hook_layer` says otherwise; a DenseOffset needs it. Raises KeyError for a group without an offset,
-    ValueError for a layer that is not known, a batch of another size than `group`, or an offset whose file names another
-    model or layer.
+    ValueError for a layer that is not known, a batch of another size than `group`, or an offset whose file names
+    another model or layer.
     """
     layer = hook_layer_of(delta.sae) if hook_layer is None else hook_layer
     lm.check_layer(layer)
