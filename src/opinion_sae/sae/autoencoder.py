@@ -80,7 +80,7 @@ class SparseAutoencoder(nn.Module):
         if self.k is not None:
             top = pre.topk(self.k, dim=-1)
             z = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-        elif self.threshold is not None:
+        elif isinstance(self.threshold, Tensor):
             z = pre.relu() * (pre > self.threshold)
         else:
             z = pre.relu()
