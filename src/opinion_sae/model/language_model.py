@@ -255,8 +255,8 @@ def check_layer_by_layer(
     off = ((found - expected).norm() / (expected - expected.mean()).norm()).item()
     if not off < (1e-3 if lm.dtype == torch.float32 else 0.2):  # bfloat16 alone may be off by some hundredths
         raise ValueError(
-            f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, so "
-            "this family does more between its layers, or in attention, than is known here"
+            f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, "
+            "so this family does more between its layers, or in attention, than is known here"
         )
 
 

@@ -26,7 +26,7 @@ def obtain_sae(
     hook_layer: int,
     **training: Any,
 ) -> tuple[SparseAutoencoder, pd.DataFrame]:
-    """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and checked against the model.
+    """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and held against the model.
 
     `training` goes to `train_sae`. The history of a loaded SAE is empty.
     """
