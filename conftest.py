@@ -37,7 +37,7 @@ class CloseText(str):
     def __ne__(self, other):
         return not self == other
 
-    __hash__ = None
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
 def _close(one, two):
@@ -66,4 +66,4 @@ def close_text():
     return CloseText
 
 
-IPyNbCell.sanitize = lambda self, text: CloseText(anywhere(text)) if isinstance(text, str) else text
+setattr(IPyNbCell, "sanitize", lambda self, text: CloseText(anywhere(text)) if isinstance(text, str) else text)  # noqa: B010

@@ -160,9 +160,13 @@ def train_sae_step(case: Case, machine: Machine, peer_rounds: int) -> tuple[list
     reached = {name: explained(trainer, x) for name, trainer in trainers.items()}
     check_agree(reached)
     ways = {
-        name: Way(lambda trainer=trainer: trainer.step(x), 3 if name == "ours" else 1, rounds=None if name == "ours" else peer_rounds)
+        name: Way(
+            lambda trainer=trainer: trainer.step(x),
+            3 if name == "ours" else 1,
+            rounds=None if name == "ours" else peer_rounds,
+        )
         for name, trainer in trainers.items()
-    }  # fmt: skip
+    }
     batch_topk = ours(start, case.lm.dtype, batch_topk=True)
     batch_topk.step(x)
     ways["ours, BatchTopK"] = Way(lambda: batch_topk.step(x))

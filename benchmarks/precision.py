@@ -45,7 +45,8 @@ def compare(case: Case, single: LanguageModel, steps: int = 150, epochs: int = 3
     """A row per measure: means in both precisions, their difference, and the spread between seeds in float32.
 
     `single` is the model of the case in float32. A seed is that of the SAE's start and batches and of the order of the
-    questions in the fit; held-out text and questions are always the same. `within` says whether the precisions differ by less than the seeds do (standard deviation).
+    questions in the fit; held-out text and questions are always the same.
+    `within` says whether the precisions differ by less than the seeds do (standard deviation).
     """
     both = {
         "float32": one_precision(case, single, steps, epochs),

@@ -2,8 +2,9 @@
 
 python tools/check_llama_cpp.py
 
-Needs `pip install --no-deps llama-cpp-cffi==0.4.42 cffi pycparser` (Linux, Python 3.11, a libstdc++ of GCC 14 or newer),
-which is no dependency of the project. llama.cpp runs the 4-bit file itself, we run the converted weights in float32.
+Needs `pip install --no-deps llama-cpp-cffi==0.4.42 cffi pycparser` (Linux, Python 3.11, a libstdc++ of GCC 14 or
+newer), which is no dependency of the project. llama.cpp runs the 4-bit file itself, we run the converted weights in
+float32.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def main() -> None:
     same = np.mean([a.argmax() == b.argmax() for a, b in zip(theirs, ours, strict=True)])
     theirs, ours = np.concatenate(theirs), np.concatenate(ours)
     print(
-        f"{len(prompts)} prompts, groups {', '.join(GROUPS)}, strength {STRENGTH}: change in log p of {len(ours)} options"
+        f"{len(prompts)} prompts, groups {', '.join(GROUPS)}, strength {STRENGTH}: change in log p of {len(ours)} "
+        "options"
     )
     print(f"correlation {np.corrcoef(theirs, ours)[0, 1]:.3f}; the same option gains most in {same:.0%}")
     print(f"mean |change|: llama.cpp {np.abs(theirs).mean():.3f}, ours {np.abs(ours).mean():.3f} nats")

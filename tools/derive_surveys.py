@@ -118,7 +118,9 @@ def derive_nonvoters(csv: Path) -> pd.DataFrame:
     people = pd.read_csv(csv)
     questions = read_questions(DATA / "nonvoters-2020" / "questions.csv", "nonvoters-2020")
     codes = {q.key: tuple(range(1, len(q.options) + 1)) for q in questions}
-    incomes = dict(zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES), **{"$125k or more": _INCOMES[2]})
+    incomes = dict(
+        zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES, strict=False), **{"$125k or more": _INCOMES[2]}
+    )
     groups = {
         "sex": _names(people["gender"]),
         "age": _ages(people["ppage"]),

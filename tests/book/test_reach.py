@@ -13,7 +13,8 @@ from opinion_sae.book.reach import code_hash, imported, reach
 def package(tmp_path):
     """A package of a few modules, with a front door, a room and data."""
     for name, text in {
-        "__init__.py": 'from typing import TYPE_CHECKING\nPLACES = {"fit": "opinion_sae.fits.fit", "draw": "opinion_sae.plots"}\n'
+        "__init__.py": "from typing import TYPE_CHECKING\n"
+        'PLACES = {"fit": "opinion_sae.fits.fit", "draw": "opinion_sae.plots"}\n'
         "if TYPE_CHECKING:\n    from opinion_sae.plots import draw\n",
         "fits/__init__.py": '"""A room."""',
         "fits/fit.py": "import torch\n\ndef fit():\n    from opinion_sae.read import rows\n    return rows",

@@ -1,4 +1,4 @@
-"""Figures of the committed tables, recomputed by another route: the shipped CSV files, the csv module and plain sums."""
+"""Figures of the committed tables, by another route: the shipped CSV files, the csv module and plain sums."""
 
 import csv
 import math
@@ -26,7 +26,7 @@ def table(name):
 
 @pytest.fixture(scope="module")
 def cells():
-    """{question: {group: [(weight, squared weight), ...]}} of the groups that enough people of answered, and 'everyone'."""
+    """{question: {group: [(weight, squared weight), ...]}} of the groups of enough people, and 'everyone'."""
     found = defaultdict(dict)
     for survey in SURVEYS:
         options = {row["key"]: row["options"].split("|") for row in rows(DATA / survey / "questions.csv")}
@@ -102,7 +102,7 @@ def test_gap_closed_from_the_three_numbers_it_is_made_of():
 
 
 def test_the_floor_is_what_samples_of_this_size_would_score(cells):
-    """E KL of n answers drawn from shares of N options to those shares is (N - 1) / (2n), options nobody chose aside."""
+    """E KL of n answers drawn from shares of N options to those shares is (N - 1) / (2n), unchosen options aside."""
     expected = defaultdict(list)
     for groups in cells.values():
         for name, cell in groups.items():

@@ -69,7 +69,7 @@ def test_no_ridge_is_lighter_than_what_it_starts_from(answers, two_groups):
 
 
 def test_rounding_of_the_input_does_not_grow():
-    """Another number of threads moves the seventh digit; it must not show in the third, with the weakest ridge either."""
+    """Another number of threads moves the seventh digit; it must not show in the third, weakest ridge included."""
     draw = torch.Generator().manual_seed(0)
     x = (torch.randn(10, 60, generator=draw, dtype=torch.float64) + 3) / 60**0.5
     shares = torch.rand(6, 10, 4, generator=draw, dtype=torch.float64)

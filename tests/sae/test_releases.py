@@ -1,14 +1,16 @@
 """SAEs by release name, and whether an SAE, a model and a layer go together, before anything is loaded."""
 
+import contextlib
 import dataclasses
+import io
+import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from opinion_sae.book.execute import main
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book import command
 from opinion_sae.book.preflight import check_run
 from opinion_sae.book.profile import load_profile
 from opinion_sae.sae.autoencoder import SaeFacts, SparseAutoencoder, check_fits, load_sae, release_and_id, sae_facts
@@ -101,6 +103,15 @@ def test_norms_that_saelens_would_apply_are_folded_in(tmp_path):
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+def main(arguments):
+    """The command; where it fails, its one line is what ends it."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        failed = command.main(arguments)
+    if failed:
+        sys.exit(errors.getvalue())
+
+
 @pytest.fixture
 def profile(tmp_path, tiny):
     """A profile by path for a tiny model and an SAE in Gemma Scope's format, neither of which is ever loaded."""
@@ -172,6 +183,7 @@ def test_intersections_need_their_parts(profile):
     main(["check", profile(attributes=["sex"], crossed=[])])
 
 
-def test_make_book_checks_first():
-    recipe = (ROOT / "Makefile").read_text().split("\nbook:")[1].split("\n")
-    assert "opinion_sae.book.execute check $(PROFILE)" in recipe[1] and "SNAKEMAKE" in recipe[2]
+def test_a_book_checks_first(profile, tmp_path):
+    with pytest.raises(SystemExit, match="^error: hook_layer 4: "):
+        main(["book", profile(hook_layer=4)])
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ def survey_of(texts, named=None):
         name="s",
         questions=tuple(
             Question(f"q{i}", text, ("Yes", "No"), True, "general", "s", cluster=name)
-            for i, (text, name) in enumerate(zip(texts, named))
+            for i, (text, name) in enumerate(zip(texts, named, strict=True))
         ),
         groups=("all people",),
         attributes=("any",),
@@ -87,7 +87,7 @@ def test_shipped_batteries_stay_apart():
     assert np.bincount(cluster).max() == 2
     keys = [q.key for q in survey.questions]
     assert cluster[keys.index("Q14")] == cluster[keys.index("Q15")]
-    spending = [c for c, q in zip(cluster, survey.questions) if q.topic == "government spending"]
+    spending = [c for c, q in zip(cluster, survey.questions, strict=True) if q.topic == "government spending"]
     assert len(set(spending)) == 18
 
 

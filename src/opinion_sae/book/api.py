@@ -1,4 +1,4 @@
-"""The page that lists the library: rooms, modules and what is public in them, from the docstrings, without importing any."""
+"""The page that lists the library: rooms, modules and what is public in them, from the docstrings, none imported."""
 
 from __future__ import annotations
 

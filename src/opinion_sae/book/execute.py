@@ -65,7 +65,7 @@ def declared(notebook: Path) -> dict[str, Any]:
         if not isinstance(line, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name):
             raise ValueError(f"{notebook}: not `name = value` in the parameters: {ast.unparse(line)}")
         try:
-            found[target.id] = ast.literal_eval(line.value)
+            found[target.id] = ast.literal_eval(line.value or line)
         except ValueError as error:
             raise ValueError(f"{notebook}: the default of {target.id} is not a literal") from error
     return found

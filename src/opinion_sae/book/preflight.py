@@ -15,8 +15,8 @@ def check_run(profile: Profile) -> str:
     parts = {part for pair in profile.crossed for part in canonical_attribute(pair).split(" x ")}
     if parts - have:
         raise ValueError(
-            f"crossed {profile.crossed} is put together from the offsets of its parts, but attributes {profile.attributes} "
-            f"lacks {sorted(parts - have)}; an empty list leaves intersections out"
+            f"crossed {profile.crossed} is put together from the offsets of its parts, but attributes "
+            f"{profile.attributes} lacks {sorted(parts - have)}; an empty list leaves intersections out"
         )
     if profile.sae == "train":
         return ""
@@ -26,8 +26,8 @@ def check_run(profile: Profile) -> str:
     config = load_config(profile.model)
     if not 0 <= profile.hook_layer < config.num_hidden_layers - 1:
         raise ValueError(
-            f"hook_layer {profile.hook_layer}: {profile.model} has {config.num_hidden_layers} layers, so it must lie in "
-            f"0..{config.num_hidden_layers - 2}"
+            f"hook_layer {profile.hook_layer}: {profile.model} has {config.num_hidden_layers} layers, so it must lie "
+            f"in 0..{config.num_hidden_layers - 2}"
         )
     facts = sae_facts(profile.sae)
     return check_fits(facts, profile.sae, profile.model, config.hidden_size, profile.hook_layer)

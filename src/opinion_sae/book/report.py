@@ -80,8 +80,9 @@ def against_uniform(
     found = "is further from" if low > 0 else "is closer to" if high < 0 else "could not be shown to be closer to"
     interval = "too few questions for an interval" if np.isnan(low) else f"95% interval {low:+.3f} to {high:+.3f}"
     return (
-        f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} the groups than {prose('uniform')}, which read "
-        f"no question and have {mean_over_groups(survey, uniform):.3f} ({mean(values):+.3f} nats, {interval})."
+        f"{name} has a mean KL of {mean_over_groups(survey, kl):.3f} and {found} the groups than "
+        f"{prose('uniform')}, which read no question and have {mean_over_groups(survey, uniform):.3f} "
+        f"({mean(values):+.3f} nats, {interval})."
     )
 
 

@@ -1,4 +1,4 @@
-"""The language model: weights, its layers one by one, prompts, what it answers from the hook layer up, texts, activations.
+"""The language model: weights, its layers one by one, prompts, answers from the hook layer up, texts, activations.
 
 `AnswerPath` runs every prompt once; from then on an answer costs one token through the upper layers.
 Imports from the ground, `survey` and `score`.

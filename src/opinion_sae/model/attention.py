@@ -1,7 +1,7 @@
 """Attention by two batched matrix products, in place of torch's own on the CPU.
 
-Torch's CPU kernel works through each head in blocks of a few queries, which for prompts of some hundred tokens costs more
-than the products themselves, and its backward pass more still.
+Torch's CPU kernel works through each head in blocks of a few queries, which for prompts of some hundred tokens costs
+more than the products themselves, and its backward pass more still.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,7 +51,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return next(self.model.get_input_embeddings().parameters()).device
 
     def layer_device(self, index: int) -> torch.device:
         """Where a layer lies; accelerate may spread them over several GPUs."""
@@ -151,7 +152,7 @@ class LanguageModel:
         """Logits in float32 from the stream after the last layer, of all tokens or of those named per position."""
         with self.mixed_precision():
             hidden = self.norm(hidden)
-        head = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()
         if tokens is None:
             logits = head(hidden.to(self.dtype)).float()
         else:
@@ -219,7 +220,8 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         if isinstance(module, nn.LayerNorm) and module.weight.device.type == "cpu":
             module.float()  # GPT-NeoX: on the CPU torch's LayerNorm wants its weights as wide as the stream
     # generate's first step passes a slice; torch then copies the whole unembedding once per row, gigabytes at a time
-    model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
+    head: Any = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, args: (args[0].contiguous(),))
     lm = LanguageModel(name, model, tokenizer, parts["layers"], norm, parts["rotary_emb"], sha256)
     text = tokenizer("Question: do you read a newspaper every day?", return_tensors="pt")
     tokens = text["input_ids"].to(lm.device)
@@ -253,8 +255,8 @@ def check_layer_by_layer(
     off = ((found - expected).norm() / (expected - expected.mean()).norm()).item()
     if not off < (1e-3 if lm.dtype == torch.float32 else 0.2):  # bfloat16 alone may be off by some hundredths
         raise ValueError(
-            f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, so "
-            "this family does more between its layers, or in attention, than is known here"
+            f"model {lm.name} ({lm.model.config.model_type}): called layer by layer its logits are off by {off:.0%}, "
+            "so this family does more between its layers, or in attention, than is known here"
         )
 
 

@@ -142,7 +142,7 @@ def render(tokenizer: PreTrainedTokenizerBase, question: str, persona: str = "")
 def chat(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
     """One user turn in the model's chat template, up to where the model starts to speak."""
     turns = [{"role": "user", "content": content}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -150,7 +150,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
     Added by hand, since some tokenizers that have a BOS leave it out (Pythia) and some would put an EOS at the end.
     """
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens: list[int] = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
     if tokenizer.chat_template or bos is None or tokens[:1] == [bos]:
         return tokens

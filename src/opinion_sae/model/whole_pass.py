@@ -68,7 +68,7 @@ def read_prompts(
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with; at least one of each row is left over."""
-    return len(os.path.commonprefix([row[:-1] for row in rows]))
+    return len(os.path.commonprefix([list(row[:-1]) for row in rows]))
 
 
 class Beginning:

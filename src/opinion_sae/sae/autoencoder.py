@@ -80,7 +80,7 @@ class SparseAutoencoder(nn.Module):
         if self.k is not None:
             top = pre.topk(self.k, dim=-1)
             z = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-        elif self.threshold is not None:
+        elif isinstance(self.threshold, Tensor):
             z = pre.relu() * (pre > self.threshold)
         else:
             z = pre.relu()
@@ -138,7 +138,7 @@ class SparseAutoencoder(nn.Module):
 def load_sae(source: str | Path) -> SparseAutoencoder:
     """Load a SAELens folder, a folder with Gemma Scope's `params.npz`, or `<SAELens release>/<id>`.
 
-    It goes to the GPU if there is one, and is frozen: no gradient reaches its weights unless `requires_grad_()` is called.
+    It goes to the GPU if there is one, and is frozen: no gradient reaches its weights before `requires_grad_()`.
     Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
     cannot take an offset on its latents as they are, and for tensors whose shapes do not fit each other.
     """
@@ -164,8 +164,8 @@ def sae_folder(source: str | Path) -> Path | None:
         return folder
     if folder.is_dir() or str(source).startswith((".", "/", "~")) or "/" not in str(source):
         raise FileNotFoundError(
-            f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope) there; "
-            "a hub SAE is named <SAELens release>/<id>"
+            f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope) "
+            "there; a hub SAE is named <SAELens release>/<id>"
         )
     return None
 
@@ -217,8 +217,8 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
     architecture = config.get("architecture")
     if "hook_name" in config or "hook_point" in config:
         raise ValueError(
-            f"SAE {name}: its configuration is that of SAELens before version 6; load it with SAELens and save it again "
-            "with save_inference_model"
+            f"SAE {name}: its configuration is that of SAELens before version 6; load it with SAELens and save it "
+            "again with save_inference_model"
         )
     if architecture not in ARCHITECTURES:
         raise ValueError(f"SAE {name}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -24,9 +24,9 @@ def obtain_sae(
     tokens: Float[Tensor, "token d"],
     held_out: Float[Tensor, "held_out d"],
     hook_layer: int,
-    **training: int | float,
+    **training: Any,
 ) -> tuple[SparseAutoencoder, pd.DataFrame]:
-    """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and checked against the model.
+    """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and held against the model.
 
     `training` goes to `train_sae`. The history of a loaded SAE is empty.
     """
@@ -98,7 +98,7 @@ def sae_quality(
 
 
 @torch.no_grad()
-def spliced_loss(lm: LanguageModel, texts: Sequence[str], hook_layer: int, edit: object) -> float:
+def spliced_loss(lm: LanguageModel, texts: Sequence[str], hook_layer: int, edit: Callable[[Tensor], Tensor]) -> float:
     """Mean next-token cross-entropy in nats over the texts, with `edit` applied to the stream at content tokens."""
     total, count = 0.0, 0
     for tokens, real in progress(text_windows(lm, texts), "spliced loss"):

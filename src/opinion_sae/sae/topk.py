@@ -7,6 +7,7 @@ gradient only k / m is needed. `embedding_bag` does just that: a weighted sum of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +26,8 @@ def top_k(pre: Float[Tensor, "batch m"], k: int) -> tuple[Float[Tensor, "batch k
     """
     blocks = pre.shape[1] // BLOCK
     if pre.is_cuda or pre.shape[1] % BLOCK or blocks < 2 * k:
-        return tuple(pre.topk(k, dim=-1, sorted=False))
+        values, indices = pre.topk(k, dim=-1, sorted=False)
+        return values, indices
     _, best = top_k(pre.unflatten(1, (BLOCK, blocks)).amax(1), k)
     candidates = (torch.arange(BLOCK)[:, None] * blocks + best[:, None]).flatten(1)
     values, at = pre.gather(1, candidates).topk(k, dim=-1, sorted=False)
@@ -71,13 +73,13 @@ class SparseDecode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: object, values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "m d"]
+        ctx: Any, values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "m d"]
     ) -> Float[Tensor, "batch d"]:
         ctx.save_for_backward(values, indices, W_dec)
         return embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
 
     @staticmethod
-    def backward(ctx: object, grad: Float[Tensor, "batch d"]) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, grad: Float[Tensor, "batch d"]) -> tuple[Tensor, None, Tensor]:
         values, indices, W_dec = ctx.saved_tensors
         with torch.enable_grad():  # torch's own kernel for the values' gradient hides behind autograd
             leaf = values.detach().requires_grad_()
@@ -98,7 +100,7 @@ class TopKEncode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: object,
+        ctx: Any,
         x: Float[Tensor, "batch d"],
         W_enc: Float[Tensor, "m d"],
         b_enc: Float[Tensor, "m"],
@@ -117,7 +119,7 @@ class TopKEncode(torch.autograd.Function):
         return values, indices
 
     @staticmethod
-    def backward(ctx: object, grad: Float[Tensor, "batch k"], _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Float[Tensor, "batch k"], _: None) -> tuple[Tensor | None, ...]:
         x, values, indices = ctx.saved_tensors
         grad = grad * (values > 0)
         grad_bias = torch.zeros(ctx.width, device=x.device).index_add_(0, indices.flatten(), grad.flatten())

@@ -34,9 +34,8 @@ class TopKTraining:
 
     Latents are the k largest of W_enc (x - b_dec) + b_enc, x_hat = W_dec z + b_dec; b_dec is trained as the decoder's
     bias alone. The encoder starts as the decoder's transpose, and decoder rows keep norm 1. With `batch_topk` the
-    k * batch largest latents of a batch are active instead of k a row. `clip` bounds the norm of all gradients together,
-    as other trainers do. `dtype` is that of the encoder product; the
-    rest stays in float32.
+    k * batch largest latents of a batch are active instead of k a row. `clip` bounds the norm of all gradients
+    together, as other trainers do. `dtype` is that of the encoder product; the rest stays in float32.
     """
 
     def __init__(

@@ -3,8 +3,8 @@ of predicted shares (`coverage.py`); and what each method is called (`names.py`)
 
 Knows surveys and arrays of log p; no model. Imports from the ground and `survey`.
 
-The room can be called: `opinion_sae.score(survey, log_probs)` is `opinion_sae.score.metrics.score`, since the front door
-has a function of the room's name.
+The room can be called: `opinion_sae.score(survey, log_probs)` is `opinion_sae.score.metrics.score`, since the front
+door has a function of the room's name.
 """
 
 import sys

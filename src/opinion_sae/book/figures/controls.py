@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.score.names import label
@@ -56,7 +57,7 @@ def _differences(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _rows(count: int) -> tuple[Figure, plt.Axes]:
+def _rows(count: int) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(7, 0.27 * count + 1))
     axes.axvline(0, color="black", linewidth=1)
     axes.invert_yaxis()

@@ -19,7 +19,8 @@ MODELS = [("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D")
 def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, float]) -> Figure:
     """Mean KL with 95 % intervals and share of the gap closed, a row per method and a mark per model.
 
-    `overall` holds each model's rows of alignment.csv for all groups together, by method; `floor` its noise floor (nats).
+    `overall` holds each model's rows of alignment.csv for all groups together, by method; `floor` its noise floor
+    (nats).
     """
     if not overall:
         return _nothing()

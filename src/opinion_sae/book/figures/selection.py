@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.score.names import label as name_of
@@ -64,7 +65,7 @@ def layer_grid(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _points(axes: plt.Axes, table: pd.DataFrame, x: str, y: str, style: tuple[str, str, str], label: str) -> None:
+def _points(axes: Axes, table: pd.DataFrame, x: str, y: str, style: tuple[str, str, str], label: str) -> None:
     colour, marker, line = style
     groups = table.groupby(x)[y]
     middle = groups.mean()

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.artifacts import replacing
@@ -58,7 +59,7 @@ STYLE = {
 plt.rcParams.update(STYLE)
 
 
-def reference_line(axes: plt.Axes, measure: str, method: str, value: float, upright: bool = False) -> None:
+def reference_line(axes: Axes, measure: str, method: str, value: float, upright: bool = False) -> None:
     """A line at the mean over groups that the tables give for a method, across the panel or upright.
 
     Its name in the SVG is '<measure>-of-<method>', so that a test can hold it against the tables.
