@@ -119,14 +119,16 @@ def derive_nonvoters(csv: Path) -> pd.DataFrame:
     questions = read_questions(DATA / "nonvoters-2020" / "questions.csv", "nonvoters-2020")
     codes = {q.key: tuple(range(1, len(q.options) + 1)) for q in questions}
     incomes = dict(zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES), **{"$125k or more": _INCOMES[2]})
+    party = people["Q30"].map({1: "Republican", 2: "Democrat", 3: "Independent", 5: "Independent"})
+    leaning = people["Q33"].map({1: "Republican", 2: "Democrat"})
     groups = {
         "sex": _names(people["gender"]),
         "age": _ages(people["ppage"]),
         "race": _names(people["race"].replace("Other/Mixed", "Other race")),
         "education": _names(people["educ"].replace("College", "College graduate")),
         "income": _names(people["income_cat"].map(incomes)),
-        # 3 independent, 5 no preference; 4 (another party) and refusals are in no group
-        "party": _names(people["Q30"].map({1: "Republican", 2: "Democrat", 3: "Independent", 5: "Independent"})),
+        # 3 independent, 5 no preference, with the party that they lean to; 4 (another party) and refusals: no group
+        "party": _names(party.mask(party.eq("Independent") & leaning.notna(), leaning)),
     }
     return _counts(people, codes, groups, people["weight"].to_numpy())
 
