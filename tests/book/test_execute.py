@@ -11,7 +11,7 @@ from opinion_sae.book.execute import NotebookError, chosen, declared, main, run_
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import load_profile
 
-PARAMETERS = 'output: str = "results/default"\nseed: int = 0\nsurvey: str | list[str] = ["gss-2018", "nonvoters-2020"]'
+PARAMETERS = 'output: str = "results/default"\nseed: int = 0\nsurvey: str | list[str] = ["gss", "nonvoters-2020"]'
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_two_runs_leave_the_same_bytes(place, capfd):
 
     made = nbformat.read(chapter, as_version=4)
     assert [cell.get("execution_count") for cell in made.cells] == [None, 1, 2, 3, 4]
-    assert made.cells[2].source == f'# Parameters\noutput = "{place}/mine"\nseed = 7\nsurvey = "gss-2018"\n'
-    assert [out.text for out in made.cells[3].outputs] == ["7 gss-2018\n"]
+    assert made.cells[2].source == f'# Parameters\noutput = "{place}/mine"\nseed = 7\nsurvey = "gss"\n'
+    assert [out.text for out in made.cells[3].outputs] == ["7 gss\n"]
     assert made.cells[4].outputs[0].data["text/plain"] == "('here', [0, 1])"
 
     logs = place / "_build" / "mine" / "logs"
@@ -112,7 +112,7 @@ def test_defaults_are_read_without_running(place):
     assert declared(notebook(place)) == {
         "output": "results/default",
         "seed": 0,
-        "survey": ["gss-2018", "nonvoters-2020"],
+        "survey": ["gss", "nonvoters-2020"],
     }
 
 
@@ -166,7 +166,7 @@ def test_a_duration_is_said_as_a_reader_would(seconds, text):
 def test_the_command_checks_before_it_runs(place, capsys):
     notebook(place, "1 / 0")
     main(["check", str(place / "mine.yaml")])
-    assert "packaged:smollm2-135m-instruct, gss-2018" in capsys.readouterr().out
+    assert "packaged:smollm2-135m-instruct, gss" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="^error: .*01_try.ipynb, cell In.3.: ZeroDivisionError"):
         main(["notebook", str(place / "mine.yaml"), "01_try"])
     with pytest.raises(SystemExit, match="^error: no profile .*defualt.yaml"):
