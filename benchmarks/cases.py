@@ -82,7 +82,7 @@ def survey_texts(lm: LanguageModel, survey: Survey, tokens: int) -> list[str]:
 def packaged(dtype: str = "auto") -> Case:
     """The packaged model, both shipped surveys, and an SAE trained for a few steps on its own activations."""
     lm = load_language_model("packaged:smollm2-135m-instruct", dtype)
-    survey = load_survey(["gss-2018", "nonvoters-2020"])
+    survey = load_survey(["gss", "nonvoters-2020"])
     texts = survey_texts(lm, survey, 50_000)
     few = activations(lm, [texts[0][:20_000]], 15)
     sae, _ = train_sae(few, width=4096, k=32, steps=60, batch=1024, lr=3e-3, dtype=lm.dtype)
@@ -91,7 +91,7 @@ def packaged(dtype: str = "auto") -> Case:
 
 def gemma(device: str, config: Gemma2Config = full_size.GEMMA_2_2B) -> Case:
     """Gemma 2 2B's shape with random weights in bfloat16 and a random JumpReLU SAE, 16k wide."""
-    survey = load_survey(["gss-2018", "nonvoters-2020"])
+    survey = load_survey(["gss", "nonvoters-2020"])
     lm = full_size.make_model(config, full_size.make_tokenizer(survey))
     lm.model.to(device)
     answers = AnswerPath(lm, survey.questions[:16], full_size.HOOK_LAYER, orders=1)

@@ -55,10 +55,8 @@ GEMMA_2_2B = Gemma2Config(
 
 
 def make_survey() -> Survey:
-    """The shipped surveys' questions, the first of them a second time to make 100, and twelve groups."""
-    survey = load_survey(["gss-2018", "nonvoters-2020"])
-    count = len(survey.questions)
-    return survey.select([i % count for i in range(QUESTIONS)], range(GROUPS))
+    """A hundred questions of the shipped surveys, evenly spread, and twelve groups."""
+    return load_survey(["gss", "nonvoters-2020"], max_questions=QUESTIONS).select(groups=range(GROUPS))
 
 
 def make_tokenizer(survey: Survey) -> PreTrainedTokenizerFast:

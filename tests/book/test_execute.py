@@ -11,7 +11,7 @@ from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebo
 from opinion_sae.book.paths import ROOT, open_run
 from opinion_sae.book.profile import load_profile
 
-PARAMETERS = 'output: str = "results/default"\nseed: int = 0\nsurvey: str | list[str] = ["gss-2018", "nonvoters-2020"]'
+PARAMETERS = 'output: str = "results/default"\nseed: int = 0\nsurvey: str | list[str] = ["gss", "nonvoters-2020"]'
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_two_runs_leave_the_same_bytes(place, capfd):
 
     made = nbformat.read(chapter, as_version=4)
     assert [cell.get("execution_count") for cell in made.cells] == [None, 1, 2, 3, 4]
-    assert made.cells[2].source == f'# Parameters\noutput = "{place}/mine"\nseed = 7\nsurvey = "gss-2018"\n'
-    assert [out.text for out in made.cells[3].outputs] == ["7 gss-2018\n"]
+    assert made.cells[2].source == f'# Parameters\noutput = "{place}/mine"\nseed = 7\nsurvey = "gss"\n'
+    assert [out.text for out in made.cells[3].outputs] == ["7 gss\n"]
     assert made.cells[4].outputs[0].data["text/plain"] == "('here', [0, 1])"
 
     logs = place / "_build" / "mine" / "logs"
@@ -112,7 +112,7 @@ def test_defaults_are_read_without_running(place):
     assert declared(notebook(place)) == {
         "output": "results/default",
         "seed": 0,
-        "survey": ["gss-2018", "nonvoters-2020"],
+        "survey": ["gss", "nonvoters-2020"],
     }
 
 

@@ -54,7 +54,7 @@ def test_a_profile_by_path_takes_the_rest_from_the_default(tmp_path):
         ({"folds": 0}, "folds must be more than 0"),
         ({"l1": float("nan")}, "l1 must not be negative, not nan"),
         ({"l1": float("inf")}, "l1 must be finite"),
-        ({"survey": ["gss-2018", 3]}, r"survey must be str \| list\[str\], not list"),
+        ({"survey": ["gss", 3]}, r"survey must be str \| list\[str\], not list"),
         ({"survey": []}, "survey must not be empty"),
         ({"attributes": "sex"}, r"attributes must be list\[str\], not str"),
         ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16"),

@@ -1,6 +1,7 @@
 """Figures of the committed tables, by another route: the shipped CSV files, the csv module and plain sums."""
 
 import csv
+import gzip
 import math
 from collections import defaultdict
 
@@ -10,13 +11,13 @@ import pytest
 from opinion_sae.book.paths import ROOT
 
 DATA, RESULTS = ROOT / "src" / "opinion_sae" / "data", ROOT / "results" / "default"
-SURVEYS = ("gss-2018", "nonvoters-2020")  # those of profiles/default.yaml
+SURVEYS = ("gss", "nonvoters-2020")  # those of profiles/default.yaml
 ATTRIBUTES = ("sex", "age", "race", "education", "income", "party", "ideology")
 LEAST = 50  # respondents of a cell
 
 
 def rows(path):
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -31,7 +32,7 @@ def cells():
     for survey in SURVEYS:
         options = {row["key"]: row["options"].split("|") for row in rows(DATA / survey / "questions.csv")}
         people = defaultdict(int)
-        for row in rows(DATA / survey / "counts.csv"):
+        for row in rows(next((DATA / survey).glob("counts.csv*"))):
             if row["attribute"] in (*ATTRIBUTES, "all"):
                 cell = found[row["question"]].setdefault(row["group"], [(0.0, 0.0)] * len(options[row["question"]]))
                 cell[int(row["option"])] = (float(row["weight"]), float(row["weight_squared"]))

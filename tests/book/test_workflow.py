@@ -41,7 +41,7 @@ def test_all_waves_of_a_folder_are_the_users_files(tmp_path, monkeypatch, inside
     root = tmp_path / "opinionqa"
     waves = [write_wave(root / inside / f"American_Trends_Panel_{w}") for w in ("W26", "W92")]
     wanted = sorted((wave / name).resolve() for wave in waves for name in ("info.csv", "metadata.csv", "responses.csv"))
-    for survey in (f"opinionqa:{root}", str(root), "~/opinionqa", ["gss-2018", "opinionqa:~/opinionqa"]):
+    for survey in (f"opinionqa:{root}", str(root), "~/opinionqa", ["gss", "opinionqa:~/opinionqa"]):
         assert [path.resolve() for path in user_files({"survey": survey})] == wanted
 
 
@@ -62,7 +62,7 @@ def test_single_files_and_folders_of_other_parameters(tmp_path, monkeypatch):
     assert user_files(values) == [tmp_path / "model/config.json", tmp_path / "texts/a.txt"]
     assert user_files({"survey": "subpop:~/subpop.jsonl"}) == [tmp_path / "subpop.jsonl"]
     assert user_files({"survey": "~/counts"}) == [tmp_path / "counts/SEX_data.json", tmp_path / "counts/info.csv"]
-    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss-2018", "texts": "self"}) == []
+    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss", "texts": "self"}) == []
 
 
 def test_a_changed_answer_in_one_wave_reruns_the_chapter(tmp_path):

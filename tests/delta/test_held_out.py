@@ -98,7 +98,7 @@ def test_topics_and_surveys_are_left_out_whole(survey):
 
 
 def test_the_shipped_surveys_can_be_split_every_way():
-    people = load_survey(["gss-2018", "nonvoters-2020"])
+    people = load_survey(["gss", "nonvoters-2020"])
     cluster = question_clusters(people)
     for splits in (by_question(question_folds(people, 5, 0)), by_topic(people, 5, 0), by_survey(people, 5, 0)):
         assert sorted(np.concatenate([split.test for split in splits]).tolist()) == list(range(len(people.questions)))

@@ -121,7 +121,7 @@ def profile(tmp_path, tiny):
     values = {
         "model": str(tmp_path / "model"),
         "hook_layer": 2,
-        "survey": "gss-2018",
+        "survey": "gss",
         "sae": str(tmp_path / "sae"),
         "seed": 0,
         "output": str(tmp_path / "run"),
@@ -136,7 +136,7 @@ def profile(tmp_path, tiny):
 
 def test_the_check_names_both_sides_and_runs_nothing(profile, tmp_path, capsys):
     main(["check", profile()])
-    assert "gss-2018" in capsys.readouterr().out and not (tmp_path / "run").exists()
+    assert "gss" in capsys.readouterr().out and not (tmp_path / "run").exists()
     np.savez(tmp_path / "sae" / "params.npz", **scope_params(48, 50))
     with pytest.raises(
         SystemExit, match=f"^error: SAE {tmp_path}/sae reads .* width 48, but {tmp_path}/model is 32 wide"

@@ -95,25 +95,25 @@ def test_doubled_keys_and_wrong_options_are_refused():
 
 
 def test_load_joins_and_thins():
-    both = load_survey(["gss-2018", "nonvoters-2020"])
-    assert len(both.questions) == 71 and both.counts.shape[2] == 5
+    both = load_survey(["gss", "nonvoters-2020"])
+    assert len(both.questions) == 370 and both.counts.shape[2] == 7
     liberal = both.groups.index("Liberal")
-    assert (both.respondents[liberal, 25:] == 0).all()
-    assert np.isnan(both.shares[liberal, 25:]).all()
-    few = load_survey(["gss-2018", "nonvoters-2020"], max_questions=5)
+    assert (both.respondents[liberal, 324:] == 0).all()
+    assert np.isnan(both.shares[liberal, 324:]).all()
+    few = load_survey(["gss", "nonvoters-2020"], max_questions=5)
     keys = [q.key for q in both.questions]
-    assert [keys.index(q.key) for q in few.questions] == [0, 18, 35, 52, 70]
+    assert [keys.index(q.key) for q in few.questions] == [0, 92, 184, 277, 369]
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (dict(source="gss-2099"), "'gss-2099'.*gss, gss-2018, nonvoters-2020"),
+        (dict(source="gss-2099"), "'gss-2099'.*gss, nonvoters-2020"),
         (dict(source=[]), "no survey named"),
-        (dict(source="gss-2018", min_respondents=0), "min_respondents is 0"),
-        (dict(source="gss-2018", max_questions=-1), "max_questions is -1"),
+        (dict(source="gss", min_respondents=0), "min_respondents is 0"),
+        (dict(source="gss", max_questions=-1), "max_questions is -1"),
         (dict(source="nonvoters-2020", attributes=["ideology"]), "'ideology' is not in"),
-        (dict(source="gss-2018", min_respondents=3000), "no group has 3000"),
+        (dict(source="gss", min_respondents=4000), "no group has 4000"),
     ],
 )
 def test_wrong_calls_are_named(call, match):
@@ -122,15 +122,15 @@ def test_wrong_calls_are_named(call, match):
 
 
 def test_select_keeps_everything_in_step():
-    survey = load_survey(["gss-2018", "nonvoters-2020"], min_respondents=250)
+    survey = load_survey(["gss", "nonvoters-2020"], min_respondents=250)
     part = survey.select(questions=[30, 2], groups=[3, 0])
     assert [q.key for q in part.questions] == [survey.questions[30].key, survey.questions[2].key]
     assert part.groups == (survey.groups[3], survey.groups[0])
     np.testing.assert_array_equal(part.counts, survey.counts[[3, 0]][:, [30, 2], : part.counts.shape[2]])
     assert part.counts.shape[2] == max(len(q.options) for q in part.questions)
     assert {c.question for c in part.dropped} <= {q.key for q in part.questions}
-    with pytest.raises(ValueError, match="no question 71; there are 71"):
-        survey.select(questions=[71])
+    with pytest.raises(ValueError, match="no question 370; there are 370"):
+        survey.select(questions=[370])
     with pytest.raises(ValueError, match="mask"):
         survey.select(groups=[True, False])
 

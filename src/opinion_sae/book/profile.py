@@ -23,7 +23,7 @@ class Profile:
 
     model: str  # packaged:smollm2-135m-instruct, a folder, a .gguf file or a hub id
     hook_layer: int  # the residual stream is read and changed after this layer
-    survey: str | list[str]  # gss-2018, nonvoters-2020, opinionqa:<folder>, a folder; a list joins
+    survey: str | list[str]  # gss, nonvoters-2020, opinionqa:<folder>, a folder; a list joins
     sae: str  # train, a folder, or <SAELens release>/<id>
     seed: int
     output: str  # results folder; its last part names the run
