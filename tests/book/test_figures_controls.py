@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opinion_sae.book.figures import against, claims
+from opinion_sae.book.figures.controls import against, claims
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book import figures
 from opinion_sae.book.claims import CLAIMS
 from opinion_sae.book.figures.side_effects import OURS
+from opinion_sae.book.figures.style import MARKS
 from opinion_sae.book.paths import ROOT
 from opinion_sae.score.names import NAMES, label, prose, rank
 
@@ -51,7 +51,7 @@ def test_every_method_of_the_tables_has_a_name(path):
 
 def test_every_method_of_the_claims_and_figures_has_a_name():
     assert {method for claim in CLAIMS for method in (claim.method, claim.reference)} <= set(NAMES)
-    assert set(figures.MARKS) | set(OURS) <= set(NAMES)
+    assert set(MARKS) | set(OURS) <= set(NAMES)
 
 
 def test_no_other_dictionary_names_methods():

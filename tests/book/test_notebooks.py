@@ -43,6 +43,10 @@ class TestNotebook:
         assert 2 <= len(cells(notebook, "code")) <= 14
         assert cells(notebook, "markdown")[0]["source"][0].startswith("# ")
 
+    def test_its_set_up_is_short(self, notebook):
+        first = cells(notebook, "code")[1]["source"]
+        assert "open_chapter(globals())" in "".join(first) and sum(1 for line in first if line.strip()) <= 12
+
     def test_it_runs_on_the_kernel_of_the_environment(self, notebook):
         assert json.loads(notebook.read_text())["metadata"]["kernelspec"]["name"] == "python3"
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opinion_sae.book import figures, published
+from opinion_sae.book import published
+from opinion_sae.book.figures.published import compare_models, groups_by_model
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.published import COLUMNS, COMMANDS, load_published, published_runs
 
@@ -107,7 +108,7 @@ def test_a_run_does_not_show_what_it_is_still_writing(both):
 def test_the_figure_has_a_row_per_method_and_a_mark_per_model(both):
     runs = published_runs("results/default", both)
     overall = {found.model: found.overall for found in runs.values()}
-    figure = figures.compare_models(overall, {"small": 0.01, "large-q4": 0.02})
+    figure = compare_models(overall, {"small": 0.01, "large-q4": 0.02})
     kl, gap = figure.axes
     assert [label.get_text() for label in kl.get_yticklabels()][-1] == "of my own"  # a method without a mark of its own
     assert len(kl.get_yticks()) == len(METHODS) and len(kl.containers) == 2
@@ -115,9 +116,9 @@ def test_the_figure_has_a_row_per_method_and_a_mark_per_model(both):
     tables, floors = (
         {found.model: part(found) for found in runs.values()} for part in (lambda f: f.table, lambda f: f.floor)
     )
-    panels = figures.groups_by_model(tables, floors, METHODS[:3]).axes
+    panels = groups_by_model(tables, floors, METHODS[:3]).axes
     assert [axes.get_title() for axes in panels] == ["small", "large-q4"] and len(panels[0].containers) == 3
-    for empty in (figures.compare_models({}, {}), figures.groups_by_model({}, {}, ())):
+    for empty in (compare_models({}, {}), groups_by_model({}, {}, ())):
         assert empty.axes[0].texts[0].get_text() == "no published run in this checkout"
 
 

@@ -2,11 +2,14 @@
 
 import ast
 import json
+import shutil
 
 import pytest
 
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.reach import code_hash, imported, reach
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -58,6 +61,38 @@ def test_the_hash_follows_what_is_reached(package):
         path = package / "src" / "opinion_sae" / name
         path.write_text(path.read_text() + "\n# another comment\n")
         assert (code_hash(start, package) == first) is same
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("src", "benchmarks"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
+
+
+FIGURES = sorted(path.name for path in (ROOT / "src/opinion_sae/book/figures").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_changed_docstring_in_a_plotting_module_reruns_only_the_chapters_that_plot_with_it(copied, name):
+    module = copied / "src/opinion_sae/book/figures" / name
+    before = {notebook: code_hash(notebook, copied) for notebook in NOTEBOOKS}
+    old = module.read_text()
+    module.write_text(old.replace('"""', '"""Better said. ', 1))
+    try:
+        rerun = {notebook.stem for notebook in NOTEBOOKS if code_hash(notebook, copied) != before[notebook]}
+    finally:
+        module.write_text(old)
+    plotted = {notebook.stem for notebook in NOTEBOOKS if module in reach(notebook, copied)}
+    assert rerun == plotted
+    if name != "style.py":
+        assert len(rerun) < len(NOTEBOOKS) / 2
+        assert rerun == {notebook.stem for notebook in NOTEBOOKS if named_in(notebook, name.removesuffix(".py"))}
+
+
+def named_in(notebook, module):
+    return f"opinion_sae.book.figures.{module} import" in notebook.read_text()
 
 
 def test_no_module_uses_an_import_that_the_walk_does_not_see():

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opinion_sae.book import figures
+from opinion_sae.book.figures.latents import latent_path
+from opinion_sae.book.figures.style import reference_line, save_svg
 from opinion_sae.book.paths import ROOT
 from opinion_sae.score.metrics import alignment_table, mean_over_groups, noise_floor, score
 
@@ -76,7 +77,7 @@ def test_a_chapter_draws_the_mean_of_the_tables_where_groups_answered_different_
         *(f"{m}{end}" for m in ("kl", "alignment") for end in ("", "_low", "_high")),
     ]
     path = [(n, one, "all", *(0.2, 0.1, 0.3) * 2) for n in (1, 64) for one in ("refitted", "cut", "dense")]
-    figures.save_svg(figures.latent_path(pd.DataFrame(path, columns=columns), lines, 8), tmp_path / "path.svg")
+    save_svg(latent_path(pd.DataFrame(path, columns=columns), lines, 8), tmp_path / "path.svg")
     found = reference_lines(tmp_path / "path.svg")
     assert found == {("kl", name): pytest.approx(kl, abs=2e-3) for name, kl in expected.items()}
     both = np.isfinite(scores["unsteered"].kl).all(0)  # the mean of before: only what all groups answered
@@ -86,9 +87,9 @@ def test_a_chapter_draws_the_mean_of_the_tables_where_groups_answered_different_
 def test_lines_are_read_from_an_svg_to_a_thousandth(tmp_path):
     figure, axes = plt.subplots()
     axes.plot([0, 3], [-0.1, 0.4])
-    figures.reference_line(axes, "kl", "uniform", 0.2063)
-    figures.reference_line(axes, "alignment", "floor", 1.234, upright=True)
-    figures.save_svg(figure, tmp_path / "lines.svg")
+    reference_line(axes, "kl", "uniform", 0.2063)
+    reference_line(axes, "alignment", "floor", 1.234, upright=True)
+    save_svg(figure, tmp_path / "lines.svg")
     expected = {
         ("kl", "uniform"): pytest.approx(0.2063, abs=1e-3),
         ("alignment", "floor"): pytest.approx(1.234, abs=2e-3),
@@ -109,7 +110,7 @@ def test_the_path_ends_at_delta_and_its_lines_at_the_tables(tmp_path):
     """The chapter's figure, drawn anew from the committed tables."""
     path, tables = pd.read_csv(ROOT / "results/default/path.csv"), published(ROOT / "results/default")
     lines = {method: tables["kl", method] for method in ("unsteered", "shared-delta")}
-    figure = figures.latent_path(path, lines, 71)
+    figure = latent_path(path, lines, 71)
     drawn = {line.get_gid(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_gid()}
     assert drawn == {"kl-of-unsteered": tables["kl", "unsteered"], "kl-of-shared-delta": tables["kl", "shared-delta"]}
     refitted = path[(path["group"] == "all") & (path["method"] == "refitted")].sort_values("latents")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from opinion_sae.artifacts import write_json
-from opinion_sae.book import figures
 from opinion_sae.book import select as layers
+from opinion_sae.book.figures.selection import doses, layer_grid
 from opinion_sae.book.profile import load_profile
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, by_question
@@ -77,7 +77,7 @@ def test_the_choice_is_the_lowest_on_validation_and_answers_the_test_questions(a
     table = choice_table(grid)
     assert (table["KL chosen"] <= table[["KL unsteered", "KL Δ_shared", "KL Δ"]].min(axis=1)).all()
     assert set(grid.kept) == {"all", "4"} and set(grid.l1) == {1e-3, 1e-2}
-    assert len(figures.doses(grid).axes) == 3
+    assert len(doses(grid).axes) == 3
 
 
 def test_every_kind_is_fitted_to_the_same_fold(answers, sae, two_groups):
@@ -130,7 +130,7 @@ def test_the_grid_has_every_fit_and_goes_on_where_it_stopped(small, tmp_path, mo
     fits = whole[whole["mode"].isin(["shared", "both"])]
     assert chosen.KL.tolist() == fits.groupby("fold").kl.min().tolist() and chosen["β (joint)"].isin([0.1, 10.0]).all()
     assert len(layers.means(whole)) == 10
-    assert len(figures.layer_grid(whole).axes) == 3
+    assert len(layer_grid(whole).axes) == 3
     other = dataclasses.replace(small, l1=3e-3)
     assert layers.settings_hash(other) != layers.settings_hash(small)
 
@@ -140,4 +140,4 @@ def test_without_texts_or_a_grid_it_says_so(small, tmp_path):
     with pytest.raises(FileNotFoundError, match="texts that SAEs are trained on are not there; run `make book` first"):
         layers.select(small)
     empty = layers.grid_of(tmp_path / "selection.csv")
-    assert empty.empty and layers.chosen_by_fold(empty).empty and figures.layer_grid(empty)
+    assert empty.empty and layers.chosen_by_fold(empty).empty and layer_grid(empty)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from opinion_sae.book import figures
+from opinion_sae.book.figures.dose import dose as draw_dose
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.effects.dose import (
@@ -161,14 +161,14 @@ def test_the_figure_shows_every_strength_and_the_sample_sizes():
     for name in ("kl", "option_mass", "perplexity", "perplexity_ratio"):
         middle = np.array([0.6, 0.5, 0.4, 0.5])
         columns |= {name: middle, f"{name}_low": middle - 0.1, f"{name}_high": middle + 0.1}
-    figure = figures.dose(made_curve(**columns), spot=1.0)
+    figure = draw_dose(made_curve(**columns), spot=1.0)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["71 held-out questions", "71 held-out questions", "24 texts, 1500 tokens"]
     for axes in figure.axes:
         points = axes.containers[0].lines[0]
         assert points.get_xdata().tolist() == [-1, 0, 1, 2] and points.get_marker() in "os^"
         assert axes.get_legend().get_texts()[0].get_text() == "strength 1"
-    assert len(figures.dose(made_curve(**columns)).axes) == 3
+    assert len(draw_dose(made_curve(**columns)).axes) == 3
 
 
 def test_doses_that_cannot_be_judged_are_refused(answers, sae, deltas, survey):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
-from opinion_sae.book import figures
+from opinion_sae.book.figures.side_effects import trade_off
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.effects.facts import Facts, fact_prompts
@@ -290,7 +290,7 @@ def test_the_verdict_follows_the_interval(low, high, sentence):
 
 
 def test_the_figure_has_a_mark_per_method_where_there_is_something_to_show(table):
-    left, right = figures.trade_off(table).axes
+    left, right = trade_off(table).axes
     assert len(left.containers) == 4 and len(right.containers) == 5  # no accuracy of 'calibrated'
     assert left.get_title(loc="left") == "6 ordinal questions, 10 facts"
     assert right.get_title(loc="left") == "6 ordinal questions, 4 texts"

@@ -158,7 +158,7 @@ people = st.lists(
 @settings(deadline=None)
 @given(people)
 def test_counting_is_what_a_loop_counts(rows):
-    answer, sex, weight = (list(column) for column in zip(*rows))
+    answer, sex, weight = (list(column) for column in zip(*rows, strict=True))
     cells = count_answers(["q"], [3], np.array(answer)[:, None], {"sex": sex}, np.array(weight, dtype=float))
     for row in cells.itertuples():
         mine = [w for a, s, w in rows if a == row.option and w > 0 and (row.group == "everyone" or s == row.group)]

@@ -26,7 +26,8 @@ def answer(questions: Path, run: Path | None = None, out: Path | None = None, fi
     found = predict(load_published_run(PUBLISHED if run is None else run), asked)
     written = write_predictions(found, out)
     if figure is not None:
-        from opinion_sae.book.figures import predictions, save_svg  # matplotlib takes a second to import
+        from opinion_sae.book.figures.predictions import predictions
+        from opinion_sae.book.figures.style import save_svg  # matplotlib takes a second to import
 
         save_svg(predictions(found.shares, asked, found.unlike), figure)
         written.append(figure)

@@ -1,7 +1,7 @@
 """The choice that costs an SAE for each layer: layer, L1 strength and beta, by validation KL. Run by `make select`.
 
-Writes selection.csv to the profile's results, a row for each fit. Rows of an earlier run with the same settings are kept,
-so it can be stopped and gone on with.
+Writes selection.csv to the profile's results, a row for each fit. Rows of an earlier run with the same settings are
+kept, so it can be stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def rows_of_split(
     sae: SparseAutoencoder,
     split: Split,
 ) -> list[dict[str, object]]:
-    """Validation KL of every fit to a layer and split: Delta_shared for each L1 strength, Delta, joint for each beta."""
+    """Validation KL of every fit to a layer and split: Delta_shared for each L1 strength, Delta, joint by beta."""
     p, texts = profile, Activations(*(layers.tokens[part][layer] for part in ("training", "held_out")))
     shares = torch.from_numpy(survey.shares).float()[:, split.validation]
 
@@ -151,7 +151,7 @@ def grid_of(path: Path) -> pd.DataFrame:
 
 
 def chosen_by_fold(grid: pd.DataFrame) -> pd.DataFrame:
-    """What each fold's validation questions would choose: layer, both parts or Delta_shared alone, L1 strength; beta."""
+    """What each fold's validation questions would choose: layer, both parts or Delta_shared alone, L1, beta."""
     rows = []
     for fold, part in grid.groupby("fold"):
         fits, joint = part[part["mode"].isin(["shared", "both"])], part[part["mode"] == "joint"]

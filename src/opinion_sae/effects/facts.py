@@ -57,7 +57,7 @@ def load_facts(max_questions: int = 0, path: Path = DATA / "facts.csv") -> Facts
 
 
 def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str = "") -> tuple[Facts, list[Prompt]]:
-    """'Question: ... Answer:' for each question, with the token that each option's text starts with in place of letters.
+    """'Question: ... Answer:' for each question, with each option's first token in place of letters.
 
     The same plain text for chat and base models, after BOS where the tokenizer has one; `before` is text set before the
     question. Questions with two options that

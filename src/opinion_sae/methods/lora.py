@@ -73,7 +73,7 @@ class GroupPrompts:
 
 @contextmanager
 def adapter(lm: LanguageModel, rank: int, seed: int) -> Iterator[list[nn.Parameter]]:
-    """Its parameters, in float32; while the block runs the model's attention has W + 2 B A in place of W (Hu et al. 2022).
+    """Its parameters, in float32; while the block runs, attention has W + 2 B A in place of W (Hu et al. 2022).
 
     On the projections that peft takes for the family (queries and values in Llama). B starts at zero, so that nothing
     changes before training. Afterwards the model is as it was.
@@ -95,7 +95,7 @@ def adapter(lm: LanguageModel, rank: int, seed: int) -> Iterator[list[nn.Paramet
 def draw(
     survey: Survey, questions: Int[np.ndarray, "asked"], groups: int, orders: int, rng: np.random.Generator
 ) -> list[Example]:
-    """For each question, in random order, `groups` of the groups that answered it, each with a random order of options."""
+    """For each question, in random order, `groups` of the groups that answered it, each with its order of options."""
     found = []
     for question in rng.permutation(questions):
         there = np.flatnonzero(survey.respondents[:, question] > 0)

@@ -137,7 +137,7 @@ def in_span(vectors: Float[Tensor, "*prompt d"]) -> tuple[Float[Tensor, "*prompt
 def _fit_all(
     answers: AnswerPath, survey: Survey, splits: Sequence[Split], read: ReadOut, size: int, shared: bool
 ) -> tuple[Float[np.ndarray, "group question option"], list[Float[Tensor, "some_groups p"]]]:
-    """Held-out answers of a read-out, with the ridge chosen on each split's validation questions, and its parameters."""
+    """Held-out answers of a read-out, the ridge chosen on each split's validation questions, and its parameters."""
     if answers.questions != survey.questions:
         raise ValueError(f"the answers are to other questions than those of the survey {survey.name}")
     has_option = answers.has_option.unflatten(0, (len(survey.questions), answers.orders))[:, 0]

@@ -33,7 +33,7 @@ def assemble(
         even = np.linspace(0, len(questions) - 1, max_questions).round().astype(int)
         questions = [questions[i] for i in even]
     keys = [q.key for q in questions]
-    pairs = in_order(zip(cells["attribute"], cells["group"]))
+    pairs = in_order(zip(cells["attribute"], cells["group"], strict=True))
     pairs = [EVERYONE, *(p for p in pairs if p != EVERYONE)]
     counts, people, squares = _arrays(cells, pairs, keys, max(len(q.options) for q in questions))
     effective = _kish(counts, squares)
@@ -97,7 +97,7 @@ def _wanted(cells: pd.DataFrame, attributes: Sequence[str] | None) -> list[str]:
     if not attributes:
         return [a for a in there if " x " not in a]
     wanted = [canonical_attribute(a) for a in attributes]
-    for asked, name in zip(attributes, wanted):
+    for asked, name in zip(attributes, wanted, strict=True):
         if name not in there:
             raise ValueError(f"attribute {asked!r} is not in the survey; there are: {', '.join(there)}")
     return wanted
@@ -129,13 +129,13 @@ def _asked(cells: pd.DataFrame, pairs: list, keys: list[str], questions: list) -
     """Whether a group's source put the question at all: only such cells can be too small."""
     source = {q.key: q.survey for q in questions}
     here = cells[cells["question"].isin(keys)]
-    known = set(zip(here["attribute"], here["group"], here["question"].map(source)))
+    known = set(zip(here["attribute"], here["group"], here["question"].map(source), strict=True))
     return np.array([[(*pair, source[key]) in known for key in keys] for pair in pairs])
 
 
 def _check_everyone(tables: Sequence[SurveyTable], keys: list[str], people: np.ndarray) -> None:
     source = {q.key: table.name for table in tables for q in table.questions}
-    for key, n in zip(keys, people):
+    for key, n in zip(keys, people, strict=True):
         if n == 0:
             raise ValueError(f"{source[key]}: nobody answered question {key!r}")
 

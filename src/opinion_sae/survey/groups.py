@@ -144,7 +144,7 @@ def canonical(attribute: str, group: str) -> tuple[str, str]:
             f"attribute {attribute!r}, group {group!r}: one group of each different attribute is "
             'needed, joined by " & "'
         )
-    named = {part: canonical_group(part, name) for part, name in zip(parts, names)}
+    named = {part: canonical_group(part, name) for part, name in zip(parts, names, strict=True)}
     together = canonical_attribute(" x ".join(parts))
     return together, " & ".join(named[part] for part in together.split(" x "))
 
@@ -161,7 +161,8 @@ def in_order(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         parts = pair[0].split(" x ")
         names = pair[1].split(" & ") if len(parts) > 1 else [pair[1]]
         places = [attributes.index(p) if p in attributes else len(attributes) for p in parts]
-        within = [known[p].index(n) if n in known.get(p, ()) else len(known.get(p, ())) for p, n in zip(parts, names)]
+        both = zip(parts, names, strict=False)
+        within = [known[p].index(n) if n in known.get(p, ()) else len(known.get(p, ())) for p, n in both]
         return len(parts), places, pair[0], within, seen.index(pair)
 
     return sorted(seen, key=rank)

@@ -57,7 +57,7 @@ def count_answers(
         codes, uniques = pd.factorize(np.asarray(names, dtype=object))
         membership[attribute] = (codes, list(uniques))
     parts = []
-    for q, (key, n_options) in enumerate(zip(keys, options)):
+    for q, (key, n_options) in enumerate(zip(keys, options, strict=True)):
         answer = answers[:, q]
         for attribute, (codes, names) in membership.items():
             used = people & (answer >= 0) & (codes >= 0)
@@ -85,4 +85,4 @@ def intersect(groups: Mapping[str, Sequence[str | None]], attribute: str) -> lis
     None where any part is None. Raises KeyError if a part is not among `groups`.
     """
     columns = [groups[part] for part in canonical_attribute(attribute).split(" x ")]
-    return [None if any(n is None for n in row) else " & ".join(row) for row in zip(*columns)]
+    return [None if any(n is None for n in row) else " & ".join(row) for row in zip(*columns, strict=True)]
