@@ -169,11 +169,26 @@ def _contradicted(table: pd.DataFrame) -> str:
     return f" Contradicted: {'; '.join(named)}." if named else ""
 
 
+def _over_seeds(run: Run, own: tuple[str, str]) -> str:
+    """What `make evaluate` adds, or that it has not been run on this survey."""
+    said = "The intervals are over questions. Another training run of the SAE moves the numbers as well"
+    if not (run.results / "evaluate_claims.csv").is_file():
+        return f"{said}: `make evaluate` measures that, and has not been run on these surveys yet."
+    seeds = run.claims("evaluate_claims")
+    return (
+        f"{said}, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part "
+        f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {len(seeds)} claims, "
+        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}\n"
+        f"It also runs what a book has no time for. Held-out KL: {run.have('lora', 'prompt-best', 'few-shot')} "
+        "(`results/default/evaluate.csv`)."
+    )
+
+
 def summary(root: Path) -> str:
     """The paragraphs below the table, a sentence a line."""
     ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
     own = ("delta", "shared-delta")
-    seeds, other_seeds = (run.claims("evaluate_claims") for run in (ours, other))
+    other_seeds = other.claims("evaluate_claims")
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
     return f"""In short, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
 {verdict(ours.pairs.loc[own])}
@@ -186,8 +201,7 @@ Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[o
 There Δ has a KL of {other.kl["delta"]:.3f} in the book's run, {other.have("position-prior", "calibrated", "lora", "probe")}.
 Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
 
-The intervals are over questions. Another training run of the SAE moves the numbers as well, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part changes the KL by {_change(seeds.loc[own], "effect")}, questions and seeds drawn; of {len(seeds)} claims, {count_verdicts(seeds["verdict"])}.{_contradicted(seeds)}
-It also runs what a book has no time for. Held-out KL: {ours.have("lora", "prompt-best", "few-shot")} (`results/default/evaluate.csv`).
+{_over_seeds(ours, own)}
 """
 
 

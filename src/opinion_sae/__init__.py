@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opinion_sae.delta.joint import fit_delta as fit_delta
     from opinion_sae.delta.offsets import GroupDelta as GroupDelta
     from opinion_sae.model.answers import AnswerPath as AnswerPath
     from opinion_sae.model.language_model import load_language_model as load_language_model
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from opinion_sae.sae.train import train_sae as train_sae
     from opinion_sae.score.metrics import score as score
     from opinion_sae.survey.load import load_survey as load_survey
+    from opinion_sae.use.fitting import fit_delta as fit_delta
     from opinion_sae.use.steering import steer as steer
 
 PLACES = {  # name -> its module
@@ -23,7 +23,7 @@ PLACES = {  # name -> its module
     "AnswerPath": "opinion_sae.model.answers",
     "load_sae": "opinion_sae.sae.autoencoder",
     "train_sae": "opinion_sae.sae.train",
-    "fit_delta": "opinion_sae.delta.joint",
+    "fit_delta": "opinion_sae.use.fitting",
     "GroupDelta": "opinion_sae.delta.offsets",
     "steer": "opinion_sae.use.steering",
     "score": "opinion_sae.score",  # the room itself, which is called as its function of that name

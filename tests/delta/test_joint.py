@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opinion_sae.delta.held_out import by_question
-from opinion_sae.delta.joint import code_and_output, cross_fit_joint, fit_delta, fit_joint, joint_variants
+from opinion_sae.delta.joint import code_and_output, cross_fit_joint, fit_constant, fit_joint, joint_variants
 from opinion_sae.delta.offsets import AdditiveDelta, GroupDelta, MultiplicativeDelta, RectifiedShift
 from opinion_sae.delta.settings import FitSettings, JointSettings
 from opinion_sae.losses import mean_kl
@@ -134,13 +134,13 @@ def test_variants_start_from_a_trained_or_a_random_sae(answers, sae, tokens, two
 
 
 def test_both_modes_and_a_budget_behind_one_call(answers, sae, tokens, two_groups):
-    delta, history = fit_delta(answers, sae, two_groups, mode="frozen", latents=3, settings=FitSettings(epochs=2))
+    delta, history = fit_constant(answers, sae, two_groups, mode="frozen", latents=3, settings=FitSettings(epochs=2))
     assert ((delta.offsets() != 0).sum(1) <= 3).all() and "3 latents" in set(history.stage)
-    fit_delta(answers, sae, two_groups, mode="joint", tokens=tokens, latents=3, settings=JointSettings(epochs=1))
+    fit_constant(answers, sae, two_groups, mode="joint", tokens=tokens, latents=3, settings=JointSettings(epochs=1))
     with pytest.raises(ValueError, match="give the activations to reconstruct as `tokens`"):
-        fit_delta(answers, sae, two_groups, mode="joint")
+        fit_constant(answers, sae, two_groups, mode="joint")
     with pytest.raises(ValueError, match="mode 'melted' is not 'frozen' or 'joint'"):
-        fit_delta(answers, sae, two_groups, mode="melted")
+        fit_constant(answers, sae, two_groups, mode="melted")
 
 
 def test_multiplicative_offsets_leave_silent_latents_silent(answers, sae):

@@ -40,7 +40,7 @@ from opinion_sae.survey import Survey
 TERMS = ("reconstruction", "sparsity", "kl")
 
 
-def fit_delta(
+def fit_constant(
     answers: AnswerPath,
     sae: SparseAutoencoder,
     survey: Survey,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from opinion_sae.survey import Question, Survey
 
@@ -67,10 +68,13 @@ def alignment(
     return 1 - (np.abs(difference.cumsum(-1))[..., :-1] * gaps).sum(-1)
 
 
-def score(survey: Survey, log_probs: Float[np.ndarray, "group question option"]) -> Scores:
+def score(
+    survey: Survey, log_probs: Float[np.ndarray, "group question option"] | Float[Tensor, "group question option"]
+) -> Scores:
     """All measures of a model's answers; `log_probs` may have one group that stands for all."""
+    table = log_probs.detach().cpu().numpy() if isinstance(log_probs, Tensor) else log_probs
     # in float64, where exp(-200) is not yet 0
-    h, p = survey.shares, np.broadcast_to(np.exp(log_probs.astype(float)), survey.shares.shape)
+    h, p = survey.shares, np.broadcast_to(np.exp(table.astype(float)), survey.shares.shape)
     positions = option_positions(survey.questions, h.shape[-1])
     return Scores(kl(h, p), total_variation(h, p), alignment(h, p, positions))
 
