@@ -11,6 +11,8 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.claims import CLAIMS, count_verdicts
+from opinion_sae.book.gap_claims import gap_claims_page
+from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.report import kept_epochs, own_part, verdict
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
@@ -190,7 +192,10 @@ def summary(root: Path) -> str:
     own = ("delta", "shared-delta")
     other_seeds = other.claims("evaluate_claims")
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
-    return f"""In short, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
+    return f"""{gaps_sentence(ours.table("gaps"))}
+{pair_sentence(ours.table("pair_gaps"), "delta-reading")}
+{gap_claims_page(ours.table("gap_claims"))}
+Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
 {verdict(ours.pairs.loc[own])}
 {own_part(ours.table("delta_history"))}
 {verdict(ours.pairs.loc[("delta", "position-prior")])}
