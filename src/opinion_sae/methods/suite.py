@@ -14,12 +14,13 @@ from opinion_sae.delta.fit import fit_dense, fit_from_shared, fit_frozen
 from opinion_sae.delta.held_out import HeldOut, Split, by_survey, by_topic, held_out
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.delta.settings import FitSettings
-from opinion_sae.methods.baselines import everyone, position_prior, uniform
+from opinion_sae.methods.baselines import position_prior, uniform
 from opinion_sae.methods.controls import diff_means, from_offsets, permuted_decoder, shuffled_groups
 from opinion_sae.methods.personas import persona_residuals, spread
 from opinion_sae.methods.readout import calibrated, probe, unembedding
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
 
