@@ -51,6 +51,24 @@ CHAPTERS = {
             "numbers-delta.json",
         ],
     ),
+    "17_reading": dict(
+        needs=["03_sae", "04_delta"],
+        tables=["reading_choices.csv", "read_only_choices.csv", "axes.csv", "codes.csv", "constant_share.csv"],
+        figures=["reading_gap.svg", "codes.svg"],
+        # and published/, unless its SAE is too large to be kept
+        work=[
+            "answers-reading.safetensors",
+            "reading-{fold}.safetensors",
+            "hash-published.json",
+            "numbers-predict.json",
+        ],
+    ),
+    "18_group_gaps": dict(
+        needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
+        tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
+        figures=["gaps.svg", "gaps_alone.svg"],
+        work=["numbers-gaps.json"],
+    ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
         tables=["joint_history.csv", "joint.csv"],

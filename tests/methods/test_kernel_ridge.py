@@ -116,11 +116,13 @@ def test_prior_is_the_mean_by_place(tiny):
     np.testing.assert_allclose(found, [[0.7, 0.3, 0], [0.7, 0.3, 0], [1 / 3] * 3])
 
 
-def test_features_that_are_all_zero_are_an_error(many):
+def test_features_that_say_nothing_predict_the_groups_means(many):
     survey, _ = many
     split = make_split(range(0, 24), range(24, 32), range(32, 40))
-    with pytest.raises(ValueError, match="all training questions are zero"):
-        choose(survey, split, {"none": lambda train: np.zeros((40, 3))})
+    _, fitted = choose(survey, split, {"none": lambda train: np.zeros((40, 3))})
+    tilts = fitted.predict(np.zeros((40, 40)))
+    assert np.isfinite(tilts).all() and not fitted.coefficients(np.zeros((40, 3))).any()
+    np.testing.assert_allclose(tilts, np.broadcast_to(fitted.mean[:, None], tilts.shape))
 
 
 def test_one_axis_holds_what_one_axis_wrote(many):

@@ -8,6 +8,7 @@ from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
 from opinion_sae.methods.reading import (
+    Base,
     dense_reading,
     fit_reading,
     items_of,
@@ -142,9 +143,9 @@ def test_an_offset_that_reads_options_in_both_orders_turns_with_them(case, tiny)
 def test_the_methods_answer_every_question_of_the_splits_held_out(case):
     answers, sae, survey, effects = case
     splits = [SPLIT, Split("two", np.arange(12, 24), np.arange(5), np.arange(5, 12))]
-    found = reading_and_controls(answers, sae, survey, splits, latents=8)
+    found = reading_and_controls(answers, sae, survey, [Base(split, effects) for split in splits], latents=8)
     names = (
-        "delta-reading delta-reading-8 dense-reading shuffled-questions random-dictionary random-read-latents".split()
+        "delta-reading delta-reading-8 shuffled-questions dense-reading random-dictionary random-read-latents".split()
     )
     assert list(found) == names
     tested = np.zeros(24, bool)

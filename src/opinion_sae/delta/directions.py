@@ -81,7 +81,8 @@ def latent_directions(
     W_dec = W_dec.detach().float().cpu()
     target = torch.cat([cross, -cross]) @ W_dec.T
     level = penalty * target.amax(1, keepdim=True)
-    pull = W_dec @ torch.linalg.cholesky(square + 1e-6 * square.diagonal().mean() * torch.eye(len(square)))
+    values, vectors = torch.linalg.eigh(square)  # singular where there are fewer letters than d
+    pull = W_dec @ (vectors * values.clamp_min(0.0).sqrt())
     step = 1 / torch.linalg.matrix_norm(pull, 2).square()
     b = ahead = torch.zeros_like(target)
     momentum = 1.0

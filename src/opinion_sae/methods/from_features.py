@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.methods.features import bag_weights, word_counts
-from opinion_sae.methods.kernel_ridge import Features, kernel_ridge
+from opinion_sae.methods.kernel_ridge import Features, kernel_ridge, mean_square
 from opinion_sae.methods.question_tokens import READ, QuestionTokens
 from opinion_sae.methods.sentences import sentence_embeddings
 from opinion_sae.progress import progress
@@ -37,7 +37,7 @@ def together(*parts: Features) -> Features:
 
     def features(train: Int[np.ndarray, "train"]) -> Float[np.ndarray, "question feature"]:
         found = [part(train) for part in parts]
-        return np.concatenate([x / np.sqrt(np.square(x[train]).sum(1).mean()) for x in found], 1)
+        return np.concatenate([x / np.sqrt(mean_square(x[train])) for x in found], 1)
 
     return features
 
@@ -65,7 +65,8 @@ def text_candidates(survey: Survey) -> dict[str, Candidates]:
 
 
 def model_candidates(tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
-    """What the model makes of the questions, by method: latents as a bag ('direct'), and the dense stream."""
+    """What the model makes of the questions, by method: latents as a bag ('direct'), those of another question
+    ('direct-shuffled'), and the dense stream."""
     direct = {
         f"{unit} of {what}": bag(tokens.latents(sae, what, strength))
         for what in ("question", "question and options")
@@ -76,7 +77,7 @@ def model_candidates(tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) 
         "direct": direct,
         "direct-dense": {what: dense(tokens.mean(what)) for what in READ},
         "direct-dense-last": {"last token": dense(tokens.stream[tokens.last].double().numpy())},
-        "shuffled-questions": {what: shuffled(features, count, seed) for what, features in direct.items()},
+        "direct-shuffled": {what: shuffled(features, count, seed) for what, features in direct.items()},
     }
 
 

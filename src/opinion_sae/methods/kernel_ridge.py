@@ -50,17 +50,19 @@ class KernelRidge:
     ) -> Float[np.ndarray, "group degree feature"]:
         """W_gb = X' weights_gb, so that t_gb(q) = mean_gb + W_gb . x_q with the kernel of `question_kernel`."""
         train = features[self.train]
-        return self.weights @ train / np.square(train).sum(1).mean()
+        return self.weights @ train / mean_square(train)
+
+
+def mean_square(x: Float[np.ndarray, "train feature"]) -> float:
+    """mean |x|^2; 1 where all x are 0, since what says nothing of the few questions there are needs no unit."""
+    return float(np.square(x).sum(1).mean()) or 1.0
 
 
 def question_kernel(
     features: Float[np.ndarray, "question feature"], train: Int[np.ndarray, "train"]
 ) -> Float[np.ndarray, "question question"]:
     """k(q, q') = x_q . x_q', in units of the training questions' mean |x|^2."""
-    unit = np.square(features[train]).sum(1).mean()
-    if not unit > 0:
-        raise ValueError("kernel ridge: the features of all training questions are zero")
-    return features @ features.T / unit
+    return features @ features.T / mean_square(features[train])
 
 
 class Decomposed:

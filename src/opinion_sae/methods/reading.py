@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -15,12 +16,14 @@ from torch import Tensor
 from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start
 from opinion_sae.delta.held_out import Split, assemble
+from opinion_sae.delta.offsets import Offset
 from opinion_sae.delta.reading import DenseReading, ReadingDelta, ReadingOffset
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.reading import PLACES, turned
+from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.sae.train import untrained_sae
 from opinion_sae.score.toplines import everyone
@@ -82,7 +85,7 @@ class ReadOut:
         x = features(split.train)
         trials = [
             (self.cost(self.axes(fitted, x, one.damping, count, ridge), x, split.validation), count, ridge)
-            for count in axes
+            for count in sorted({min(count, len(self.survey.groups)) for count in axes})
             for ridge in (RIDGES if self.latents else RIDGES[:1])
         ]
         cost, count, ridge = min(trials)
@@ -184,7 +187,10 @@ def random_dictionary(answers: AnswerPath, sae: SparseAutoencoder, seed: int) ->
 
 def random_read_latents(read_out: ReadOut, offset: ReadingDelta, seed: int) -> ReadOut:
     """`random-read-latents`: a read-out of latents drawn at random, as many as the offset reads, each of which fires in
-    as many prompts as one of those or, where all such are taken, in nearly as many."""
+    as many prompts as one of those or, where all such are taken, in nearly as many. An offset that reads nothing is its
+    own control."""
+    if not offset.a.any():
+        return read_out
     fires = (read_out.read(offset.reads) != 0).sum(0)
     own = (offset.a.detach() != 0).any(0).any(0).cpu()
     jitter = torch.rand(len(fires), generator=torch.Generator().manual_seed(seed))
@@ -204,16 +210,50 @@ class HeldOutReading(NamedTuple):
     choices: list[ReadingChoice]
 
 
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What the offsets of a split start from: x with its first-order effects, or x as a shared part leaves it.
+
+    A shared part is fitted before (`shared`, an offset), and the groups' own parts are written on top of it: it says
+    where the answers lie, which from toplines is known anyway.
+    """
+
+    split: Split
+    effects: Effects
+    shared: Offset | None = None
+
+    @classmethod
+    def of(cls, answers: AnswerPath, split: Split, shared: Offset | None = None) -> Base:
+        """Effects at x, or as the shared part of an offset leaves it: one pass back per letter of every prompt."""
+        at = None if shared is None else shared.shared_only()
+        return cls(split, Effects(answers, at), at)
+
+    def moved(self, answers: AnswerPath) -> AnswerPath:
+        """The same prompts with x as the shared part leaves it, for offsets that are not written in its latents."""
+        if self.shared is None:
+            return answers
+        part = copy.copy(answers)
+        with torch.no_grad():
+            items = torch.arange(len(answers.prompts)).split(32)
+            part.residual = torch.cat([answers.steered(some, self.shared)[:, 0].cpu() for some in items])
+        return part
+
+
 def held_out_reading(
-    read_outs: Sequence[ReadOut], splits: Sequence[Split], effects: Effects, **settings: object
+    read_outs: Sequence[ReadOut], bases: Sequence[Base], own_shared: bool = True, **settings: object
 ) -> HeldOutReading:
-    """Fit by each split's read-out and answer its test questions; `settings` go to `fit_reading`."""
-    fitted = [fit_reading(one, split, effects, **settings) for one, split in zip(read_outs, splits, strict=True)]
-    found = [
-        one.answers.predict(offset, torch.from_numpy(split.test)).numpy()
-        for one, split, (offset, _) in zip(read_outs, splits, fitted, strict=True)
-    ]
-    questions = len(read_outs[0].answers.questions)
+    """Fit by each split's read-out and answer its test questions; `settings` go to `fit_reading`.
+
+    The shared part is the offset's own, or, without `own_shared`, x is moved by it first: for an offset that is written
+    in the stream, or in the latents of another SAE.
+    """
+    found, fitted = [], []
+    for one, base in zip(read_outs, bases, strict=True):
+        shared = base.shared.shared.detach() if own_shared and base.shared is not None else None
+        fitted.append(fit_reading(one, base.split, base.effects, shared=shared, **settings))
+        answers = one.answers if own_shared else base.moved(one.answers)
+        found.append(answers.predict(fitted[-1][0], torch.from_numpy(base.split.test)).numpy())
+    questions, splits = len(read_outs[0].answers.questions), [base.split for base in bases]
     return HeldOutReading(assemble(found, splits, questions), *map(list, zip(*fitted, strict=True)))
 
 
@@ -221,20 +261,43 @@ def reading_and_controls(
     answers: AnswerPath,
     sae: SparseAutoencoder,
     survey: Survey,
-    splits: Sequence[Split],
+    bases: Sequence[Base],
     latents: int = 64,
     seed: int = 0,
 ) -> dict[str, HeldOutReading]:
-    """`delta-reading`, the same with few latents read by an axis, and the controls, by their names in `gaps.csv`."""
-    effects = Effects(answers)
+    """`delta-reading`, the same with few latents read by an axis, and the controls, by their names in `gaps.csv`.
+
+    All start from the same shared part, if the bases have one.
+    """
     few = reading(answers, sae, survey, latents)
-    every = {
+    own = {
         "delta-reading": reading(answers, sae, survey),
         f"delta-reading-{latents}": few,
-        "dense-reading": dense_reading(answers, survey),
         "shuffled-questions": reading(shuffled_questions(answers, seed), sae, survey),
+    }
+    others = {
+        "dense-reading": dense_reading(answers, survey),
         "random-dictionary": reading(answers, random_dictionary(answers, sae, seed), survey),
     }
-    found = {name: held_out_reading([one] * len(splits), splits, effects) for name, one in every.items()}
+    steps = progress([(name, one, name in own) for name, one in (own | others).items()], "offsets that read")
+    found = {name: held_out_reading([one] * len(bases), bases, mine) for name, one, mine in steps}
     drawn = [random_read_latents(few, offset, seed) for offset in found[f"delta-reading-{latents}"].offsets]
-    return found | {"random-read-latents": held_out_reading(drawn, splits, effects)}
+    return found | {"random-read-latents": held_out_reading(drawn, bases)}
+
+
+def fit_to_all(read_out: ReadOut, splits: Sequence[Split], shared: Sequence[Offset]) -> ReadingOffset:
+    """An offset for new questions, fitted to all of a survey's; chosen on those that the first split tests.
+
+    Its shared part is the mean of the splits' own, which together have seen every question.
+    """
+    first, none = splits[0], np.arange(0)
+    split = Split("all", np.sort(np.concatenate([first.train, first.validation])), first.test, none)
+    mean = torch.stack([offset.shared.detach() for offset in shared]).mean(0)
+    base = Base.of(read_out.answers, split, shared[0].with_parts(shared=mean))
+    return fit_reading(read_out, split, base.effects, shared=mean)[0]
+
+
+def choices_table(found: Mapping[str, HeldOutReading]) -> pd.DataFrame:
+    """What each method chose: a row per method and split."""
+    rows = [{"method": name, **choice._asdict()} for name, held in found.items() for choice in held.choices]
+    return pd.DataFrame(rows)

@@ -68,3 +68,31 @@ def _effect(values: Float[np.ndarray, "replicate"], margin: float, questions: in
     # an undefined replicate counts as far; a hair's breadth, so that rounding does not matter
     far = ~(np.abs(values[1:] - values[0]) < abs(values[0] - margin) - 1e-12)
     return Effect(float(values[0]), low, high, float((1 + far.sum()) / len(values)), questions, seeds)
+
+
+def shares_kept(
+    survey: Survey,
+    method: Sequence[Float[np.ndarray, "_ question option"]],
+    reference: Sequence[Float[np.ndarray, "_ question option"]],
+    clusters: Int[np.ndarray, "question"],
+    margin: float,
+    replicates: int = 2000,
+    seed: int = 0,
+) -> dict[str, Effect]:
+    """Task from toplines, all groups: gap_r, and group_kl_closed, of `method` as a share of `reference`'s.
+
+    As `gap_effects`, with ratios in place of differences and p of the ratio being the `margin`. A ratio is undefined
+    where the reference's is not above 0; no interval (NaN) where that is so in more replicates than it leaves out.
+    """
+    known, weights = people(survey, seed), question_weights(clusters, replicates, seed)
+    ours, theirs = (
+        replicates_of(survey, known, seeds, "toplines", weights, seed_weights(len(seeds), replicates, seed))
+        for seeds in (method, reference)
+    )
+    counts = count_questions(survey, [*method, *reference])
+    found = {}
+    for name in ("gap_r", "group_kl_closed"):
+        above, below = getattr(ours, name)[:, 0], getattr(theirs, name)[:, 0]
+        ratio = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+        found[name] = _effect(ratio, margin, int(counts[0]), max(len(method), len(reference)))
+    return found

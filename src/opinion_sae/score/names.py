@@ -16,6 +16,7 @@ class Name(NamedTuple):
 # in the order of tables and figures
 NAMES = {
     "unsteered": Name("unsteered model", "the unsteered model", "unsteered"),
+    "toplines": Name("toplines", "the toplines", "toplines"),
     "uniform": Name("equal shares", "equal shares", "uniform"),
     "shared-delta": Name("Δ_shared", "Δ_shared alone", "shared"),
     "delta": Name("Δ", "Δ", "delta"),
@@ -23,6 +24,21 @@ NAMES = {
     "delta-joint": Name("Δ, SAE trained along", "Δ with the SAE trained along", "joint"),
     "dense": Name("dense vector", "the dense vector", "dense"),
     "position-prior": Name("people's place preference", "people's place preference", "place"),
+    "delta-reading": Name("reading Δ", "the reading Δ", "reading"),
+    "delta-reading-64": Name("reading Δ, 64 latents per axis", "the reading Δ with 64 latents per axis", "reading_64"),
+    "dense-reading": Name("dense reading", "dense reading", "dense_reading"),
+    "shuffled-questions": Name("reading Δ, questions shuffled", "the reading Δ with questions shuffled"),
+    "random-dictionary": Name("reading Δ, random dictionary", "the reading Δ with a random dictionary"),
+    "random-read-latents": Name("reading Δ, random latents read", "the reading Δ that reads random latents"),
+    "words": Name("words", "the read-out of words", "words"),
+    "words+direct": Name("words and latents, read only", "the read-out of words and latents together", "words_direct"),
+    "embedding": Name("sentence embedding", "the read-out of a sentence embedding", "embedding"),
+    "direct": Name("latents, read only", "the read-out of latents", "direct"),
+    "direct-dense": Name("mean stream, read only", "the read-out of the mean stream"),
+    "direct-dense-last": Name("last token's stream, read only", "the read-out of the last token's stream"),
+    "direct-shuffled": Name(
+        "latents, read only, questions shuffled", "the read-out of latents with questions shuffled"
+    ),
     "calibrated": Name("temperature and biases", "temperature and biases", "calibrated"),
     "calibrated-shared": Name(
         "temperature and biases, one for all groups", "temperature and biases, one for all groups"

@@ -1,0 +1,205 @@
+"""Tables and sentences on group differences for the two chapters on offsets that read, and numbers for the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from opinion_sae.delta.files import load_answers
+from opinion_sae.score.gaps_table import with_toplines
+from opinion_sae.score.names import NAMES, label, prose, rank
+from opinion_sae.score.toplines import from_toplines
+from opinion_sae.survey import Survey
+
+FEW = "too few questions"
+# the ten of the chapter's table and of `answers.csv`
+SHOWN = (
+    *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
+    *("shuffled-questions", "direct", "words", "words+direct"),
+)
+
+
+FIRST = ("delta-reading", "delta-reading-64", "delta", "words")
+# what the chapters before leave
+FILES = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected", "-reading"))
+
+
+def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
+    """Held-out log p of every method of the run, one table each. `everyone` is left out: it is what toplines are."""
+    found = {name: [table] for file in FILES for name, table in load_answers(work, file).items()}
+    return {name: found[name] for name in sorted(found, key=rank) if name != "everyone"}
+
+
+def shown_answers(
+    survey: Survey, tables: Mapping[str, Sequence[Float[np.ndarray, "_ question option"]]]
+) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
+    """The columns of `answers.csv`: the methods of the page's table, and two of them from toplines."""
+    given = with_toplines(survey, tables, "toplines")
+    shown = {name: list(given[name]) for name in SHOWN if name in given}
+    for name in ("delta-reading", "words"):
+        shown[f"{name}-from-toplines"] = [from_toplines(survey, table) for table in given[name]]
+    return shown
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """'0.43 (0.38 to 0.48)'; without an interval, or a value, why."""
+    if np.isnan(value):
+        return FEW
+    return f"{plain(value)} ({FEW} for an interval)" if np.isnan(low) else f"{plain(value)} ({low:.2f} to {high:.2f})"
+
+
+def plain(value: float) -> str:
+    """'0.43'; never '-0.00'."""
+    return FEW if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A MyST table: the first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(head) + " |", "| :-- " + "| --: " * (len(head) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = SHOWN) -> str:
+    """The task from toplines, all groups: a row per method, of `gaps.csv` and `pair_gaps.csv`."""
+    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+    of_pair = pairs[pairs["task"] == "toplines"].set_index("method")
+    one, other = of_pair[["group", "other"]].iloc[0]
+    head = ["Method", "r, each group minus everybody", f"r, {one} minus {other}", "Group KL closed"]
+    head += ["Spread of gaps, predicted over actual", "Identified (by chance)"]
+    rows = []
+    for method in (name for name in methods if name in found.index):
+        row, pair = found.loc[method], of_pair.loc[method]
+        rows.append(
+            [
+                label(method),
+                with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"]),
+                with_interval(pair["r"], pair["r_low"], pair["r_high"]),
+                with_interval(row["group_kl_closed"], row["group_kl_closed_low"], row["group_kl_closed_high"]),
+                plain(row["exaggeration"]),
+                f"{row['identified']:.2f} ({row['identified_chance']:.2f})",
+            ]
+        )
+    return markdown_table(head, rows)
+
+
+def gaps_sentence(gaps: pd.DataFrame) -> str:
+    """What stands first: the reading offset beside the constant one and words, from toplines, all groups."""
+    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+
+    def said(method: str) -> str:
+        row = found.loc[method]
+        return f"{with_interval(row['gap_r'], row['gap_r_low'], row['gap_r_high'])} for {prose(method)}"
+
+    listed = [said(method) for method in FIRST if method in found.index]
+    return (
+        f"Over {found['n_questions'].max()} held-out questions and all groups, the correlation of predicted and actual "
+        f"gaps is {', '.join(listed[:-1])} and {listed[-1]} (95% intervals)."
+    )
+
+
+def pair_sentence(pairs: pd.DataFrame, method: str, task: str = "toplines") -> str:
+    """The sentence under the scatter of two groups' gaps."""
+    row = pairs[(pairs["task"] == task) & (pairs["method"] == method)].iloc[0]
+    return (
+        f"On {row['n_questions']} held-out questions the predicted and actual {row['group']}-minus-{row['other']} "
+        f"gaps of {prose(method)} correlate with r = {with_interval(row['r'], row['r_low'], row['r_high'])}."
+    )
+
+
+def codes_sentence(codes: pd.DataFrame) -> str:
+    """Which groups stand at the ends of each of the first two axes, and whether all folds agree on which side."""
+    said = []
+    for axis in (1, 2):
+        part = codes[codes["axis"] == axis]
+        if not len(part) or not part["c"].any():
+            continue
+        top, end = part.loc[part["c"].idxmax()], part.loc[part["c"].idxmin()]
+        firm = int(((part["low"] > 0) | (part["high"] < 0)).sum())
+        said.append(
+            f"Axis {axis} runs from {end['group']} ({end['c']:+.2f}) to {top['group']} ({top['c']:+.2f}); "
+            f"{firm} of {len(part)} groups are on the same side of zero in every fold."
+        )
+    return " ".join(said) or f"There are {FEW}: no group stands anywhere."
+
+
+def constant_sentence(shares: pd.DataFrame) -> str:
+    """Means over folds of `effects.axes.constant_share`, by method."""
+    said = []
+    for method, part in shares.groupby("method", sort=False):
+        used = part["constant_share"].dropna()
+        said.append(f"{used.mean():.2f}" if len(used) else "not defined, as it is not used,")
+        said[-1] += f" for {prose(method)}"
+    return f"The constant share of what the groups' own part adds is {', '.join(said)} (mean over folds)."
+
+
+def constant_page(shares: pd.DataFrame) -> str:
+    """A row per fold, a column per method."""
+    wide = shares.pivot(index="fold", columns="method", values="constant_share")[shares["method"].unique()]
+    rows = [[str(fold), *("not used" if np.isnan(v) else f"{v:.2f}" for v in row)] for fold, *row in wide.itertuples()]
+    return markdown_table(["Fold", *map(label, wide)], rows)
+
+
+def gap_numbers(gaps: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame) -> dict[str, str]:
+    """Formatted values for the pages: task from toplines, all groups, and claims by their methods."""
+    numbers = {}
+    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+    of_pair = pairs[pairs["task"] == "toplines"].set_index("method")
+    for method in (name for name in SHOWN if name in found.index and NAMES[name].key):
+        row, pair, key = found.loc[method], of_pair.loc[method], NAMES[method].key
+        numbers[f"gap_r_{key}"] = with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"])
+        closed = (row["group_kl_closed"], row["group_kl_closed_low"], row["group_kl_closed_high"])
+        numbers[f"group_kl_closed_{key}"] = with_interval(*closed)
+        numbers[f"pair_r_{key}"] = with_interval(pair["r"], pair["r_low"], pair["r_high"])
+    numbers["pair"] = " minus ".join(of_pair[["group", "other"]].iloc[0])
+    return numbers | {"claims_on_gaps": _count(claims)}
+
+
+def _count(claims: pd.DataFrame) -> str:
+    of = {name: int((claims["verdict"] == name).sum()) for name in ("supported", "not supported", "contradicted")}
+    return f"{of['supported']} supported, {of['not supported']} not supported, {of['contradicted']} contradicted"
+
+
+def choices_page(choices: pd.DataFrame) -> str:
+    """What the offsets that are shown chose, fold by fold: place read, axes, ridge; KL on validation from toplines."""
+    part = choices[choices["method"].isin(["delta-reading", "delta-reading-64", "dense-reading"])]
+    rows = [
+        [label(row.method), row.split, row.reads, str(row.axes), f"{row.ridge:.3g}", f"{row.validation_kl:.4f}"]
+        for row in part.itertuples()
+    ]
+    return markdown_table(["Method", "Split", "Reads", "Axes", "Ridge", "KL on validation (nats)"], rows)
+
+
+def read_only_page(choices: pd.DataFrame) -> str:
+    """Mean KL on validation of the read-outs, from toplines; how often each chose what it reads."""
+    rows = []
+    for method, part in choices.groupby("method", sort=False):
+        often = ", ".join(f"{what} ({count})" for what, count in part["features"].value_counts(sort=False).items())
+        rows.append([label(method), often, f"{part['validation_kl'].mean():.4f}"])
+    return markdown_table(["Method", "Reads (folds)", "KL on validation (nats)"], rows)
+
+
+def reads_page(axes: pd.DataFrame, tokens: dict[int, list[str]], count: int = 6) -> str:
+    """What the first two axes read most, along the scale: latent, weight, folds and the tokens it promotes."""
+    part = axes[(axes["side"] == "read") & (axes["direction"] == 1) & (axes["axis"] <= 2)]
+    top = part.groupby("axis").head(count)
+    if not len(top):
+        return f"No axis reads anything: {FEW}.\n"
+    rows = [
+        [str(axis), str(latent), f"{weight:+.2f}", str(folds), _tokens(tokens[latent])]
+        for axis, latent, weight, folds in top[["axis", "latent", "weight", "folds"]].itertuples(index=False)
+    ]
+    return markdown_table(["Axis", "Latent", "Weight", "Folds", "Promotes"], rows)
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return ", ".join(f"`{token.strip().replace('|', '/').replace('`', '')}`" for token in tokens if token.strip(" `\n"))
+
+
+def top_read(axes: pd.DataFrame, count: int = 6) -> list[int]:
+    """The latents of `reads_page`."""
+    part = axes[(axes["side"] == "read") & (axes["direction"] == 1) & (axes["axis"] <= 2)]
+    return sorted(set(part.groupby("axis").head(count)["latent"].tolist()))
