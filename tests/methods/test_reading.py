@@ -6,11 +6,15 @@ import torch
 
 from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
 from opinion_sae.methods.reading import (
     Base,
+    choices_table,
     dense_reading,
     fit_reading,
+    fit_to_all,
+    held_out_reading,
     items_of,
     random_dictionary,
     random_read_latents,
@@ -157,3 +161,49 @@ def test_the_methods_answer_every_question_of_the_splits_held_out(case):
     own, _ = fit_reading(reading(answers, sae, survey), SPLIT, effects)
     expected = answers.predict(own, torch.from_numpy(SPLIT.test)).numpy()
     np.testing.assert_allclose(found["delta-reading"].log_probs[:, SPLIT.test], expected, atol=1e-5)
+    table = choices_table(found)
+    assert table["method"].unique().tolist() == names and len(table) == 12
+
+
+@torch.no_grad()
+def test_offsets_start_from_a_shared_part_whatever_they_are_written_in(case):
+    answers, sae, survey, _ = case
+    amounts = torch.randn(64, generator=torch.Generator().manual_seed(3))
+    shared = GroupDelta(survey.groups, sae).with_parts(shared=amounts)
+    base = Base.of(answers, SPLIT, shared)
+    expected = answers.steered(torch.arange(48), shared)[:, 0]
+    torch.testing.assert_close(base.moved(answers).residual, expected)
+    assert base.moved(answers).kept is answers.kept  # what is read is still what was asked
+    plain = Base(SPLIT, base.effects)
+    assert plain.moved(answers) is answers
+    own = held_out_reading([reading(answers, sae, survey)], [base])
+    assert torch.equal(own.offsets[0].shared, amounts)
+    dense = held_out_reading([dense_reading(answers, survey)], [base], own_shared=False)
+    assert not dense.offsets[0].shared.any()
+    test = torch.from_numpy(SPLIT.test)
+    still = base.moved(answers).predict(dense.offsets[0].dosed(1.0, 0.0), test)
+    torch.testing.assert_close(still, answers.predict(shared, test), atol=1e-5, rtol=1e-4)
+
+
+def test_an_offset_that_reads_nothing_is_its_own_control(case):
+    answers, sae, survey, _ = case
+    read_out = reading(answers, sae, survey, latents=4)
+    assert random_read_latents(read_out, read_out.make("question", 2), seed=0) is read_out
+
+
+def test_no_more_axes_than_groups(case):
+    answers, sae, survey, effects = case
+    offset, choice = fit_reading(reading(answers, sae, survey), SPLIT, effects, places=("question",), axes=(9,))
+    assert choice.axes == len(offset.a) == 3
+
+
+def test_the_offset_for_new_questions_has_seen_all_and_the_mean_shared_part(case):
+    answers, sae, survey, _ = case
+    none = GroupDelta(survey.groups, sae)
+    shared = [none.with_parts(shared=torch.full((64,), value)) for value in (0.1, 0.3)]
+    splits = [SPLIT, Split("two", np.arange(12, 24), np.arange(5), np.arange(5, 12))]
+    read_out = reading(answers, sae, survey)
+    offset = fit_to_all(read_out, splits, shared)
+    torch.testing.assert_close(offset.shared.detach(), torch.full((64,), 0.2))
+    fires = (read_out.read(offset.reads) != 0).sum(0)  # of all 48 prompts
+    torch.testing.assert_close(offset.idf, torch.where(fires > 0, (48 / fires.clamp_min(1)).log(), 0.0))
