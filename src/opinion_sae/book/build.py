@@ -21,6 +21,7 @@ from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.api import api_page
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
 
+KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
 PUBLISHES_BOOK = "default"
@@ -180,12 +181,16 @@ def build(run: Run) -> Path:
 
 
 def publish(run: Run) -> None:
-    """Copy the executed chapters and the figures to `book/`, where they are committed; of the default run alone."""
+    """Copy the executed chapters and the figures to `book/`, where they are committed, and what `opinion-sae predict`
+    needs into the package; of the default run alone."""
     if run.results.resolve() != ROOT / "results" / PUBLISHES_BOOK:
         return
     for name in MADE:
         with replacing(PROSE / name) as side:
             shutil.copytree(run.book / name, side, ignore=shutil.ignore_patterns(".*"))
+    if (run.work / KEPT.name).is_dir():  # not of a run whose SAE is too large to be kept
+        with replacing(KEPT) as side:
+            shutil.copytree(run.work / KEPT.name, side)
 
 
 def _refuse(faults: Iterator[str]) -> None:

@@ -86,18 +86,19 @@ def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = 
     return markdown_table(head, rows)
 
 
-def gaps_sentence(gaps: pd.DataFrame) -> str:
-    """What stands first: the reading offset beside the constant one and words, from toplines, all groups."""
-    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+def gaps_sentence(gaps: pd.DataFrame, task: str = "toplines") -> str:
+    """What stands first: the reading offset beside the constant one and words, over all groups."""
+    found = gaps[(gaps["task"] == task) & (gaps["group"] == "all")].set_index("method")
 
     def said(method: str) -> str:
         row = found.loc[method]
         return f"{with_interval(row['gap_r'], row['gap_r_low'], row['gap_r_high'])} for {prose(method)}"
 
     listed = [said(method) for method in FIRST if method in found.index]
+    asked = "" if task == "toplines" else ", task alone,"
     return (
         f"Over {found['n_questions'].max()} held-out questions and all groups, the correlation of predicted and actual "
-        f"gaps is {', '.join(listed[:-1])} and {listed[-1]} (95% intervals)."
+        f"gaps{asked} is {', '.join(listed[:-1])} and {listed[-1]} (95% intervals)."
     )
 
 

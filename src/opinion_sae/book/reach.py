@@ -10,6 +10,7 @@ from pathlib import Path
 from opinion_sae.book.paths import ROOT
 
 PACKAGES = {"opinion_sae": "src/opinion_sae", "benchmarks": "benchmarks"}  # ours, and where they lie in the repository
+MADE = "published"  # in there, what the default run leaves for `predict`: a result, and no input
 DATA = "data"  # the folder of files in the package; whoever names it reads them
 
 
@@ -18,7 +19,7 @@ def reach(start: Path, root: Path = ROOT) -> set[Path]:
 
     `start` is a notebook or a module and is itself left out. A package stands for its `__init__.py`, which is run with
     any module in it. A name of the front door (`opinion_sae.PLACES`) leads to its module and to no other. Imports for
-    type checkers alone count for nothing. A module that names the folder `data` reaches all files in there.
+    type checkers alone count for nothing. A module that names the folder `data` reaches all files in there but a run's results.
     """
     found: set[Path] = set()
     todo = list(imported(source_of(start), root))
@@ -30,7 +31,7 @@ def reach(start: Path, root: Path = ROOT) -> set[Path]:
             todo += imported(text, root)
             if f'"{DATA}"' in text:
                 folder = root / PACKAGES["opinion_sae"] / DATA
-                found |= {file for file in folder.rglob("*") if file.is_file()}
+                found |= {file for file in folder.rglob("*") if file.is_file() and MADE not in file.parts}
     return found
 
 
