@@ -19,7 +19,8 @@ def reach(start: Path, root: Path = ROOT) -> set[Path]:
 
     `start` is a notebook or a module and is itself left out. A package stands for its `__init__.py`, which is run with
     any module in it. A name of the front door (`opinion_sae.PLACES`) leads to its module and to no other. Imports for
-    type checkers alone count for nothing. A module that names the folder `data` reaches all files in there but a run's results.
+    type checkers alone count for nothing. A module that names the folder `data` reaches all files in there but what a
+    run has left.
     """
     found: set[Path] = set()
     todo = list(imported(source_of(start), root))
