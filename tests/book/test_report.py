@@ -9,6 +9,7 @@ from opinion_sae.book import report
 from opinion_sae.book.paths import ROOT
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.effects.interpret import latents_touched
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
 def history(*validation):
@@ -56,10 +57,13 @@ def test_the_committed_fits_by_hand(path):
     assert all((latents > 0) == (epoch > 0) for _, epoch, latents in best.values())
 
 
+SAE = SparseAutoencoder(torch.ones(3, 4), torch.zeros(4), torch.ones(4, 3), torch.zeros(3))
+
+
 def deltas(*deviations):
     found = []
     for deviation in deviations:
-        delta = GroupDelta(("x", "y"), 4)
+        delta = GroupDelta(("x", "y"), SAE)
         with torch.no_grad():
             delta.shared.copy_(torch.tensor([1.0, 2.0, 0.0, 0.0]))
             delta.deviation.copy_(torch.tensor(deviation))

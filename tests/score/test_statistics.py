@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opinion_sae.book.paths import ROOT
 from opinion_sae.score.metrics import bootstrap_mean
 from opinion_sae.score.statistics import COLUMNS, Claim, claims_table, holm, paired_effect
 from opinion_sae.score.statistics import verdicts as claim_verdicts
@@ -144,13 +143,11 @@ def test_the_verdict_on_the_mean_by_those_of_its_groups():
 
 
 def test_harm_on_new_topics_is_called_so():
-    """The committed table: the groups' own part takes the answers further away on topics it was not fitted to."""
-    table = pd.read_csv(ROOT / "results" / "default" / "evaluate_claims.csv")
-    table["verdict"] = claim_verdicts(table)
-    row = table[(table["method"] == "delta-by-topic") & (table["reference"] == "shared-delta-by-topic")].iloc[0]
-    if row["low"] > 0 and row["p_holm"] < 0.05:
-        assert row["group"] == "all" and row["verdict"] == "contradicted"
-    assert (table.loc[table["low"] > table["margin"], "verdict"] != "supported").all()
+    """The first edition's row: the groups' own part took the answers further away on topics it was not fitted to."""
+    row = {"method": "delta-by-topic", "reference": "shared-delta-by-topic", "group": "all", "margin": 0.0}
+    row |= {"effect": 0.0086, "low": 0.0048, "high": 0.0130, "p_holm": 0.013}
+    helped = row | {"group": "Democrat", "effect": -0.004, "low": -0.006, "high": -0.002, "p_holm": 0.01}
+    assert claim_verdicts(pd.DataFrame([row, helped])) == ["contradicted", "supported"]
 
 
 def test_table_pairs_seeds_corrects_and_leaves_out_what_was_not_run(people):

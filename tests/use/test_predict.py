@@ -10,7 +10,7 @@ import torch
 
 from opinion_sae.book import predict as command
 from opinion_sae.book.command import main
-from opinion_sae.book.figures import predictions
+from opinion_sae.book.figures.predictions import predictions
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.score.coverage import scale

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from opinion_sae.artifacts import write_json
+from opinion_sae.book.coverage import coverage_numbers
 from opinion_sae.book.paths import Run
-from opinion_sae.book.predict import coverage_numbers
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.score.coverage import coverage_table

@@ -15,7 +15,7 @@ import pandas as pd
 
 from opinion_sae.survey.checks import check_question, numbers, read_json, read_table
 from opinion_sae.survey.core import Question
-from opinion_sae.survey.groups import EVERYONE
+from opinion_sae.survey.groups import EVERYONE, canonical
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
 
 QUESTION_COLUMNS = ("key", "text", "options", "ordinal", "topic")
@@ -76,6 +76,11 @@ def _check_cells(cells: pd.DataFrame, questions: tuple[Question, ...], path: Pat
     refuse(cells["option"] >= cells["question"].map(size), "option", "is past the last option")
     refuse(cells["attribute"].str.strip() == "", "attribute", "is empty")
     refuse(cells["group"].str.strip() == "", "group", "is empty")
+    for pair in cells[["attribute", "group"]].drop_duplicates().itertuples():
+        try:
+            canonical(pair.attribute, pair.group)
+        except ValueError as error:
+            raise ValueError(f"{path}: row {pair.Index}, column 'group': {error}") from error
     named = ["question", "attribute", "group", "option"]
     refuse(cells.duplicated(named), "option", "is there twice for this question and group")
     empty = (cells["respondents"] > 0) != (cells["weight"] > 0)

@@ -75,7 +75,7 @@ def reading_gap(
     return figure
 
 
-def codes(survey: Survey, table: pd.DataFrame) -> Figure:
+def codes_figure(survey: Survey, table: pd.DataFrame) -> Figure:
     """Where each group stands on the first two axes: mean over folds, and from the least to the largest of any fold."""
     shown = [axis for axis in (1, 2) if (table["axis"] == axis).any()]
     figure, panels = plt.subplots(
