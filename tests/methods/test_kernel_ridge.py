@@ -16,7 +16,6 @@ from opinion_sae.methods.kernel_ridge import (
     question_kernel,
 )
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
-from opinion_sae.methods.reading_axes import cut_to_axes, reading_axes
 from opinion_sae.score.metrics import kl
 from opinion_sae.score.toplines import from_toplines
 
@@ -123,26 +122,3 @@ def test_features_that_say_nothing_predict_the_groups_means(many):
     tilts = fitted.predict(np.zeros((40, 40)))
     assert np.isfinite(tilts).all() and not fitted.coefficients(np.zeros((40, 3))).any()
     np.testing.assert_allclose(tilts, np.broadcast_to(fitted.mean[:, None], tilts.shape))
-
-
-def test_one_axis_holds_what_one_axis_wrote(many):
-    survey, features = many
-    split = make_split(range(0, 24), range(24, 32), range(32, 40))
-    axes, x = reading_axes(survey, split, lambda train: features, 1, degrees=1)
-    np.testing.assert_allclose(axes.codes[:, 0] * np.sign(axes.codes[0, 0]), [0.5**0.5, -(0.5**0.5), 0], atol=0.02)
-    assert np.abs(axes.read[0, 2:]).max() < 0.2 * np.abs(axes.read[0, :2]).min()
-    assert axes.written(survey).shape == (1, 40, 4)
-    _, fitted = choose(survey, split, {"two": lambda train: features}, 1, refit=False)
-    np.testing.assert_allclose(axes.tilts(x), fitted.predict(question_kernel(x, split.train)), atol=0.02)
-
-
-def test_all_axes_give_the_read_out_back(many):
-    survey, features = many
-    basis, train = place_basis(survey.questions, 1), np.arange(32)
-    kernel = question_kernel(features, train)
-    tilts = observed_tilts(survey, basis, 0.1) + np.random.default_rng(2).normal(size=(3, 40, 1))
-    fitted = Decomposed(kernel, train, basis.any(-1)).fit(tilts, Settings(0.1, 0.0, 0.1))
-    axes = cut_to_axes(fitted, features, 3)
-    np.testing.assert_allclose(axes.tilts(features), fitted.predict(kernel), atol=1e-8)
-    with pytest.raises(ValueError, match="3 groups have 1 to 3"):
-        cut_to_axes(fitted, features, 4)
