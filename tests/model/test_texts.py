@@ -32,7 +32,7 @@ def test_a_folder_gives_its_txt_files_in_order(tmp_path, lm, two_groups):
     (tmp_path / "a.txt").write_text("First.", encoding="utf-8")
     (tmp_path / "notes.md").write_text("Not this.")
     assert folder_texts(str(tmp_path)) == ["First.", "Second, naïve."]
-    training, held_out = load(str(tmp_path), lm, two_groups)
+    training, _, held_out = load(str(tmp_path), lm, two_groups)
     assert sorted(training + held_out) == ["First.", "Second, naïve."] and len(held_out) == 1
 
 
@@ -84,18 +84,17 @@ def test_prompts_come_in_whole_orders_without_an_answer(lm, two_groups):
 def test_sources_take_their_shares(monkeypatch, lm, two_groups):
     monkeypatch.setattr(texts_module, "addresses", lambda: SPEECHES)
     both = load_texts(["addresses 3", "prompts 1"], lm, two_groups, tokens=400, seed=0)
-    assert both.training[-3:] == prompt_texts(lm, two_groups, 100)[-3:]
-    speeches = [text for text in both.training if text[:2] == "20"]
-    assert abs(count(lm, speeches) - 300) <= 2 and both.training[0].startswith("2026")
+    assert both.prompts == prompt_texts(lm, two_groups, 100)
+    assert abs(count(lm, both.training) - 300) <= 2 and both.training[0].startswith("2026")
     assert both.held_out and all(text[:4] in ("2015", "2005") for text in both.held_out)
 
 
 def test_addresses_are_split_by_year(lm):
     one = count(lm, [SPEECHES[0][1]])
-    training, held_out = split_addresses(lm, SPEECHES, tokens=3 * one, judged=20)
+    training, _, held_out = split_addresses(lm, SPEECHES, tokens=3 * one, judged=20)
     assert training == [SPEECHES[0][1], SPEECHES[1][1], SPEECHES[3][1]]  # the latest, but for 2015
     assert [text[:4] for text in held_out] == ["2015"] and abs(count(lm, held_out) - 20) <= 1
-    training, held_out = split_addresses(lm, SPEECHES, tokens=10**6, judged=20)
+    training, _, held_out = split_addresses(lm, SPEECHES, tokens=10**6, judged=20)
     assert [text[:4] for text in held_out] == ["2015", "2005"] and len(training) == 4
     assert [text[:4] for text in split_addresses(lm, SPEECHES, tokens=5, judged=20).held_out] == ["2015"]
 

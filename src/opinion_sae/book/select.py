@@ -134,7 +134,8 @@ def select(profile: Profile) -> pd.DataFrame:
     if missing:
         lm = load_language_model(profile.model, profile.dtype)
         survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
-        layers = Layers(profile, lm, read_json(source))
+        texts = read_json(source)
+        layers = Layers(profile, lm, texts | {"training": texts["training"] + texts["prompts"]})
         splits = by_question(question_folds(survey, profile.folds, profile.seed))
     for layer in dict.fromkeys(layer for layer, _ in missing):
         sae, answers = layers.sae(layer), AnswerPath(lm, survey.questions, layer, profile.option_orders)

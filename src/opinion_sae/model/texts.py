@@ -28,9 +28,10 @@ HELD_OUT = 30  # one token is held out for so many to train on
 
 
 class Texts(NamedTuple):
-    """Texts to train an SAE on, and others to judge it on."""
+    """Texts to train an SAE on, prompts likewise, and others to judge it on."""
 
     training: list[str]
+    prompts: list[str]
     held_out: list[str]
 
 
@@ -41,7 +42,7 @@ def load_texts(texts: str | list[str], lm: LanguageModel, survey: Survey, tokens
     'self' (written by the model), a folder of .txt files, or 'hf:<dataset>' (its `text` column). A source that has less
     than its share gives what it has. Raises ValueError where nothing would be held out.
     """
-    found = Texts([], [])
+    found = Texts([], [], [])
     for source, share in parse_sources(texts).items():
         for part, own in zip(found, from_source(source, lm, survey, round(share * tokens), seed), strict=True):
             part.extend(own)
@@ -54,7 +55,7 @@ def from_source(source: str, lm: LanguageModel, survey: Survey, tokens: int, see
     """About `tokens` tokens of one source, and at least 100 others held out."""
     judged = max(100, tokens // HELD_OUT)
     if source == "prompts":
-        return Texts(prompt_texts(lm, survey, tokens), [])
+        return Texts([], prompt_texts(lm, survey, tokens), [])
     if source == "addresses":
         return split_addresses(lm, addresses(), tokens, judged)
     if source == "self":
@@ -64,7 +65,7 @@ def from_source(source: str, lm: LanguageModel, survey: Survey, tokens: int, see
     else:
         written = folder_texts(source)
     training, held_out = split_texts(written, 0.1, seed)
-    return Texts(first_tokens(lm, training, tokens), first_tokens(lm, held_out, judged))
+    return Texts(first_tokens(lm, training, tokens), [], first_tokens(lm, held_out, judged))
 
 
 def first_tokens(lm: LanguageModel, texts: Sequence[str], tokens: int) -> list[str]:
@@ -85,7 +86,8 @@ def split_addresses(lm: LanguageModel, found: Sequence[tuple[int, str]], tokens:
     training = first_tokens(lm, [text for _, text in kept], tokens)
     since = kept[len(training) - 1][0]
     held_out = [text for year, text in other if year >= since] or [other[0][1]]
-    return Texts(training, [part for text in held_out for part in first_tokens(lm, [text], judged // len(held_out))])
+    beginnings = [part for text in held_out for part in first_tokens(lm, [text], judged // len(held_out))]
+    return Texts(training, [], beginnings)
 
 
 def folder_texts(source: str) -> list[str]:
