@@ -24,7 +24,7 @@ def test_windows_hold_every_token_once_in_order(lm):
     assert body == ids[: len(body)] and len(ids) - len(body) < 3  # a last piece of under four is left out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text("ab :", min_size=1, max_size=60), min_size=1, max_size=6), st.integers(5, 12))
 def test_batches_are_padded_right_within_the_budget(lm, texts, length):
     texts = [*texts, "a long enough text"]
