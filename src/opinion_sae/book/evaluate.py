@@ -257,7 +257,7 @@ def splits_table(given: Inputs, found: Found, gaps: pd.DataFrame, replicates: in
     of_survey = {name: of for name, of in found.tables.items() if name.endswith("-by-survey")}
     source = np.array([question.survey for question in survey.questions])
     for name in dict.fromkeys(source.tolist()) if of_survey else ():
-        some = np.flatnonzero(source == name)
+        some = np.flatnonzero(source == name).tolist()
         part = survey.select(questions=some)
         width = part.counts.shape[-1]
         own = {method: [table[:, some, :width] for table in of] for method, of in of_survey.items()}

@@ -23,7 +23,7 @@ def place_basis(questions: Sequence[Question], degrees: int) -> Float[np.ndarray
     """
     if degrees < 1:
         raise ValueError(f"place_basis: degrees must be at least 1, got {degrees}")
-    return _place_basis(tuple(questions), degrees)
+    return _place_basis(tuple(questions), degrees).copy()
 
 
 @lru_cache(maxsize=8)  # a run asks for that of the same questions some hundred times
@@ -36,7 +36,6 @@ def _place_basis(questions: tuple[Question, ...], degrees: int) -> Float[np.ndar
         orthonormal, triangle = np.linalg.qr(powers)
         found = (orthonormal * np.sign(np.diag(triangle)) * np.sqrt(count)).T[1:]  # each rises at the scale's end
         row[: len(found), :count] = found
-    basis.flags.writeable = False
     return basis
 
 
