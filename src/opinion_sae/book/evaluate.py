@@ -257,11 +257,9 @@ def splits_table(given: Inputs, found: Found, gaps: pd.DataFrame, replicates: in
     of_survey = {name: of for name, of in found.tables.items() if name.endswith("-by-survey")}
     source = np.array([question.survey for question in survey.questions])
     for name in dict.fromkeys(source.tolist()) if of_survey else ():
-        some = np.flatnonzero(source == name).tolist()
-        part = survey.select(questions=some)
-        width = part.counts.shape[-1]
-        own = {method: [table[:, some, :width] for table in of] for method, of in of_survey.items()}
-        rows.append(gaps_table(part, own, clusters[some], replicates, seed).assign(split=f"to {name}"))
+        there = (source == name)[:, None]
+        own = {method: [np.where(there, table, np.nan) for table in of] for method, of in of_survey.items()}
+        rows.append(gaps_table(survey, own, clusters, replicates, seed).assign(split=f"to {name}"))
     if given.crossed is not None and found.crossed:
         of = {name: [table] for name, table in found.crossed.items()}
         crossed = gaps_table(given.crossed, of, clusters, replicates, seed).assign(split="intersection")

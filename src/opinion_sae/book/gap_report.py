@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.book.evaluated import ANSWERS
-from opinion_sae.delta.files import load_answers
+from opinion_sae.delta.files import ANSWERS, load_answers
 from opinion_sae.score.gaps_table import with_toplines
 from opinion_sae.score.names import NAMES, label, prose, rank
 from opinion_sae.score.toplines import from_toplines
