@@ -71,7 +71,7 @@ CHAPTERS = {
     ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
-        tables=["joint_history.csv", "joint.csv"],
+        tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),

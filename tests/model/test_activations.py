@@ -100,3 +100,8 @@ def test_the_layers_above_do_not_run(lm):
 def test_a_layer_that_is_not_there_is_refused(lm):
     with pytest.raises(ValueError, match="hook_layer 9: .* 0..3"):
         activations(lm, TEXTS, 9)
+
+
+def test_the_last_token_of_a_window_comes_as_often_as_asked(lm):
+    once, thrice = activations(lm, TEXTS[3:], 1), activations(lm, TEXTS[3:], 1, ends=3)
+    assert torch.equal(thrice, torch.cat([once, once[-1:], once[-1:]]))

@@ -10,6 +10,7 @@ import yaml
 
 from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
 from opinion_sae.delta.settings import FitSettings, JointSettings
+from opinion_sae.model.sources import BUILT_IN, parse_sources
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
 MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
@@ -32,7 +33,7 @@ class Profile:
     max_questions: int  # an evenly spread subset; 0 = all
     attributes: list[str]  # sex, age, race, education, income, party, ideology
     min_respondents: int  # cells with fewer answers are dropped
-    texts: str  # what the SAE is trained on: self, a folder of .txt, hf:<dataset>
+    texts: str | list[str]  # addresses, prompts, self, a folder of .txt, hf:<dataset>; a list gives each a share
     text_tokens: int
     sae_width: int  # latents
     sae_k: int  # active latents per token
@@ -172,6 +173,10 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} must not be empty")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+    if name == "texts":
+        for source in parse_sources(value):
+            if not (source in BUILT_IN or source.startswith("hf:") or (ROOT / Path(source).expanduser()).is_dir()):
+                raise ValueError(f"texts: {source!r} is none of {', '.join(BUILT_IN)}, hf:<dataset> and no folder")
 
 
 def _fits(value: Any, kind: Any) -> bool:

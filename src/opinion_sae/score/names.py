@@ -26,6 +26,7 @@ NAMES = {
     "position-prior": Name("people's place preference", "people's place preference", "place"),
     "delta-reading": Name("reading Δ", "the reading Δ", "reading"),
     "delta-reading-64": Name("reading Δ, 64 latents per axis", "the reading Δ with 64 latents per axis", "reading_64"),
+    "delta-reading-joint": Name("reading Δ, SAE trained along", "the reading Δ with the SAE trained along"),
     "dense-reading": Name("dense reading", "dense reading", "dense_reading"),
     "shuffled-questions": Name("reading Δ, questions shuffled", "the reading Δ with questions shuffled"),
     "random-dictionary": Name("reading Δ, random dictionary", "the reading Δ with a random dictionary"),
