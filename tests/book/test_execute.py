@@ -132,6 +132,7 @@ def test_the_summary_gathers_what_notebooks_left(place):
     summarise(mine(place))
     results = place / "mine"
     numbers = json.loads((results / "numbers.json").read_text())
+    assert "GFLOP/s in float32" in numbers.pop("throughput")
     assert numbers.pop("machine") and numbers == {
         "model": "packaged:smollm2-135m-instruct",
         "hook_layer": "15",
@@ -143,6 +144,20 @@ def test_the_summary_gathers_what_notebooks_left(place):
     assert run["notebooks"] == {"01_try": {"seconds": 30.2}}
     assert run["hashes"] == {"survey": "ab12"} and run["profile"]["seed"] == 7
     assert {"python", "torch", "transformers"} <= set(run["versions"])
+    assert run["throughput"]["gflops_float32"] > 0 and run["throughput"]["threads"] > 0
+    (place / "_build" / "mine" / "work" / "throughput.json").write_text(
+        '{"side": 2, "threads": 3, "gflops_float32": 4.4, "gflops_bfloat16": 0.5}'
+    )
+    summarise(mine(place))  # it is measured once a run
+    assert json.loads((results / "numbers.json").read_text())["throughput"] == (
+        "4 GFLOP/s in float32 and 0 in bfloat16 on products of 2 x 2 matrices, 3 threads"
+    )
+
+
+def test_throughput_is_of_the_product_that_it_names():
+    found = throughput(side=64, rounds=3, seconds=0.1)
+    assert set(found) == {"side", "threads", "gflops_float32", "gflops_bfloat16"} and found["side"] == 64
+    assert found["gflops_float32"] > 0
 
 
 @pytest.mark.parametrize("second", [{"n": "2"}, {"m": 2.0}, {"model": "ours"}])

@@ -73,11 +73,11 @@ def html(given: argparse.Namespace) -> None:
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """Five seeds, other splits, persona prompts, LoRA."""
+    """Five seeds, other splits, a learning curve, persona prompts, LoRA."""
     from opinion_sae.book import evaluate
     from opinion_sae.book.profile import load_profile
 
-    print(f"written: {evaluate.evaluate(load_profile(given.profile))}")
+    print(f"written: {evaluate.evaluate(load_profile(given.profile), given.items)}")
 
 
 def select(given: argparse.Namespace) -> None:
@@ -145,7 +145,12 @@ def parser() -> argparse.ArgumentParser:
     add(summary, "write run.json and numbers.json of the chapters that were run")
     one = add(html, "build the pages of chapters that were run before", profile=False)
     one.add_argument("profile", nargs="?", help="of whose run; without it the book as it is committed")
-    add(evaluate, "after the book: five seeds, other splits, persona prompts, LoRA; goes on where it was stopped")
+    one = add(
+        evaluate,
+        "after the book: five seeds, other splits, a learning curve, persona prompts, LoRA; goes on where it was "
+        "stopped, and writes the tables after each item",
+    )
+    one.add_argument("items", nargs="*", help="some of: seeds splits learning prompts lora; without any, all of them")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))

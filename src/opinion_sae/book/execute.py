@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -211,15 +212,19 @@ def summarise(profile: Profile) -> None:
     """Write `numbers.json` (formatted, for the prose) and `run.json` to the results folder.
 
     Collects what the notebooks left in the work folder: `numbers-*.json` (string values, no name
-    twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
+    twice) and `hash-*.json`; adds model, hook_layer, machine, throughput and time_total to the numbers.
     """
     run = open_run(profile.output)
+    speed = run.work / "throughput.json"
+    if not speed.is_file():
+        write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
     costs = {path.stem: read_json(path) for path in logs if path.exists()}
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
         "machine": machine(),
+        "throughput": products(read_json(speed)),
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
     for path in sorted(run.work.glob("numbers-*.json")):
@@ -236,6 +241,7 @@ def summarise(profile: Profile) -> None:
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
             "machine": numbers["machine"],
+            "throughput": read_json(speed),
             "notebooks": costs,
         },
     )
@@ -247,6 +253,31 @@ def machine() -> str:
 
     gpu = f" and one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()}){gpu}"
+
+
+def throughput(side: int = 2048, rounds: int = 5, seconds: float = 1.0) -> dict[str, int | float]:
+    """What times are to be compared by: GFLOP/s of a product of two square matrices, the median of up to `rounds`
+    within about so many seconds for each type, on the CPU with so many threads of torch."""
+    import torch
+
+    found: dict[str, int | float] = {"side": side, "threads": torch.get_num_threads()}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, taken = torch.ones(side, side, dtype=dtype), []
+        torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)  # whatever is set up once
+        while len(taken) < rounds and sum(taken) < seconds:
+            start = time.perf_counter()
+            _ = matrix @ matrix
+            taken.append(time.perf_counter() - start)
+        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * side**3 / statistics.median(taken) / 1e9, 1)
+    return found
+
+
+def products(found: dict[str, int | float]) -> str:
+    """`throughput` for the prose."""
+    return (
+        f"{found['gflops_float32']:.0f} GFLOP/s in float32 and {found['gflops_bfloat16']:.0f} in bfloat16 on products "
+        f"of {found['side']} x {found['side']} matrices, {found['threads']} threads"
+    )
 
 
 def spoken(seconds: float) -> str:

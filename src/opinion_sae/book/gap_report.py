@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.delta.files import load_answers
+from opinion_sae.delta.files import ANSWERS, load_answers
 from opinion_sae.score.gaps_table import with_toplines
 from opinion_sae.score.names import NAMES, label, prose, rank
 from opinion_sae.score.toplines import from_toplines
@@ -24,8 +24,7 @@ SHOWN = (
 
 
 FIRST = ("delta-reading", "delta-reading-64", "delta", "words")
-# what the chapters before leave
-FILES = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected", "-reading"))
+FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before leave
 
 
 def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:

@@ -73,6 +73,14 @@ NAMES = {
     "sibling-delta": Name("siblings' Δ", "the Δ of its attribute's other groups"),
     "sign-flip-deviation": Name("Δ, own part's sign flipped", "Δ with its own part's sign flipped"),
 }
+NAMES |= {
+    f"{method}-by-{split}": Name(f"{NAMES[method].label}, {short}", f"{NAMES[method].prose} fitted to {long}")
+    for method in ("delta-reading", "delta-reading-64", "dense-reading", "words", "direct", "words+direct")
+    for split, short, long in (
+        ("survey", "from the other survey", "the other survey"),
+        ("topic", "from other topics", "other topics"),
+    )
+}
 
 
 def label(method: str) -> str:
