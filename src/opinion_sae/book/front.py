@@ -64,22 +64,22 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     """
     rows = front_rows(gaps)
     r, closed = ({method: plain(value) for method, value in rows[measure].items()} for measure in MEASURES)
-    sure = _measured(rows.loc["delta-reading"], "gap_r"), _measured(rows.loc["words"], "gap_r")
+    sure = {method: _measured(row, "gap_r") for method, row in rows.iterrows()}
     groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
     model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
-    few, dense = "delta-reading-64", "dense-reading"
+    read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
     return "\n".join(
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
             f"{groups} groups of people answered surveys, and predicted how each group differs from everybody on {n} "
             "questions that were held out.",
-            f"An offset that reads the question predicts these gaps with a correlation of {sure[0]} and closes "
-            f"{closed['delta-reading']} of the KL that everybody's answers leave; it {beside(claims, 'delta')} than "
-            f"one that is the same for every question ({r['delta']} and {closed['delta']}).",
+            f"An offset that reads the question predicts these gaps with a correlation of {sure[read]} and closes "
+            f"{closed[read]} of the KL that everybody's answers leave; it {beside(claims, 'delta')} than one that is "
+            f"the same for every question ({r['delta']} and {closed['delta']}).",
             f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
             f"{beside(claims, dense)} than its like without an autoencoder ({r[dense]} and {closed[dense]}).",
-            f"The words of the question alone, with no language model, reach {sure[1]} and {closed['words']}, and the "
-            f"reading offset {beside(claims, 'words')} than they do (95% intervals over questions, tests corrected for "
-            "their number).",
+            f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
+            f"and the reading offset {beside(claims, 'words')} than they do (95% intervals over questions, tests "
+            "corrected for their number).",
         ]
     )
