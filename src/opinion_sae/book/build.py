@@ -19,6 +19,7 @@ import yaml
 
 from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.api import api_page
+from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
@@ -77,16 +78,17 @@ def stage(run: Run) -> None:
 def _chapters(run: Run) -> list[Path]:
     """The chapters that the table of contents names."""
     contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
-    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    names = [one["file"] for entry in entries for one in (entry, *entry.get("sections", []))]
     return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, and the run's numbers and first page as substitutions."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
-        config["parse"]["myst_substitutions"] = read_json(numbers)
+        config["parse"]["myst_substitutions"] = read_json(numbers) | make_front(run.results, run.figures)
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")

@@ -170,7 +170,8 @@ def cleaned(notebook: Any) -> str:
     """Strip, in place, what differs between equal runs; return what was on stderr.
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
-    version, the repository's own path, and stderr (progress and warnings).
+    version, the repository's own path, and stderr (progress and warnings). Code is tagged `hide-input`: a click on the
+    page shows it.
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -182,6 +183,7 @@ def cleaned(notebook: Any) -> str:
             cell.id = f"injected-{number}"
         if cell.cell_type != "code":
             continue
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
         warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
