@@ -69,6 +69,12 @@ CHAPTERS = {
         figures=["gaps.svg", "gaps_alone.svg"],
         work=["numbers-gaps.json"],
     ),
+    "19_one_question": dict(
+        needs=["07_alignment", "18_group_gaps"],
+        tables=["one_question.csv", "kl_scale.csv"],
+        figures=["one_question.svg", "one_question_toplines.svg", "kl_scale.svg"],
+        work=[],
+    ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
         tables=["joint_history.csv", "joint.csv"],
