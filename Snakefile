@@ -69,6 +69,13 @@ CHAPTERS = {
         figures=["gaps.svg", "gaps_alone.svg"],
         work=[],
     ),
+    "19_one_question": dict(
+        needs=["07_alignment", "18_group_gaps"],
+        tables=["one_question.csv", "kl_scale.csv"],
+        figures=["one_question.svg", "one_question_toplines.svg", "kl_scale.svg"],
+        work=[],
+    ),
+    "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
         tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],
@@ -147,7 +154,7 @@ workdir: str(ROOT)
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
     ALL_CORES = set()
 PROSE = [ROOT / "src/opinion_sae/book/build.py", ROOT / "_config.yml"]
-PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
+PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*")) if path.is_file()]
 
 
 def written_by(name):

@@ -100,9 +100,9 @@ def test_a_dot_for_each_fold_and_a_row_for_each_method(case):
     assert [len(line.get_xdata()) for line in dots] == [3] * 4
 
 
-def test_answers_are_those_of_the_table_and_two_from_toplines(case):
+def test_answers_are_those_of_the_table_and_three_from_toplines(case):
     survey, said = case
     shown = gap_report.shown_answers(survey, said)
     assert list(shown) == ["toplines", "delta", "delta-reading", "words"] + [
-        f"{name}-from-toplines" for name in ("delta-reading", "words")
+        f"{name}-from-toplines" for name in ("delta-reading", "delta", "words")
     ]

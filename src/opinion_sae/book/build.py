@@ -25,6 +25,7 @@ from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_ma
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
+EXPLORER = Path("_extra", "explorer", "data.js")
 PUBLISHES_BOOK = "default"
 
 # as its script does, whose first line does not stand spaces in the path
@@ -71,8 +72,15 @@ def stage(run: Run) -> None:
         else:
             shutil.copy2(path, run.book)
     (run.book / "api.md").write_text(api_page(), encoding="utf-8")
+    (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
+
+
+def explorer_script(path: Path) -> str:
+    """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none."""
+    found = read_json(path) if path.is_file() else None
+    return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
 
 
 def _chapters(run: Run) -> list[Path]:

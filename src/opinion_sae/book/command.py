@@ -102,7 +102,7 @@ def predict(given: argparse.Namespace) -> None:
     """How each group would answer questions of one's own."""
     from opinion_sae.book.predict import answer
 
-    answer(given.questions, given.run, given.out, given.figure)
+    answer(given.questions, given.run, given.out, given.figure, given.json)
 
 
 def survey(given: argparse.Namespace) -> None:
@@ -159,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
     one.add_argument("--out", type=Path, help="the CSV file to write; without it <questions>-predictions.csv")
     one.add_argument("--figure", type=Path, help="an SVG file to draw")
+    one.add_argument("--json", type=Path, help="a JSON file to write, which the book's explorer opens")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")

@@ -21,9 +21,7 @@ SHOWN = (
     *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
     *("shuffled-questions", "direct", "words", "words+direct"),
 )
-
-
-FIRST = ("delta-reading", "delta-reading-64", "delta", "words")
+FIRST = ("delta-reading", "delta-reading-64", "delta", "words")  # of a sentence, and in `answers.csv` from toplines too
 FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before leave
 
 
@@ -36,10 +34,10 @@ def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question opti
 def shown_answers(
     survey: Survey, tables: Mapping[str, Sequence[Float[np.ndarray, "_ question option"]]]
 ) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
-    """The columns of `answers.csv`: the methods of the page's table, and two of them from toplines."""
+    """The columns of `answers.csv`: the methods of the page's table, and some of them from toplines."""
     given = with_toplines(survey, tables, "toplines")
     shown = {name: list(given[name]) for name in SHOWN if name in given}
-    for name in ("delta-reading", "words"):
+    for name in (name for name in FIRST if name in given):
         shown[f"{name}-from-toplines"] = [from_toplines(survey, table) for table in given[name]]
     return shown
 
