@@ -11,6 +11,8 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.claims import CLAIMS, count_verdicts
+from opinion_sae.book.evaluated import Evaluated, seeds_sentence
+from opinion_sae.book.execute import products
 from opinion_sae.book.front import abstract, make_front
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
@@ -179,12 +181,15 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
     if not (run.results / "evaluate_claims.csv").is_file():
         return f"{said}: `make evaluate` measures that, and has not been run on these surveys yet."
     seeds = run.claims("evaluate_claims")
+    ours = Evaluated(run.results, "")  # of this run, or its chapters would have left them out
+    gaps = f"\n{seeds_sentence(ours)}" if len(ours.table("gaps")) else ""
+    slow = [method for method in ("lora", "prompt-best", "few-shot") if method in run.kl]
+    more = f"It also runs what a book has no time for. Held-out KL: {run.have(*slow)} " if slow else ""
     return (
         f"{said}, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part "
         f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {len(seeds)} claims, "
-        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}\n"
-        f"It also runs what a book has no time for. Held-out KL: {run.have('lora', 'prompt-best', 'few-shot')} "
-        "(`results/default/evaluate.csv`)."
+        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}{gaps}\n"
+        f"{more}(`results/default/evaluate.csv`)."
     )
 
 
@@ -194,7 +199,9 @@ def summary(root: Path) -> str:
     own = ("delta", "shared-delta")
     other_seeds = other.claims("evaluate_claims")
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
-    return f"""{gaps_sentence(ours.table("gaps"))}
+    speed = ours.run.get("throughput")
+    where = f"The times are of {ours.run['machine']}, {products(speed)}.\n" if speed else ""
+    return f"""{where}{gaps_sentence(ours.table("gaps"))}
 {pair_sentence(ours.table("pair_gaps"), "delta-reading")}
 {gap_claims_page(ours.table("gap_claims"))}
 Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}

@@ -214,7 +214,7 @@ def summarise(profile: Profile) -> None:
     """Write `numbers.json` (formatted, for the prose) and `run.json` to the results folder.
 
     Collects what the notebooks left in the work folder: `numbers-*.json` (string values, no name
-    twice) and `hash-*.json`; adds model, hook_layer, machine, throughput and time_total to the numbers.
+    twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
     speed = run.work / "throughput.json"
@@ -225,8 +225,7 @@ def summarise(profile: Profile) -> None:
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
-        "machine": machine(),
-        "throughput": products(read_json(speed)),
+        "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
     for path in sorted(run.work.glob("numbers-*.json")):
@@ -242,7 +241,7 @@ def summarise(profile: Profile) -> None:
             "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
-            "machine": numbers["machine"],
+            "machine": machine(),
             "throughput": read_json(speed),
             "notebooks": costs,
         },
@@ -277,8 +276,8 @@ def throughput(side: int = 2048, rounds: int = 5, seconds: float = 1.0) -> dict[
 def products(found: dict[str, int | float]) -> str:
     """`throughput` for the prose."""
     return (
-        f"{found['gflops_float32']:.0f} GFLOP/s in float32 and {found['gflops_bfloat16']:.0f} in bfloat16 on products "
-        f"of {found['side']} x {found['side']} matrices, {found['threads']} threads"
+        f"which multiply matrices of side {found['side']} with {found['gflops_float32']:.0f} GFLOP/s in float32 and "
+        f"{found['gflops_bfloat16']:.0f} in bfloat16 (threads: {found['threads']})"
     )
 
 

@@ -106,7 +106,7 @@ def learning_curve(table: pd.DataFrame) -> Figure:
             rows, (colour, marker, line) = rows.sort_values("n_seen"), MARKS[method]
             error = np.maximum([rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]], 0)
             look = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "markersize": 4}
-            axes.errorbar(rows["n_seen"] * 1.02**shift, rows[measure], yerr=np.nan_to_num(error), **look)
+            axes.errorbar(rows["n_seen"] * 1.04**shift, rows[measure], yerr=np.nan_to_num(error), **look)
             ends[method] = float(rows[measure].iloc[-1])
         low, high = axes.get_ylim()
         for place, method in _apart(ends, 0.08 * (high - low)):
@@ -120,7 +120,6 @@ def learning_curve(table: pd.DataFrame) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("questions to fit and choose by")
         axes.set_ylabel(name)
-    figure.tight_layout()
     return figure
 
 
