@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.artifacts import read_json, remembered, write_csv, write_json
+from opinion_sae.artifacts import check_fields, read_csv, read_json, remembered, write_csv, write_json
 from opinion_sae.book.claims import CLAIMS, claims_page, kl_cells
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile, load_profile
@@ -45,6 +45,11 @@ from opinion_sae.score.statistics import claims_table, verdicts
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
 SEEDS = 5
+EVALUATED = (  # end of a table's name, columns that are needed, and those of them that hold numbers
+    ("", ("method", "group", "n_questions", "kl", "tv", "alignment"), ("kl", "tv", "alignment")),
+    ("_claims", ("claim", "method", "reference", "group", "effect", "low", "high"), ("effect",)),
+    ("_side_effects", ("method", "group", "quantity", "value", "low", "high"), ("value",)),
+)
 ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))  # of the chapters
 PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 # where the questions tested come from, by the end of a method's name
@@ -198,11 +203,14 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
     if not (results / "evaluate.json").is_file():
         note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
     else:
-        hashes = read_json(results / "evaluate.json")["hashes"]
+        about = read_json(results / "evaluate.json")
+        check_fields(about, {"hashes": dict}, str(results / "evaluate.json"), more=True)
+        hashes = about["hashes"]
+        check_fields(hashes, {"data": str, "model": str}, f"{results / 'evaluate.json'}: hashes", more=True)
         wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
         if not wrong:
             rows, claims, effects = (
-                pd.read_csv(results / f"evaluate{name}.csv") for name in ("", "_claims", "_side_effects")
+                read_csv(results / f"evaluate{name}.csv", columns, numbers) for name, columns, numbers in EVALUATED
             )
             claims["verdict"] = verdicts(claims)  # by today's rule, whenever the table was made
             return Evaluated(rows, claims, effects, "Of this survey and model are also the tables of `make evaluate`.")

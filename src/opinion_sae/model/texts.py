@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from opinion_sae.artifacts import read_text
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import build_prompts, chat, describe
 from opinion_sae.progress import progress
@@ -35,13 +36,6 @@ def load_texts(source: str, lm: LanguageModel, survey: Survey, tokens: int, seed
     if not files:
         raise FileNotFoundError(f"texts {source!r}: no folder with .txt files; else use 'self' or 'hf:<dataset>'")
     return [read_text(file) for file in files]
-
-
-def read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text: {error}") from error
 
 
 def prompt_texts(lm: LanguageModel, survey: Survey) -> list[str]:
