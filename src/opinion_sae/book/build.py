@@ -4,7 +4,6 @@ Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the execu
 figures. The html is moved into place, and the default run published, only if nothing is wrong.
 """
 
-import json
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
@@ -96,7 +95,7 @@ def configure(run: Run) -> Path:
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
-        config["parse"]["myst_substitutions"] = read_json(numbers) | make_front(run.results, run.figures)
+        config["parse"]["myst_substitutions"] = read_json(numbers, dict) | make_front(run.results, run.figures)
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -110,13 +109,13 @@ def chapter_faults(run: Run) -> Iterator[str]:
         if not path.exists():
             yield f"{name}: not there; run its notebook first"
             continue
-        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        for number, cell in enumerate(read_cells(path)):
             if cell["cell_type"] != "code":
                 continue
             for output in cell["outputs"]:
                 if output["output_type"] == "error":
-                    yield f"{name}: cell {number} raised {output['ename']}: {output['evalue']}"
-            if cell["execution_count"] is None and "".join(cell["source"]).strip():
+                    yield f"{name}: cell {number} raised {output.get('ename')}: {output.get('evalue')}"
+            if cell["execution_count"] is None and cell["source"].strip():
                 yield f"{name}: cell {number} was not run"
 
 

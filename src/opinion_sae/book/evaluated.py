@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_json
+from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, markdown_table, plain, with_interval
@@ -30,7 +30,7 @@ class Evaluated(NamedTuple):
     def table(self, name: str = "") -> pd.DataFrame:
         """`evaluate_<name>.csv`; without rows if there is none of this run."""
         path = self.folder / f"evaluate{'_' if name else ''}{name}.csv" if self.folder else None
-        return pd.read_csv(path) if path and path.is_file() else pd.DataFrame({"method": []})
+        return read_csv(path, ("method",)) if path and path.is_file() else pd.DataFrame({"method": []})
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -49,8 +49,12 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
     if not (results / "evaluate.json").is_file():
         note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
         return Evaluated(None, note)
-    about = read_json(results / "evaluate.json")
-    wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if about["hashes"][name] != ours]
+    path = results / "evaluate.json"
+    about = read_json(path)
+    check_fields(about, {"hashes": dict}, str(path), more=True)
+    hashes = about["hashes"]
+    check_fields(hashes, {"data": str, "model": str}, f"{path}: hashes", more=True)
+    wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
     if wrong:
         note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
         return Evaluated(None, note)

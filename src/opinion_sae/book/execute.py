@@ -3,7 +3,6 @@
 import ast
 import fcntl
 import importlib.metadata
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import read_json, replacing, write_json
+from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, open_run
 from opinion_sae.book.profile import Profile, parameters
 from opinion_sae.progress import VARIABLE
@@ -53,15 +52,15 @@ def declared(notebook: Path) -> dict[str, Any]:
     Raises ValueError unless that cell holds nothing but `name = literal` lines, because papermill
     puts the profile's values after it and whatever it derives would keep the default.
     """
-    cells = [
-        cell
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
+    cells = [cell for cell in read_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise ValueError(f"{notebook}: one cell must be tagged parameters, not {len(cells)}")
+    try:
+        lines = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
+        raise ValueError(f"{notebook}: the parameters are not Python: {error}") from error
     found = {}
-    for line in ast.parse("".join(cells[0]["source"])).body:
+    for line in lines:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         if not isinstance(line, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name):
             raise ValueError(f"{notebook}: not `name = value` in the parameters: {ast.unparse(line)}")
@@ -222,6 +221,9 @@ def summarise(profile: Profile) -> None:
         write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
     costs = {path.stem: read_json(path) for path in logs if path.exists()}
+    for path in logs:
+        if path.stem in costs:
+            check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
@@ -229,7 +231,7 @@ def summarise(profile: Profile) -> None:
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
     for path in sorted(run.work.glob("numbers-*.json")):
-        for name, value in read_json(path).items():
+        for name, value in read_json(path, dict).items():
             if name in numbers or not isinstance(value, str):
                 raise ValueError(f"{path}: {name} must be a string and given in one place only")
             numbers[name] = value

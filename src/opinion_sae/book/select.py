@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from opinion_sae.artifacts import read_json, write_csv
+from opinion_sae.artifacts import check_fields, read_csv, read_json, write_csv
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.delta.fit import fit_from_shared, fit_frozen
@@ -135,6 +135,7 @@ def select(profile: Profile) -> pd.DataFrame:
         lm = load_language_model(profile.model, profile.dtype)
         survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
         texts = read_json(source)
+        check_fields(texts, {"training": list, "prompts": list, "held_out": list}, str(source), more=True)
         layers = Layers(profile, lm, texts | {"training": texts["training"] + texts["prompts"]})
         splits = by_question(question_folds(survey, profile.folds, profile.seed))
     for layer in dict.fromkeys(layer for layer, _ in missing):
@@ -149,7 +150,10 @@ def select(profile: Profile) -> pd.DataFrame:
 
 def grid_of(path: Path) -> pd.DataFrame:
     """The grid that `select` wrote to selection.csv; empty, with its columns, where it was never run."""
-    return pd.read_csv(path, dtype={"settings": str}) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    numbers = [column for column in COLUMNS if column not in ("mode", "settings")]
+    return read_csv(path, COLUMNS, numbers, names=COLUMNS[:5] + COLUMNS[-1:], dtype={"settings": str})
 
 
 def chosen_by_fold(grid: pd.DataFrame) -> pd.DataFrame:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import check_numbers, read_tensors, replacing
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 
@@ -96,4 +96,9 @@ def load_activations(folder: Path) -> Activations:
     path = folder / "activations.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no activations there; run chapter 03_sae first")
-    return Activations(**{name: x.float() for name, x in load_file(path).items()})
+    _, tensors = read_tensors(path)
+    check_numbers(path, tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if set(shapes) != set(Activations._fields) or len({shape[1:] for shape in shapes.values()}) > 1:
+        raise ValueError(f"{path}: expected {' and '.join(Activations._fields)} of one width, found {shapes}")
+    return Activations(**{name: x.float() for name, x in tensors.items()})

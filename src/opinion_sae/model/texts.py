@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from opinion_sae.artifacts import read_text
 from opinion_sae.model.addresses import addresses
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import build_prompts, chat, describe
@@ -97,13 +98,6 @@ def folder_texts(source: str) -> list[str]:
             f"texts {source!r}: no folder with .txt files; else use {', '.join(BUILT_IN)} or hf:<dataset>"
         )
     return [read_text(file) for file in files]
-
-
-def read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text: {error}") from error
 
 
 def prompt_texts(lm: LanguageModel, survey: Survey, tokens: int) -> list[str]:
