@@ -6,10 +6,11 @@ snakemake --cores all --config profile=smoke
 import sys
 
 from opinion_sae.book.execute import chosen
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.paths import ROOT, home, relative
 from opinion_sae.book.profile import find_profile, load_profile
 from opinion_sae.book.reach import code_hash
-from opinion_sae.book.workflow import hold, relative, user_files
+from opinion_sae.book.terminal import plan
+from opinion_sae.book.workflow import hold, user_files
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -148,7 +149,7 @@ except (FileNotFoundError, ValueError) as error:
 RUN = PROFILE.run
 
 
-workdir: str(ROOT)
+workdir: str(home())
 
 
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
@@ -193,6 +194,7 @@ onstart:
         HELD = hold(RUN)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    plan(RUN, sorted(CHAPTERS.keys() & {job.rule.name for job in workflow.dag.needrun_jobs()}))
 
 
 rule book:

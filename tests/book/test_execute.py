@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from opinion_sae.book import execute, paths
-from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, spoken, summarise, throughput
+from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, summarise, throughput
 from opinion_sae.book.paths import ROOT, open_run
 from opinion_sae.book.profile import load_profile
 
@@ -165,11 +165,3 @@ def test_a_number_is_text_and_has_one_source(place, second):
     leave(place, "numbers-02.json", second)
     with pytest.raises(ValueError, match="numbers-02.json: [a-z]+ must be a string and given in one"):
         summarise(mine(place))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0 seconds"), (99.4, "99 seconds"), (100.0, "2 minutes"), (840.0, "14 minutes"), (9e3, "2.5 hours")],
-)
-def test_a_duration_is_said_as_a_reader_would(seconds, text):
-    assert spoken(seconds) == text

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,8 @@ import yaml
 from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
 from opinion_sae.book.front import make_front
-from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
+from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
+from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
@@ -175,11 +177,16 @@ def build(run: Run) -> Path:
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(run.book)]
     command += ["--config", str(configure(run)), "--path-output", str(made)]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
-    colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
-    print(f"Sphinx reads {run.book}", flush=True)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | colour)
+    tell(f"{time.strftime('%H:%M:%S')}  Sphinx reads {relative(run.book)}")
+    run.logs.mkdir(exist_ok=True)
+    log = run.logs / "sphinx.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=file, check=False, env=os.environ | {"NO_COLOR": "1"}
+        )
     if done.returncode:
-        raise BookError("Sphinx warned or failed; its messages are above")
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise BookError("\n  ".join([f"Sphinx warned or failed, all of it in {relative(log)}:", *said[:6]]))
     html = made / "_build" / "html"
     _refuse(html_faults(html))
     mark(html)

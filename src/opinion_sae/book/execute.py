@@ -15,12 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
-from opinion_sae.book.paths import ROOT, Run, open_run
+from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, parameters
+from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -108,7 +110,10 @@ def _run_alone(profile: Profile, notebook: Path, run: Run) -> Path:
     log, half = run.logs / f"{notebook.stem}.log", run.logs / f"{notebook.stem}.ipynb"
     log.write_text(f"{notebook.stem} {values}\n", encoding="utf-8")
     start = time.perf_counter()
-    executed = _execute(notebook, half, {name: values[name] for name in values if values[name] != defaults[name]}, log)
+    tell(f"{time.strftime('%H:%M:%S')}  {notebook.stem}")
+    with stages(notebook.stem, log):
+        changed = {name: values[name] for name in values if values[name] != defaults[name]}
+        executed = _execute(notebook, half, changed, log)
     cost = {
         "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_mb": round(_peak_memory() / 1e6),
@@ -117,11 +122,13 @@ def _run_alone(profile: Profile, notebook: Path, run: Run) -> Path:
     if warned:
         with log.open("a", encoding="utf-8") as file:
             file.write(warned)
-        print(f"{notebook.stem}: wrote to stderr, see {_short(log)}", file=sys.stderr)
+        print(f"{notebook.stem}: wrote to stderr, see {relative(log)}", file=sys.stderr)
     with replacing(run.chapters / notebook.name) as side:
         nbformat.write(executed, side)
     half.unlink()
     write_json(run.logs / f"{notebook.stem}.json", cost)
+    told = [f"done in {spoken(cost['seconds'])}", standing(run)]
+    tell(f"{time.strftime('%H:%M:%S')}  {notebook.stem}: {', '.join(filter(None, told))}")
     return run.chapters / notebook.name
 
 
@@ -136,7 +143,7 @@ def _alone(lock: Path) -> Iterator[None]:
 def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
     """The executed notebook; `half` keeps what was done so far."""
     os.environ.update(KERNEL_ENVIRONMENT)
-    os.environ[VARIABLE] = os.ttyname(2) if sys.stderr.isatty() else str(log)
+    os.environ[VARIABLE] = str(log)
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -150,19 +157,36 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
             kernel_name="python3",
             language="python",
             cwd=ROOT,
-            progress_bar={"desc": notebook.stem, "unit": "cell"},
+            progress_bar=False,
             config=Config(KernelManager={"transport_encryption": "auto"}),
         )
     except papermill.PapermillExecutionError as error:
         trace = COLOUR.sub("", "\n".join(error.traceback))
         with log.open("a", encoding="utf-8") as file:
             file.write(trace + "\n")
-        raise NotebookError(
-            f"{notebook.name}, cell In[{error.exec_count}]: {error.ename}: {COLOUR.sub('', error.evalue)}\n"
-            f"  traceback: {_short(log)}\n  notebook up to there: {_short(half)}"
-        ) from error
+        what = f"{notebook.name}, cell In[{error.exec_count}]: {error.ename}: {_first(COLOUR.sub('', error.evalue))}"
+        where = [what, *called(trace), f"traceback: {relative(log)}", f"notebook up to there: {relative(half)}"]
+        raise NotebookError("\n  ".join(where)) from error
     except DeadKernelError as error:
-        raise NotebookError(f"{notebook.name}: the kernel died, most likely out of memory") from error
+        raise NotebookError(
+            f"{notebook.name}: the kernel died, most likely out of memory\n  log: {relative(log)}"
+        ) from error
+
+
+def _first(text: str) -> str:
+    """Of a long message its first three lines, each no longer than four of a terminal."""
+    return "\n    ".join(line[:320] for line in text.splitlines()[:3])
+
+
+def called(trace: str) -> list[str]:
+    """Of IPython's traceback: the line of the cell that failed, and the last two lines that it led to."""
+    lines = anywhere(trace).splitlines()
+    places = [number for number, line in enumerate(lines) if re.match(r"(File|Cell In) ?\S+", line)]
+    found = []
+    for start, end in pairwise([*places, len(lines)]):
+        arrows = [line for line in lines[start:end] if re.match(r"-+> ?\d+ ", line)]
+        found += [f"{lines[start].removeprefix('File ')}: {re.sub(r'^-+> ?[0-9]+ +', '', line)}" for line in arrows[:1]]
+    return [line[:320] for line in (found if len(found) <= 3 else [found[0], *found[-2:]])]
 
 
 def cleaned(notebook: Any) -> str:
@@ -195,12 +219,8 @@ def cleaned(notebook: Any) -> str:
 
 
 def anywhere(text: str) -> str:
-    """The text without the place of this repository, which differs from machine to machine."""
-    return text.replace(f"{ROOT}/", "")
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    """The text without the place of this repository and of its runs, which differ from machine to machine."""
+    return text.replace(f"{ROOT}/", "").replace(f"{home()}/", "")
 
 
 def _peak_memory() -> int:
@@ -281,10 +301,3 @@ def products(found: dict[str, int | float]) -> str:
         f"which multiply matrices of side {found['side']} with {found['gflops_float32']:.0f} GFLOP/s in float32 and "
         f"{found['gflops_bfloat16']:.0f} in bfloat16 (threads: {found['threads']})"
     )
-
-
-def spoken(seconds: float) -> str:
-    """A duration in the unit that a reader would use."""
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from opinion_sae.artifacts import read_text
-from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
+from opinion_sae.book.paths import PUBLISHED, ROOT, Run, home, run_at
 from opinion_sae.delta.settings import FitSettings, JointSettings
 from opinion_sae.model.sources import BUILT_IN, parse_sources
 
@@ -98,8 +98,13 @@ class Profile:
 def find_profile(name: str) -> Path:
     """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
 
-    Raises FileNotFoundError that lists the profiles there are.
+    Raises FileNotFoundError that lists the profiles there are, or says that the repository is not there.
     """
+    if not (ROOT / "profiles").is_dir():
+        raise FileNotFoundError(
+            "opinion-sae was installed without its repository, which holds the profiles and the notebooks: get it, and "
+            "`make book` there. `opinion-sae predict` and `opinion-sae survey` work anywhere"
+        )
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
@@ -256,9 +261,9 @@ def _check_output(path: Path, profile: Profile) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     results = run.results.resolve()
-    if results.is_relative_to(ROOT) and results.parent != ROOT / "results":
-        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     inside = results.is_relative_to(ROOT)
+    if inside and results.parent not in (ROOT / "results", home() / "results"):
+        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     for name in {run.name, results.name if inside else run.name} & set(PUBLISHED):
         if path != ROOT / "profiles" / f"{name}.yaml":
             raise ValueError(f"{path}: output {profile.output} is where profiles/{name}.yaml publishes; name another")

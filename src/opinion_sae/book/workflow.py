@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from opinion_sae.artifacts import sweep
-from opinion_sae.book.paths import ROOT, Run, claim
+from opinion_sae.book.paths import ROOT, Run, claim, home
 from opinion_sae.model.sources import parse_sources
 
 TABLES = ("*.csv", "*.csv.gz", "*.json")  # what a survey's folder holds
@@ -50,11 +50,6 @@ def _files(path: Path) -> set[Path]:
     return {path} if path.is_file() else {file for file in path.glob("*") if file.is_file()}
 
 
-def relative(path: Path) -> str:
-    """A path from the repository on, since snakemake takes {braces} in one that is written for a wildcard."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
-
-
 def hold(run: Run) -> IO[str]:
     """Hold the run until this process ends, however it ends. Raises ValueError that names a process that has it."""
     claim(run)
@@ -83,8 +78,8 @@ def go_on(run: Run) -> None:
     hold(run).close()
     for folder in (run.results, run.build, *(path for path in run.build.rglob("*/"))):
         sweep(folder)
-    left = list((ROOT / ".snakemake" / "locks").glob("*"))
-    if left and not any(_held(lock) for lock in ROOT.glob(f"_build/*/{LOCK}")):
+    left = list((home() / ".snakemake" / "locks").glob("*"))
+    if left and not any(_held(lock) for lock in home().glob(f"_build/*/{LOCK}")):
         print("removed the lock of a run that was killed")
         for path in left:
             path.unlink(missing_ok=True)
@@ -93,7 +88,8 @@ def go_on(run: Run) -> None:
 def command(profile: str, targets: Sequence[str], flags: Sequence[str]) -> list[str]:
     """The call of snakemake for a profile; no shell reads it, and quotes keep the name from being read as YAML."""
     call = [sys.executable, "-m", "snakemake", "--cores", "all", "--rerun-incomplete", "--quiet", "host", "reason"]
-    call.append("--nolock")  # `hold` does it, and lets go when the process is killed
+    call += ["--nolock"]  # `hold` does it, and lets go when the process is killed
+    call += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home())]
     return [*call, *flags, "--config", f"profile={json.dumps(profile, ensure_ascii=False)}", "--", *targets]
 
 
