@@ -82,11 +82,14 @@ def _chapters(run: Run) -> list[Path]:
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, with the run's `numbers.json` and a link to `$REPOSITORY_URL`."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
         config["parse"]["myst_substitutions"] = read_json(numbers)
+    if "REPOSITORY_URL" in os.environ:  # of the copy that is published, which may be a fork's
+        config["repository"] = {"url": os.environ["REPOSITORY_URL"]}
+        config["html"]["use_repository_button"] = True
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
