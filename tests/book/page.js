@@ -54,18 +54,39 @@
     }
   };
 
-  const findings = async (only) => {
-    const given = only ? { runOnly: only } : {};
-    const { violations } = await axe.run({ resultTypes: ["violations"], preload: false, elementRef: true, ...given });
+  // One element of each kind of text: of a colour, size and weight, on a background.
+  const texts = () => {
+    const kinds = new Map();
+    for (const element of document.querySelectorAll("body *")) {
+      if (![...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())) continue;
+      if (!element.checkVisibility()) continue;
+      const { color, fontSize, fontWeight } = getComputedStyle(element);
+      const under = [];
+      for (let box = element; box; box = box.parentElement) {
+        const { backgroundColor, opacity } = getComputedStyle(box);
+        if (backgroundColor !== "rgba(0, 0, 0, 0)") under.push(backgroundColor);
+        if (opacity !== "1") under.push(opacity);
+      }
+      const kind = [color, fontSize, fontWeight, ...under].join("|");
+      if (!kinds.has(kind)) kinds.set(kind, element);
+    }
+    return { include: [...kinds.values()] };
+  };
+
+  const run = async (where, rules) => {
+    const { violations } = await axe.run(where, { resultTypes: ["violations"], preload: false, elementRef: true, ...rules });
     return violations.filter((one) => ["serious", "critical"].includes(one.impact)).flatMap((one) =>
       one.nodes.map((node) => {
         const why = [...node.any, ...node.all, ...node.none].map((check) => check.message).join("; ");
         return `${one.id} (${one.impact}): ${named(node.element)}: ${why}`;
       }));
   };
+  const contrast = () => run(texts(), { runOnly: ["color-contrast"] });
+  const rest = () => run(document, { rules: { "color-contrast": { enabled: false } } });
+  const scrollable = () => run(document, { runOnly: ["scrollable-region-focusable"] });
 
   // The theme makes what scrolls focusable 0.3 seconds after the window changed.
   const settled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 500))));
 
-  window.pageOf = { settled, facts, wide, cut, thin, findings };
+  window.pageOf = { settled, facts, wide, cut, thin, contrast, rest, scrollable };
 })();

@@ -43,14 +43,15 @@ async def look(page, path):
         await page.evaluate(script.read_text(encoding="utf-8"))
     seen = {"name": name, "url": path.as_uri(), **await page.evaluate("pageOf.facts()"), "axe": []}
     await page.evaluate("pageOf.thin()")
-    for theme, rules in (("light", None), ("dark", ["color-contrast"])):
+    seen["axe"] += await page.evaluate("pageOf.rest()")
+    for theme in ("light", "dark"):
         await page.emulate_media(color_scheme=theme)
         await page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
-        seen["axe"] += [f"{theme}: {one}" for one in await page.evaluate("pageOf.findings", rules)]
+        seen["axe"] += [f"{theme}: {one}" for one in await page.evaluate("pageOf.contrast()")]
     await page.set_viewport_size(PHONE)
     await page.evaluate("pageOf.settled()")
     seen["phone"] = await page.evaluate("pageOf.wide()")
-    seen["axe"] += [f"phone: {one}" for one in await page.evaluate("pageOf.findings(['scrollable-region-focusable'])")]
+    seen["axe"] += [f"phone: {one}" for one in await page.evaluate("pageOf.scrollable()")]
     await page.set_viewport_size(PAPER)
     await page.emulate_media(media="print")
     seen["paper"] = await page.evaluate("pageOf.cut()")
@@ -84,7 +85,7 @@ async def visit(browser_path):
         seen = await asyncio.gather(*(one(look, path) for path in pages))
         order = seen[0]["sidebar"]
         sought = order[len(order) // 2]
-        title = next(page["title"] for page in seen if page["url"] == sought)
+        title = {page["url"]: page["title"] for page in seen}[sought]
         found = await one(search, re.sub(r"^[\d.]+ | — .*$", "", title))
         await browser.close()
     return {page["name"]: page for page in seen}, sought, found
