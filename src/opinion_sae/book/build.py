@@ -93,11 +93,14 @@ def _chapters(run: Run) -> list[Path]:
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's numbers and first page as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, the run's numbers and first page, and a link to `$REPOSITORY_URL`."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
         config["parse"]["myst_substitutions"] = read_json(numbers, dict) | make_front(run.results, run.figures)
+    if "REPOSITORY_URL" in os.environ:  # of the copy that is published, which may be a fork's
+        config["repository"] = {"url": os.environ["REPOSITORY_URL"]}
+        config["html"]["use_repository_button"] = True
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
