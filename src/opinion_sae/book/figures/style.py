@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import LogFormatterSciNotation
@@ -84,9 +84,9 @@ class PlainNumbers(LogFormatterSciNotation):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def log_scale(axis: Axis, base: int = 10) -> None:
+def log_scale(axis: XAxis | YAxis, base: int = 10) -> None:
     """A logarithmic axis; its own labels would be mathtext, which the style takes for plain text."""
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base)
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log", base=base)
     axis.set_major_formatter(PlainNumbers(base))
     axis.set_minor_formatter(PlainNumbers(base, labelOnlyBase=False))
 
