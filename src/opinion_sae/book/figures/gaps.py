@@ -24,7 +24,7 @@ def gap_methods(gaps: pd.DataFrame, by_fold: pd.DataFrame, task: str) -> Figure:
     """Two measures of a task over all groups, a row per method: mean with its 95 % interval, and each fold (grey)."""
     part = gaps[(gaps["task"] == task) & (gaps["group"] == "all")].set_index("method")
     methods = sorted(part.index, key=rank)
-    figure, panels = plt.subplots(1, 2, figsize=(8, 0.22 * len(methods) + 1.1), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.25 * len(methods) + 1.1), sharey=True)
     folds = by_fold[(by_fold["task"] == task) & (by_fold["part"] == "fold")]
     for axes, (measure, name) in zip(panels, PANELS[task].items(), strict=True):
         for place, method in enumerate(methods):
@@ -39,7 +39,7 @@ def gap_methods(gaps: pd.DataFrame, by_fold: pd.DataFrame, task: str) -> Figure:
         axes.set_xlabel(name)
     # a fold far out would squeeze all the rest
     panels[1].set_xlim(*_limits(part, list(PANELS[task])[1]))
-    panels[0].set_yticks(range(len(methods)), [label(method) for method in methods], fontsize=7)
+    panels[0].set_yticks(range(len(methods)), [label(method) for method in methods], fontsize=8)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
 
@@ -62,7 +62,7 @@ def reading_gap(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axvline(0, color="black", linewidth=0.8)
     bound = 1.1 * max(0.01, np.nanmax(np.abs(np.concatenate([actual, predicted])), initial=0.0))
-    axes.plot([-bound, bound], [-bound, bound], color="#777777", linestyle=":", linewidth=1, label="equal")
+    axes.plot([-bound, bound], [-bound, bound], color="#777777", linestyle=":", linewidth=1)
     axes.plot(actual, predicted, "o", color="#0072B2", markersize=4, alpha=0.6)
     axes.set_xlim(-bound, bound)
     axes.set_ylim(-bound, bound)
@@ -71,7 +71,7 @@ def reading_gap(
     axes.set_ylabel("predicted from toplines, held out")
     shown = "too few questions for r" if np.isnan(r) else f"r = {r:.2f}"
     axes.set_title(f"{shown}, {int((~np.isnan(actual)).sum())} questions", loc="left", fontsize=9)
-    axes.legend(loc="lower right")
+    axes.annotate("equal", (bound, bound), (-6, -2), textcoords="offset points", ha="right", va="top")
     return figure
 
 
