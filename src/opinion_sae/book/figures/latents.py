@@ -50,7 +50,7 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
         "dense": (f"{name_of('dense')} of the same norm", "#CC79A7", "^", "-."),
     }
     part = table[table["group"] == "all"]
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("mean KL (nats)", "alignment"), strict=True):
         for n, (method, (name, colour, marker, line)) in enumerate(styles.items()):
             rows = part[part["method"] == method].sort_values("latents")
@@ -58,20 +58,20 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
             place = rows["latents"] * (1 + 0.05 * (n - 1))  # side by side, so that the intervals can be told apart
             axes.errorbar(place, rows[measure], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=name)
         log_scale(axes.xaxis, base=2)
-        axes.set_xlabel("latents touched per group (mean)")
-        axes.set_ylabel(f"{label}, {questions} held-out questions")
+        axes.set_xlabel(f"latents touched per group (mean)\n{questions} held-out questions")
+        axes.set_ylabel(label)
     for method, value in references.items():
         reference_line(panels[0], "kl", method, value)
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
     """Held-out KL against latents touched, one small panel per group: refitted, with intervals, and dense."""
-    columns = 6
+    columns = 4
     rows = -(-len(groups) // columns)
     figure, panels = plt.subplots(
-        rows, columns, figsize=(9, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows, columns, figsize=(6.5, 1.4 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axes in panels.flat[len(groups) :]:
         axes.set_axis_off()
@@ -90,7 +90,7 @@ def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
 
 def tilt(table: pd.DataFrame) -> Figure:
     """Mean and worst group against the tilt t, in KL and alignment, with 95 % intervals."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 2.8), layout="constrained")
     places = {t: n for n, t in enumerate(sorted(table["t"].unique()))}
     styles = [("mean over groups", "#0072B2", "o", "-"), ("worst-off group", "#D55E00", "s", "--")]
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("KL (nats)", "alignment"), strict=True):
@@ -102,5 +102,5 @@ def tilt(table: pd.DataFrame) -> Figure:
         axes.set_xticks(list(places.values()), [f"{t:g}" for t in places])
         axes.set_xlabel("tilt t (0: plain mean)")
         axes.set_ylabel(f"held-out {label}")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,11 @@ STYLE = {
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
+if "ipykernel" in sys.modules:  # in a chapter
+    from IPython.core.getipython import get_ipython
+    from matplotlib_inline.config import InlineBackend
+
+    InlineBackend.instance(parent=get_ipython()).figure_formats = {"svg"}
 
 
 class PlainNumbers(LogFormatterSciNotation):
@@ -105,6 +111,11 @@ def reference_line(axes: Axes, measure: str, method: str, value: float, upright:
     colour, _, line = MARKS[method]
     draw = axes.axvline if upright else axes.axhline
     draw(value, color=colour, linestyle=line, linewidth=1, label=label(method), gid=f"{measure}-of-{method}")
+
+
+def legend_above(axes: Axes, ncols: int = 2) -> None:
+    """The names of the marks above the panel, off the data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2, columnspacing=1)
 
 
 def save_svg(figure: Figure, path: str | Path) -> None:
