@@ -4,6 +4,7 @@ Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the execu
 figures. The html is moved into place, and the default run published, only if nothing is wrong.
 """
 
+import json
 import os
 import re
 import shutil
