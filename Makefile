@@ -4,6 +4,8 @@ PYTHON ?= python3
 DEVICE ?= cpu
 # for snakemake, such as --profile profiles/slurm
 FLAGS ?=
+# of make evaluate, such as "seeds splits"
+ITEMS ?=
 
 # As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it.
 override PROFILE := $(value PROFILE)
@@ -24,8 +26,9 @@ help:
 	@echo "make html                 the pages of the book as it is committed, without running anything"
 	@echo "make select               compare layers, strengths and beta on validation: results/<name>/selection.csv;"
 	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"
-	@echo "make evaluate             after make book: five seeds, other splits, persona prompts, LoRA; resumable,"
-	@echo "                          at most 102 minutes of one core: results/<name>/evaluate.csv"
+	@echo "make evaluate             after make book: five seeds, other splits, a learning curve, persona prompts, LoRA,"
+	@echo "                          hours; goes on where it was stopped: results/<name>/evaluate*.csv;"
+	@echo "                          ITEMS=\"seeds splits\": only some (seeds splits learning prompts lora)"
 	@echo "make test                 lint, unit tests, a smoke book, and its chapters run once more"
 	@echo "make lint                 form and types: ruff, basedpyright"
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
@@ -48,7 +51,7 @@ select: $(READY)
 
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
-	$(OPINION_SAE) evaluate -- "$$PROFILE"
+	$(OPINION_SAE) evaluate -- "$$PROFILE" $(ITEMS)
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

@@ -68,11 +68,18 @@ CHAPTERS = {
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
         tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
         figures=["gaps.svg", "gaps_alone.svg"],
-        work=["numbers-gaps.json"],
+        work=[],
     ),
+    "19_one_question": dict(
+        needs=["07_alignment", "18_group_gaps"],
+        tables=["one_question.csv", "kl_scale.csv"],
+        figures=["one_question.svg", "one_question_toplines.svg", "kl_scale.svg"],
+        work=[],
+    ),
+    "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
-        tables=["joint_history.csv", "joint.csv"],
+        tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
@@ -147,8 +154,8 @@ workdir: str(home())
 
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
     ALL_CORES = set()
-PROSE = [ROOT / "src/opinion_sae/book/build.py", ROOT / "_config.yml"]
-PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
+PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
+PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*")) if path.is_file()]
 
 
 def written_by(name):

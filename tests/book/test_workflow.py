@@ -57,11 +57,11 @@ def test_single_files_and_folders_of_other_parameters(tmp_path, monkeypatch):
     for name in ("model/config.json", "texts/a.txt", "subpop.jsonl", "counts/SEX_data.json", "counts/info.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    values = {"model": "~/model", "texts": str(tmp_path / "texts"), "sae": "train", "seed": 3}
+    values = {"model": "~/model", "texts": [f"{tmp_path / 'texts'} 0.5", "self 0.5"], "sae": "train", "seed": 3}
     assert user_files(values) == [tmp_path / "model/config.json", tmp_path / "texts/a.txt"]
     assert user_files({"survey": "subpop:~/subpop.jsonl"}) == [tmp_path / "subpop.jsonl"]
     assert user_files({"survey": "~/counts"}) == [tmp_path / "counts/SEX_data.json", tmp_path / "counts/info.csv"]
-    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss", "texts": "self"}) == []
+    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss", "texts": ["self 1"]}) == []
 
 
 def test_a_changed_answer_in_one_wave_reruns_the_chapter(tmp_path):

@@ -4,7 +4,6 @@ Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the execu
 figures. The html is moved into place, and the default run published, only if nothing is wrong.
 """
 
-import json
 import os
 import re
 import shutil
@@ -18,14 +17,16 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
+from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
 from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
+EXPLORER = Path("_extra", "explorer", "data.js")
 PUBLISHES_BOOK = "default"
 
 # as its script does, whose first line does not stand spaces in the path
@@ -72,23 +73,34 @@ def stage(run: Run) -> None:
         else:
             shutil.copy2(path, run.book)
     (run.book / "api.md").write_text(api_page(), encoding="utf-8")
+    (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
+
+
+def explorer_script(path: Path) -> str:
+    """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none."""
+    found = read_json(path) if path.is_file() else None
+    return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
 
 
 def _chapters(run: Run) -> list[Path]:
     """The chapters that the table of contents names."""
     contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
-    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    names = [one["file"] for entry in entries for one in (entry, *entry.get("sections", []))]
     return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, the run's numbers and first page, and a link to `$REPOSITORY_URL`."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
-        config["parse"]["myst_substitutions"] = read_json(numbers)
+        config["parse"]["myst_substitutions"] = read_json(numbers, dict) | make_front(run.results, run.figures)
+    if "REPOSITORY_URL" in os.environ:  # of the copy that is published, which may be a fork's
+        config["repository"] = {"url": os.environ["REPOSITORY_URL"]}
+        config["html"]["use_repository_button"] = True
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -102,13 +114,13 @@ def chapter_faults(run: Run) -> Iterator[str]:
         if not path.exists():
             yield f"{name}: not there; run its notebook first"
             continue
-        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        for number, cell in enumerate(read_cells(path)):
             if cell["cell_type"] != "code":
                 continue
             for output in cell["outputs"]:
                 if output["output_type"] == "error":
-                    yield f"{name}: cell {number} raised {output['ename']}: {output['evalue']}"
-            if cell["execution_count"] is None and "".join(cell["source"]).strip():
+                    yield f"{name}: cell {number} raised {output.get('ename')}: {output.get('evalue')}"
+            if cell["execution_count"] is None and cell["source"].strip():
                 yield f"{name}: cell {number} was not run"
 
 

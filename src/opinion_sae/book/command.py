@@ -86,11 +86,11 @@ def html(given: argparse.Namespace) -> None:
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """Five seeds, other splits, persona prompts, LoRA."""
+    """Five seeds, other splits, a learning curve, persona prompts, LoRA."""
     from opinion_sae.book import evaluate
     from opinion_sae.book.profile import load_profile
 
-    print(f"written: {evaluate.evaluate(load_profile(given.profile))}")
+    print(f"written: {evaluate.evaluate(load_profile(given.profile), given.items)}")
 
 
 def select(given: argparse.Namespace) -> None:
@@ -115,7 +115,7 @@ def predict(given: argparse.Namespace) -> None:
     """How each group would answer questions of one's own."""
     from opinion_sae.book.predict import answer
 
-    answer(given.questions, given.run, given.out, given.figure)
+    answer(given.questions, given.run, given.out, given.figure, given.json)
 
 
 def survey(given: argparse.Namespace) -> None:
@@ -158,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     add(summary, "write run.json and numbers.json of the chapters that were run")
     one = add(html, "build the pages of chapters that were run before", profile=False)
     one.add_argument("profile", nargs="?", help="of whose run; without it the book as it is committed")
-    add(evaluate, "after the book: five seeds, other splits, persona prompts, LoRA; goes on where it was stopped")
+    one = add(
+        evaluate,
+        "after the book: five seeds, other splits, a learning curve, persona prompts, LoRA; goes on where it was "
+        "stopped, and writes the tables after each item",
+    )
+    one.add_argument("items", nargs="*", help="some of: seeds splits learning prompts lora; without any, all of them")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
@@ -167,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
     one.add_argument("--out", type=Path, help="the CSV file to write; without it <questions>-predictions.csv")
     one.add_argument("--figure", type=Path, help="an SVG file to draw")
+    one.add_argument("--json", type=Path, help="a JSON file to write, which the book's explorer opens")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")

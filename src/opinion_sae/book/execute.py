@@ -3,13 +3,13 @@
 import ast
 import fcntl
 import importlib.metadata
-import json
 import logging
 import math
 import os
 import platform
 import re
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import read_json, replacing, write_json
+from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, parameters
 from opinion_sae.book.terminal import spoken, stages, standing, tell
@@ -54,15 +54,15 @@ def declared(notebook: Path) -> dict[str, Any]:
     Raises ValueError unless that cell holds nothing but `name = literal` lines, because papermill
     puts the profile's values after it and whatever it derives would keep the default.
     """
-    cells = [
-        cell
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if "parameters" in cell["metadata"].get("tags", [])
-    ]
+    cells = [cell for cell in read_cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
     if len(cells) != 1:
         raise ValueError(f"{notebook}: one cell must be tagged parameters, not {len(cells)}")
+    try:
+        lines = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
+        raise ValueError(f"{notebook}: the parameters are not Python: {error}") from error
     found = {}
-    for line in ast.parse("".join(cells[0]["source"])).body:
+    for line in lines:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
         if not isinstance(line, ast.Assign | ast.AnnAssign) or not isinstance(target, ast.Name):
             raise ValueError(f"{notebook}: not `name = value` in the parameters: {ast.unparse(line)}")
@@ -193,7 +193,8 @@ def cleaned(notebook: Any) -> str:
     """Strip, in place, what differs between equal runs; return what was on stderr.
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
-    version, the repository's own path, and stderr (progress and warnings).
+    version, the repository's own path, and stderr (progress and warnings). Code is tagged `hide-input`: a click on the
+    page shows it.
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -205,6 +206,7 @@ def cleaned(notebook: Any) -> str:
             cell.id = f"injected-{number}"
         if cell.cell_type != "code":
             continue
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
         warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
@@ -234,16 +236,22 @@ def summarise(profile: Profile) -> None:
     twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
+    speed = run.work / "throughput.json"
+    if not speed.is_file():
+        write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
     costs = {path.stem: read_json(path) for path in logs if path.exists()}
+    for path in logs:
+        if path.stem in costs:
+            check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
-        "machine": machine(),
+        "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
     for path in sorted(run.work.glob("numbers-*.json")):
-        for name, value in read_json(path).items():
+        for name, value in read_json(path, dict).items():
             if name in numbers or not isinstance(value, str):
                 raise ValueError(f"{path}: {name} must be a string and given in one place only")
             numbers[name] = value
@@ -255,7 +263,8 @@ def summarise(profile: Profile) -> None:
             "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
-            "machine": numbers["machine"],
+            "machine": machine(),
+            "throughput": read_json(speed),
             "notebooks": costs,
         },
     )
@@ -267,3 +276,28 @@ def machine() -> str:
 
     gpu = f" and one {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()}){gpu}"
+
+
+def throughput(side: int = 2048, rounds: int = 5, seconds: float = 1.0) -> dict[str, int | float]:
+    """What times are to be compared by: GFLOP/s of a product of two square matrices, the median of up to `rounds`
+    within about so many seconds for each type, on the CPU with so many threads of torch."""
+    import torch
+
+    found: dict[str, int | float] = {"side": side, "threads": torch.get_num_threads()}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, taken = torch.ones(side, side, dtype=dtype), []
+        torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)  # whatever is set up once
+        while len(taken) < rounds and sum(taken) < seconds:
+            start = time.perf_counter()
+            _ = matrix @ matrix
+            taken.append(time.perf_counter() - start)
+        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * side**3 / statistics.median(taken) / 1e9, 1)
+    return found
+
+
+def products(found: dict[str, int | float]) -> str:
+    """`throughput` for the prose."""
+    return (
+        f"which multiply matrices of side {found['side']} with {found['gflops_float32']:.0f} GFLOP/s in float32 and "
+        f"{found['gflops_bfloat16']:.0f} in bfloat16 (threads: {found['threads']})"
+    )

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from opinion_sae.artifacts import sweep
 from opinion_sae.book.paths import ROOT, Run, claim, home
+from opinion_sae.model.sources import parse_sources
 
 TABLES = ("*.csv", "*.csv.gz", "*.json")  # what a survey's folder holds
 LOCK = ".lock"  # in `_build/<run>`; held, by the system, as long as the run's process lives
@@ -26,6 +27,8 @@ def user_files(values: Mapping[str, Any], root: Path = ROOT) -> list[Path]:
     found: set[Path] = set()
     for key in ("model", "sae", "texts", "survey"):
         value = values.get(key, [])
+        if key == "texts":
+            value = list(parse_sources(value))
         for text in [value] if isinstance(value, str) else value:
             path = root / Path(text.rpartition(":")[2]).expanduser()
             found |= survey_files(path) if key == "survey" else _files(path)
