@@ -19,6 +19,7 @@ import yaml
 
 from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.api import api_page
+from opinion_sae.book.cards import pages
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
@@ -69,7 +70,9 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
-    (run.book / "api.md").write_text(api_page(), encoding="utf-8")
+    for name, text in {"api": api_page(), **pages(run.results)}.items():
+        (run.book / f"{name}.md").parent.mkdir(exist_ok=True)
+        (run.book / f"{name}.md").write_text(text, encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
 
