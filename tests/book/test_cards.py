@@ -1,5 +1,4 @@
-"""The pages of cards, and what chapter 09 says of the latents: text from outside stays text, and sentences turn with the
-table."""
+"""The pages of cards, and what chapter 09 says of latents: text from outside stays text, sentences turn with tables."""
 
 import pandas as pd
 import pytest
@@ -101,7 +100,7 @@ def test_tables_link_to_the_cards_there_are():
 def test_the_path_to_few_latents_in_a_sentence():
     path = pd.DataFrame({"latents": ["0", "4", "64", "all"], "gap_r": [0.01, 0.1, 0.4, 0.45]})
     assert latent_report.path_sentence(path) == (
-        "The gap correlation is 0.01 with the constant part alone, 0.10 with 4 latents an axis, 0.40 with 64 latents an "
-        "axis, and 0.45 where all may be read."
+        "The gap correlation is 0.01 with the constant part alone, 0.10 with 4 latents an axis, 0.40 with 64 latents "
+        "an axis, and 0.45 where all may be read."
     )
     assert latent_report.path_sentence(path.assign(gap_r=0.0)) == latent_report.NOTHING
