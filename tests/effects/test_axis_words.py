@@ -30,8 +30,8 @@ def test_groups_on_either_side():
 def test_sentences_for_one_end_two_or_none():
     two = sentence(1, (["roads"], ["rain", "sun"]), (["Up"], ["Down"]))
     assert two == (
-        "Axis 1: questions about roads divide Up (moved up the scale) from Down (down); on questions about rain and sun "
-        "it is the other way round."
+        "Axis 1: questions about roads divide Up (moved up the scale) from Down (down); on questions about rain and "
+        "sun it is the other way round."
     )
     one = sentence(2, ([], ["rain"]), (["Up"], []))
     assert one == "Axis 2: questions about rain divide no group (moved up the scale) from Up (down)."
