@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from opinion_sae.artifacts import read_text
+from opinion_sae.model.activations import PROMPT_ENDS, Activations, activations
 from opinion_sae.model.addresses import addresses
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import build_prompts, chat, describe
@@ -89,6 +90,13 @@ def split_addresses(lm: LanguageModel, found: Sequence[tuple[int, str]], tokens:
     held_out = [text for year, text in other if year >= since] or [other[0][1]]
     beginnings = [part for text in held_out for part in first_tokens(lm, [text], judged // len(held_out))]
     return Texts(training, [], beginnings)
+
+
+def text_activations(lm: LanguageModel, texts: Texts, hook_layer: int) -> Activations:
+    """The stream after `hook_layer` at what an SAE is trained on and judged by; prompts' ends count more often."""
+    parts = [activations(lm, texts.training, hook_layer)] if texts.training else []
+    parts += [activations(lm, texts.prompts, hook_layer, ends=PROMPT_ENDS)] if texts.prompts else []
+    return Activations(torch.cat(parts), activations(lm, texts.held_out, hook_layer))
 
 
 def folder_texts(source: str) -> list[str]:

@@ -80,7 +80,8 @@ if "ipykernel" in sys.modules:  # in a chapter
     from IPython.core.getipython import get_ipython
     from matplotlib_inline.config import InlineBackend
 
-    InlineBackend.instance(parent=get_ipython()).figure_formats = {"svg"}
+    if (shell := get_ipython()) is not None:
+        InlineBackend.instance(parent=shell).figure_formats = {"svg"}
 
 
 class PlainNumbers(LogFormatterSciNotation):
