@@ -1,17 +1,21 @@
-"""Files: written whole or not at all, and where downloads are kept."""
+"""Files: written whole or not at all, read with one clear error that names the file, and where downloads are kept."""
 
+import csv
+import gzip
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -104,12 +108,151 @@ def write_json(path: str | Path, content: Any) -> None:
         side.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises FileNotFoundError, or ValueError if it is not JSON."""
+def check_plain(path: str | Path) -> Path:
+    """The path, of a file that can be read without waiting: FileNotFoundError if it is absent, ValueError for a folder,
+    a named pipe or a device."""
+    path = Path(path)
+    if not path.is_file():
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+        raise ValueError(f"{path}: not a plain file")
+    return path
+
+
+def read_text(path: str | Path) -> str:
+    """The file's text (UTF-8, with or without a byte order mark); a name in .gz is unpacked.
+
+    FileNotFoundError if it is absent; ValueError with the line where it is not UTF-8 or holds a NUL byte.
+    """
+    path = check_plain(path)
+    raw = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: not a whole gzip file: {error}") from error
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from error
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path}: line {line}: byte {raw[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path}: line {line}: a NUL byte; save the file as UTF-8")
+    return text
+
+
+def read_json(path: str | Path, kind: type = object) -> Any:
+    """Read a JSON file. Raises FileNotFoundError, or ValueError if it is not JSON or not of this kind."""
+    value = parse_json(read_text(path), str(path))
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{path}: a JSON {'object' if kind is dict else 'list'} is needed, not a {type(value).__name__}"
+        )
+    return value
+
+
+def parse_json(text: str, where: str, line: int = 1) -> Any:
+    """The value of a JSON text whose first line is this one of the file.
+
+    ValueError for what is not JSON, NaN and infinity among it, for a key that is there twice in one object (one value
+    would silently be lost), for text that UTF-8 cannot hold, and for lists within lists without end.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number of JSON")
+
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        if "\\ud" in text.lower():  # half of a surrogate pair, which no file can be written with
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        place = f"line {line + error.lineno - 1}, column {error.colno}"
+        raise ValueError(f"{where}: not valid JSON: {place}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not valid JSON: line {line} and after: {error}") from error
+
+
+def check_fields(found: object, expected: Mapping[str, Any], where: str, more: bool = False) -> None:
+    """ValueError unless `found` is an object with these fields, each of its kind; with `more`, others may be there.
+
+    A whole number passes for a float; true and false pass for no number.
+    """
+    if not isinstance(found, dict) or (set(expected) - set(found) if more else set(found) != set(expected)):
+        names = sorted(found) if isinstance(found, dict) else _shown(found)
+        raise ValueError(f"{where}: fields {names}; expected {sorted(expected)}")
+    for name, kind in expected.items():
+        kinds = get_args(kind) or (kind,)
+        if type(found[name]) not in (*kinds, *([int] if float in kinds else [])):
+            shown = getattr(kind, "__name__", kind)
+            raise ValueError(f"{where}: {name} is {_shown(found[name])}, which is not of the kind {shown}")
+
+
+def read_cells(notebook: str | Path) -> list[dict[str, Any]]:
+    """The cells of a Jupyter notebook, each with its type, its source as one text, its metadata, and its outputs."""
+    content = read_json(notebook)
+    check_fields(content, {"cells": list}, str(notebook), more=True)
+    fields = {"cell_type": str, "source": str | list, "metadata": dict, "outputs": list, "execution_count": int | None}
+    cells = []
+    for number, cell in enumerate(content["cells"]):
+        where = f"{notebook}: cell {number}"
+        cell = {"metadata": {}, "outputs": [], "execution_count": None, **(cell if isinstance(cell, dict) else {})}
+        check_fields(cell, fields, where, more=True)
+        check_fields(cell["metadata"], {"tags": list} if "tags" in cell["metadata"] else {}, where, more=True)
+        for output in cell["outputs"]:
+            check_fields(output, {"output_type": str}, f"{where}: output", more=True)
+        if not all(isinstance(line, str) for line in cell["source"]):
+            raise ValueError(f"{where}: source holds something else than text")
+        cells.append(cell | {"source": "".join(cell["source"])})
+    return cells
+
+
+def read_csv(
+    path: str | Path, columns: Sequence[str], numbers: Sequence[str] = (), names: Sequence[str] = (), **options: Any
+) -> pd.DataFrame:
+    """A table that `write_csv` wrote.
+
+    ValueError with row (the header is row 1) or column unless it has these columns, once each, finite numbers or
+    nothing in those of them that hold `numbers`, and in those that are `names` something, never the same twice.
+    """
+    text = read_text(path)
+    try:
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        table = pd.read_csv(io.StringIO(text), index_col=False, **options)
+    except (ValueError, csv.Error) as error:  # pandas' own are ValueErrors
+        raise ValueError(f"{path}: not a CSV table: {' '.join(str(error).split())}") from error
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise ValueError(f"{path}: columns {missing} are missing; found {header}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}: a column is there twice: {', '.join(header)}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) not in (0, len(header)):
+            raise ValueError(f"{path}: row {number}: {len(row)} fields where the header has {len(header)}")
+    for column in numbers:
+        values = pd.to_numeric(table[column], errors="coerce").astype(float)
+        bad = (values.isna() & table[column].notna()) | np.isinf(values)
+        if bad.any() or table[column].dtype == bool:
+            row = int(bad.to_numpy().argmax())
+            raise ValueError(f"{path}: row {row + 2}, column {column!r}: {table[column].iloc[row]!r} is no number")
+    if names:
+        for bad, what in (
+            (table[[*names]].isna().any(axis=1), "is empty"),
+            (table.duplicated([*names]), "is there twice"),
+        ):
+            if bad.any():
+                raise ValueError(f"{path}: row {int(bad.to_numpy().argmax()) + 2}: {', '.join(names)} {what}")
+    return table
 
 
 def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
@@ -118,17 +261,40 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
         frame.to_csv(side, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
 
 
+def read_tensors(
+    path: str | Path, what: str = "a safetensors file", names: Sequence[str] | None = None, framework: str = "pt"
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Header and tensors of a safetensors file, all or those of the `names` that it has.
+
+    FileNotFoundError, or ValueError that says what the file is not.
+    """
+    try:
+        with safe_open(check_plain(path), framework=framework) as file:
+            wanted = [name for name in file.keys() if names is None or name in names]
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in wanted}
+    except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:  # the latter: numbers torch has not
+        raise ValueError(f"{path}: not {what}: {error}") from error
+
+
+def check_numbers(path: str | Path, tensors: Mapping[str, Any], finite: bool = True) -> None:
+    """ValueError unless every tensor holds real numbers, in floating point and, but for -infinity and NaN where not
+    `finite`, finite ones."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{path}: {name} holds {tensor.dtype}, not real numbers in floating point")
+        if not (tensor.isfinite().all() if finite else (tensor <= 1e30).logical_or(tensor.isnan()).all()):
+            raise ValueError(f"{path}: {name} holds values that are not finite")
+
+
 def read_part(path: Path, key: str) -> dict[str, np.ndarray] | None:
     """The tensors of a part that was written for `key`; None if there is none. ValueError for a broken file."""
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        with safe_open(path, framework="np") as file:
-            if (file.metadata() or {}).get("key") != key:
-                return None
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error}); delete it and run again") from error
+        about, tensors = read_tensors(path, framework="np")
+    except ValueError as error:
+        raise ValueError(f"{error}; delete it and run again") from error
+    return tensors if about.get("key") == key else None
 
 
 def keep_part(path: Path, key: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -138,19 +304,35 @@ def keep_part(path: Path, key: str, tensors: Mapping[str, np.ndarray]) -> None:
         save_file(whole, side, metadata={"key": key})
 
 
-def remembered(
-    path: Path, about: Sequence[object], make: Callable[[], Mapping[str, np.ndarray]]
-) -> Mapping[str, np.ndarray]:
-    """The tensors in `path` if they were made under the same `about`; else make them and write them there, and beside
-    them in a .json the seconds that it took."""
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    tensors = read_part(path, key)
-    if tensors is None:
-        start = time.perf_counter()
-        tensors = make()
-        keep_part(path, key, tensors)
-        write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
+class Item(NamedTuple):
+    """Tensors that take long to make: all that they depend on, and how they are made."""
+
+    about: Sequence[object]
+    make: Callable[[], Mapping[str, np.ndarray]]
+
+
+def recalled(path: Path, about: Sequence[object]) -> Mapping[str, np.ndarray] | None:
+    """The tensors in `path` if they were made under the same `about`, else None."""
+    return read_part(path, _key(about))
+
+
+def made(path: Path, item: Item) -> Mapping[str, np.ndarray]:
+    """The item's tensors, made, and written for `recalled`; beside them in a .json the seconds that it took."""
+    start = time.perf_counter()
+    tensors = item.make()
+    keep_part(path, _key(item.about), tensors)
+    write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
     return tensors
+
+
+def _key(about: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _plain(value: Any) -> Any:

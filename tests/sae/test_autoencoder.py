@@ -145,7 +145,7 @@ def test_cut_files_are_named(tmp_path):
     by_hand(k=1).save(tmp_path / "mine")
     weights = tmp_path / "mine" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:50])
-    with pytest.raises(ValueError, match="mine: sae_weights.safetensors cannot be read"):
+    with pytest.raises(ValueError, match="mine/sae_weights.safetensors: not a safetensors file"):
         load_sae(tmp_path / "mine")
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="mine/sae_weights.safetensors"):

@@ -4,12 +4,12 @@ Sphinx reads a staged copy, `_build/<run>/book`: the prose of `book/`, the execu
 figures. The html is moved into place, and the default run published, only if nothing is wrong.
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
+from opinion_sae.book.front import make_front
+from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
+from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
@@ -85,16 +87,20 @@ def explorer_script(path: Path) -> str:
 def _chapters(run: Run) -> list[Path]:
     """The chapters that the table of contents names."""
     contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
-    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    names = [one["file"] for entry in entries for one in (entry, *entry.get("sections", []))]
     return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, the run's numbers and first page, and a link to `$REPOSITORY_URL`."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
-        config["parse"]["myst_substitutions"] = read_json(numbers)
+        config["parse"]["myst_substitutions"] = read_json(numbers, dict) | make_front(run.results, run.figures)
+    if "REPOSITORY_URL" in os.environ:  # of the copy that is published, which may be a fork's
+        config["repository"] = {"url": os.environ["REPOSITORY_URL"]}
+        config["html"]["use_repository_button"] = True
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -108,13 +114,13 @@ def chapter_faults(run: Run) -> Iterator[str]:
         if not path.exists():
             yield f"{name}: not there; run its notebook first"
             continue
-        for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        for number, cell in enumerate(read_cells(path)):
             if cell["cell_type"] != "code":
                 continue
             for output in cell["outputs"]:
                 if output["output_type"] == "error":
-                    yield f"{name}: cell {number} raised {output['ename']}: {output['evalue']}"
-            if cell["execution_count"] is None and "".join(cell["source"]).strip():
+                    yield f"{name}: cell {number} raised {output.get('ename')}: {output.get('evalue')}"
+            if cell["execution_count"] is None and cell["source"].strip():
                 yield f"{name}: cell {number} was not run"
 
 
@@ -174,11 +180,16 @@ def build(run: Run) -> Path:
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(run.book)]
     command += ["--config", str(configure(run)), "--path-output", str(made)]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
-    colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
-    print(f"Sphinx reads {run.book}", flush=True)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | colour)
+    tell(f"{time.strftime('%H:%M:%S')}  Sphinx reads {relative(run.book)}")
+    run.logs.mkdir(exist_ok=True)
+    log = run.logs / "sphinx.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=file, check=False, env=os.environ | {"NO_COLOR": "1"}
+        )
     if done.returncode:
-        raise BookError("Sphinx warned or failed; its messages are above")
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise BookError("\n  ".join([f"Sphinx warned or failed, all of it in {relative(log)}:", *said[:6]]))
     html = made / "_build" / "html"
     _refuse(html_faults(html))
     mark(html)

@@ -8,13 +8,27 @@ from typing import Any, get_args, get_origin
 
 import yaml
 
-from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
+from opinion_sae.artifacts import read_text
+from opinion_sae.book.paths import PUBLISHED, ROOT, Run, home, run_at
 from opinion_sae.delta.settings import FitSettings, JointSettings
+from opinion_sae.model.sources import BUILT_IN, parse_sources
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
-MAY_BE_ZERO = {"sparsity", "hook_layer", "seed", "max_questions", "min_respondents", "l1", "bootstrap"}
+MAY_BE_ZERO = {
+    "sparsity",
+    "hook_layer",
+    "seed",
+    "max_questions",
+    "l1",
+    "bootstrap",
+    "select_layers",
+    "tilts",
+    "strengths",
+}
 MAY_BE_EMPTY = {"crossed"}
 CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
+MOST_LISTS = 200
+LARGEST = 2**32 - 1  # of a number; no seed may be larger
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class Profile:
     max_questions: int  # an evenly spread subset; 0 = all
     attributes: list[str]  # sex, age, race, education, income, party, ideology
     min_respondents: int  # cells with fewer answers are dropped
-    texts: str  # what the SAE is trained on: self, a folder of .txt, hf:<dataset>
+    texts: str | list[str]  # addresses, prompts, self, a folder of .txt, hf:<dataset>; a list gives each a share
     text_tokens: int
     sae_width: int  # latents
     sae_k: int  # active latents per token
@@ -84,8 +98,13 @@ class Profile:
 def find_profile(name: str) -> Path:
     """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
 
-    Raises FileNotFoundError that lists the profiles there are.
+    Raises FileNotFoundError that lists the profiles there are, or says that the repository is not there.
     """
+    if not (ROOT / "profiles").is_dir():
+        raise FileNotFoundError(
+            "opinion-sae was installed without its repository, which holds the profiles and the notebooks: get it, and "
+            "`make book` there. `opinion-sae predict` and `opinion-sae survey` work anywhere"
+        )
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
@@ -114,6 +133,10 @@ def load_profile(name: str) -> Profile:
         if field.type is float:
             values[field.name] = float(values[field.name])
     profile = Profile(**values)
+    try:
+        _check_together(profile)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     _check_output(path, profile)
     return profile
 
@@ -133,13 +156,17 @@ def parameters(profile: Profile, names: list[str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The keys and values of one file: a flat mapping of known keys, none twice."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(values, dict):
+        text = read_text(path)
+        if text.count("[") + text.count("{") > MOST_LISTS:  # the parser takes minutes for thousands within each other
+            raise RecursionError("lists within lists")
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        values = None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
         raise ValueError(f"{path}: a profile is a list of `key: value` lines")
-    names = [key.value for key, _ in node.value]
+    names = [str(key.value) for key, _ in node.value]
     for name in names:
         if name not in Profile.__dataclass_fields__:
             raise ValueError(f"{path}: {_unknown('key', name)}")
@@ -162,16 +189,50 @@ def _check(name: str, value: Any, kind: Any) -> None:
         number = _number(value, kind)
         hint = "" if number is None else f"; YAML reads it as text, write {number!r}"
         raise ValueError(f"{name} must be {wanted}, not {type(value).__name__} {value!r}{hint}")
-    if isinstance(value, int | float) and not value >= 0:
-        raise ValueError(f"{name} must not be negative, not {value!r}")
-    if isinstance(value, int | float) and value == 0 and name not in MAY_BE_ZERO:
-        raise ValueError(f"{name} must be more than 0")
-    if isinstance(value, float) and value == float("inf"):
-        raise ValueError(f"{name} must be finite")
     if isinstance(value, str | list) and not value and name not in MAY_BE_EMPTY:
         raise ValueError(f"{name} must not be empty")
+    for item in value if isinstance(value, list) else [value]:
+        _check_range(name, item)
+    if isinstance(value, list) and len(set(value)) < len(value):
+        raise ValueError(f"{name} must not hold the same twice: {value!r}")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+    if name == "texts":
+        for source in parse_sources(value):
+            if not (source in BUILT_IN or source.startswith("hf:") or (ROOT / Path(source).expanduser()).is_dir()):
+                raise ValueError(f"texts: {source!r} is none of {', '.join(BUILT_IN)}, hf:<dataset> and no folder")
+
+
+def _check_range(name: str, value: Any) -> None:
+    """One value, or one of a list."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(f"{name} must not be empty")
+        if "\0" in value or not value.isascii() and value != value.encode(errors="replace").decode():
+            raise ValueError(f"{name} must be plain text, not {value!r}")
+        return
+    if not value >= 0:
+        raise ValueError(f"{name} must not be negative, not {value!r}")
+    if value == 0 and name not in MAY_BE_ZERO:
+        raise ValueError(f"{name} must be more than 0")
+    if value == float("inf"):
+        raise ValueError(f"{name} must be finite")
+    if value > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST}, not {value!r}")
+
+
+def _check_together(profile: Profile) -> None:
+    """What one value says of another, or of all in a list."""
+    if profile.folds < 3:
+        raise ValueError(f"folds must be 3 or more, for training, validation and test, not {profile.folds}")
+    if 0 < profile.max_questions < profile.folds:
+        raise ValueError(
+            f"max_questions must be 0 (all) or at least folds, {profile.folds}, not {profile.max_questions}"
+        )
+    if profile.sae_k > profile.sae_width:
+        raise ValueError(f"sae_k must be at most sae_width, {profile.sae_width}, not {profile.sae_k}")
+    if not {0, 1} <= set(profile.strengths):
+        raise ValueError(f"strengths must hold 0 and 1, not only {profile.strengths!r}")
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -200,9 +261,9 @@ def _check_output(path: Path, profile: Profile) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     results = run.results.resolve()
-    if results.is_relative_to(ROOT) and results.parent != ROOT / "results":
-        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     inside = results.is_relative_to(ROOT)
+    if inside and results.parent not in (ROOT / "results", home() / "results"):
+        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     for name in {run.name, results.name if inside else run.name} & set(PUBLISHED):
         if path != ROOT / "profiles" / f"{name}.yaml":
             raise ValueError(f"{path}: output {profile.output} is where profiles/{name}.yaml publishes; name another")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_json
+from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.paths import ROOT
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -18,6 +18,9 @@ COLUMNS = (
     *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),
     *("kl_low", "kl_high", "alignment_low", "alignment_high", "gap_closed"),
 )
+
+
+RUN = {"profile": dict, "notebooks": dict, "machine": str}  # of run.json, what is shown
 
 
 class Published(NamedTuple):
@@ -33,8 +36,13 @@ class Published(NamedTuple):
 
     @property
     def model(self) -> str:
-        """The model's name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
-        return self.run["profile"]["model"].split(":")[-1].split("/")[-1].removesuffix(".gguf")
+        """`model_name` of the run's model."""
+        return model_name(self.run["profile"]["model"])
+
+
+def model_name(model: str) -> str:
+    """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
+    return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
 
 
 def load_published(name: str = "opinionqa", results: Path = ROOT / "results") -> Published:
@@ -43,7 +51,7 @@ def load_published(name: str = "opinionqa", results: Path = ROOT / "results") ->
     Raises FileNotFoundError for an absent table, with how to make it, and ValueError for one that lacks a column.
     """
     folder = results / name
-    table = _table(folder / "alignment.csv", COLUMNS)
+    table = _table(folder / "alignment.csv", COLUMNS, ("method", "group"))
     everyone = table["group"] == "all"
     methods, groups = table["method"].unique(), table.loc[~everyone, "group"].unique()
     by_group = table[~everyone].pivot(index="group", columns="method", values="kl")
@@ -51,11 +59,25 @@ def load_published(name: str = "opinionqa", results: Path = ROOT / "results") ->
         table,
         table[everyone].set_index("method").drop(columns="group"),
         by_group.reindex(index=groups, columns=methods),
-        _table(folder / "floor.csv", ("group", "kl", "alignment")),
-        _table(folder / "comparisons.csv", ("group", "method", "reference", "kl_difference", "low", "high")),
-        read_json(_there(folder / "numbers.json")),
-        read_json(_there(folder / "run.json")),
+        _table(folder / "floor.csv", ("group", "kl", "alignment"), ("group",)),
+        _table(
+            folder / "comparisons.csv",
+            ("group", "method", "reference", "kl_difference", "low", "high"),
+            ("group", "method", "reference"),
+        ),
+        read_json(_there(folder / "numbers.json"), dict),
+        _run(_there(folder / "run.json")),
     )
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """run.json, what is shown of it there and of its kind."""
+    found = read_json(path)
+    check_fields(found, RUN, str(path), more=True)
+    check_fields(found["profile"], {"model": str, "hook_layer": int}, f"{path}: profile", more=True)
+    for name, cost in found["notebooks"].items():
+        check_fields(cost, {"seconds": float, "peak_memory_mb": float}, f"{path}: notebooks: {name}")
+    return found
 
 
 def published_runs(output: str, results: Path = ROOT / "results") -> dict[str, Published]:
@@ -139,11 +161,9 @@ def _there(path: Path, command: str = "") -> Path:
     return path
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    table = pd.read_csv(_there(path))
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise ValueError(f"{path}: columns {missing} are missing; found {list(table)}")
+def _table(path: Path, columns: tuple[str, ...], names: tuple[str, ...]) -> pd.DataFrame:
+    """A table with a row for each combination of `names`, numbers in the other `columns` (but for `split`)."""
+    table = read_csv(_there(path), columns, numbers=sorted(set(columns) - {*names, "split"}), names=names)
     if len(table) == 0:
         raise ValueError(f"{path}: no rows")
     return table

@@ -2,11 +2,11 @@
 
 import ast
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from opinion_sae.artifacts import read_cells
 from opinion_sae.book.paths import ROOT
 
 PACKAGES = {"opinion_sae": "src/opinion_sae", "benchmarks": "benchmarks"}  # ours, and where they lie in the repository
@@ -46,10 +46,9 @@ def code_hash(start: Path, root: Path = ROOT) -> str:
 
 def source_of(path: Path) -> str:
     """The code of a module, or of a notebook's cells one after another."""
-    text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
-        return text
-    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+        return path.read_text(encoding="utf-8")
+    return "\n".join(cell["source"] for cell in read_cells(path) if cell["cell_type"] == "code")
 
 
 def imported(code: str, root: Path = ROOT) -> Iterator[Path]:

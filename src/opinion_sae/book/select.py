@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from opinion_sae.artifacts import read_json, write_csv
+from opinion_sae.artifacts import check_fields, read_csv, read_json, write_csv
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.delta.fit import fit_from_shared, fit_frozen
@@ -55,7 +55,7 @@ def layer_activations(
 
 
 class Layers:
-    """SAEs of several layers, trained on the same texts for fewer steps than the book's own."""
+    """SAEs of several layers, trained on a third of the book's texts for fewer steps."""
 
     def __init__(self, profile: Profile, lm: LanguageModel, texts: dict[str, list[str]]):
         self.profile, self.lm, self.texts = profile, lm, texts
@@ -66,7 +66,8 @@ class Layers:
         p = self.profile
         if self.tokens is None:
             parts = ("training", "held_out")
-            self.tokens = {part: layer_activations(self.lm, self.texts[part], p.select_layers) for part in parts}
+            third = {part: self.texts[part][::3] for part in parts}  # all of it at five layers would fill the memory
+            self.tokens = {part: layer_activations(self.lm, third[part], p.select_layers) for part in parts}
         options = {"steps": p.select_steps, "batch": p.sae_batch, "lr": p.sae_lr, "seed": p.seed}
         return train_sae(self.tokens["training"][layer], p.sae_width, p.sae_k, dtype=self.lm.dtype, **options)[0]
 
@@ -133,7 +134,9 @@ def select(profile: Profile) -> pd.DataFrame:
     if missing:
         lm = load_language_model(profile.model, profile.dtype)
         survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
-        layers = Layers(profile, lm, read_json(source))
+        texts = read_json(source)
+        check_fields(texts, {"training": list, "prompts": list, "held_out": list}, str(source), more=True)
+        layers = Layers(profile, lm, texts | {"training": texts["training"] + texts["prompts"]})
         splits = by_question(question_folds(survey, profile.folds, profile.seed))
     for layer in dict.fromkeys(layer for layer, _ in missing):
         sae, answers = layers.sae(layer), AnswerPath(lm, survey.questions, layer, profile.option_orders)
@@ -147,7 +150,10 @@ def select(profile: Profile) -> pd.DataFrame:
 
 def grid_of(path: Path) -> pd.DataFrame:
     """The grid that `select` wrote to selection.csv; empty, with its columns, where it was never run."""
-    return pd.read_csv(path, dtype={"settings": str}) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    numbers = [column for column in COLUMNS if column not in ("mode", "settings")]
+    return read_csv(path, COLUMNS, numbers, names=COLUMNS[:5] + COLUMNS[-1:], dtype={"settings": str})
 
 
 def chosen_by_fold(grid: pd.DataFrame) -> pd.DataFrame:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import check_numbers, read_tensors, replacing
 from opinion_sae.delta.held_out import HeldOut
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta, read_offsets
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
+# of the chapters before those on offsets that read
+ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))
 Answers = dict[str, Float[ndarray, "_ question option"]]  # held-out log p by method
 
 
@@ -47,7 +48,17 @@ def load_answers(folder: Path, name: str = "answers.safetensors") -> Answers:
     path = folder / name
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no held-out answers there; run the chapters that this one needs first")
-    return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    _, tensors = read_tensors(path)
+    for name, table in tensors.items():
+        silent = table.isnan()  # questions that no split tests
+        if table.ndim != 3 or not (table.is_floating_point() and ((table < 0.01) | silent).all()):
+            raise ValueError(f"{path}: {name} holds no log probabilities of shape (group, question, option)")
+        if (silent.any(-1) != silent.all(-1)).any():
+            raise ValueError(f"{path}: {name} lacks some of the options of a question (NaN)")
+    if not tensors or len({table.shape[1:] for table in tensors.values()}) > 1:
+        shapes = {name: tuple(table.shape) for name, table in tensors.items()}
+        raise ValueError(f"{path}: expected methods' answers to the same questions, found {shapes}")
+    return {name: table.numpy() for name, table in tensors.items()}
 
 
 def load_offset(path: Path, sae: SparseAutoencoder) -> GroupDelta | ReadingDelta:
@@ -74,6 +85,15 @@ def load_dense(folder: Path, count: int, name: str = "dense") -> list[DenseOffse
     for file in (path, beside):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no offsets there; run the chapters that this one needs first")
-    groups, vectors = json.loads(read_offsets(beside)[0]["groups"]), load_file(path)
+    groups, (_, vectors) = read_offsets(beside)[0]["groups"], read_tensors(path)
+    check_numbers(path, vectors)
+    shapes = {name: tuple(vectors[name].shape) for name in vectors}
+    wanted = (len(groups), vectors["0"].shape[-1] if "0" in vectors else 0)
+    if (
+        set(shapes.values()) != {wanted}
+        or not {str(number) for number in range(count)} <= set(vectors)
+        or not wanted[1]
+    ):
+        raise ValueError(f"{path}: expected vectors of {count} splits and {len(groups)} groups, found {shapes}")
     nothing = [DenseOffset(groups, vectors[str(number)].shape[1]) for number in range(count)]
     return [offset.with_parts(deviation=vectors[str(number)]) for number, offset in enumerate(nothing)]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import check_numbers, parse_json, read_tensors, replacing
 from opinion_sae.sae.autoencoder import SparseAutoencoder, SparseCode
 
 AnyOffset = TypeVar("AnyOffset", bound="Offset")
@@ -254,18 +253,15 @@ class GroupDelta(Offset):
         ValueError for another file, or if it names another SAE than `sae`.
         """
         about, tensors = read_offsets(path)
-        groups, fitted = json.loads(about.pop("groups")), about.pop("sae", None)
-        expected = (len(groups), len(tensors["shared"]))
-        if tuple(tensors["deviation"].shape) != expected:
-            found = tuple(tensors["deviation"].shape)
-            raise ValueError(f"{path}: the tensor deviation has shape {found}, expected {expected}")
-        check_width(expected[1], sae, f"{path}: ")
-        if fitted not in (None, sae.sha256()):
-            raise ValueError(f"{path}: fitted with the SAE {fitted}, but loaded with the SAE {sae.sha256()}")
-        delta = KINDS[about.pop("kind", "GroupDelta")](groups, sae, json.loads(about.pop("keep_error", "true")))
-        delta.load_state_dict(tensors)
+        kind = about.pop("kind", "GroupDelta")
+        if kind not in KINDS:
+            raise ValueError(f"{path}: its header has kind {kind!r}, which is not one of {', '.join(KINDS)}")
+        check_width(tensors["shared"].numel(), sae, f"{path}: ")
+        check_sae(path, about.pop("sae", None), sae)
+        delta = KINDS[kind](about.pop("groups"), sae, about.pop("keep_error", True))
         if isinstance(delta, LowRankDelta):
-            delta.rank = int(about.pop("rank"))
+            delta.rank = about.pop("rank", delta.rank)
+        fill(path, delta, tensors)
         delta.about = about
         return delta
 
@@ -273,22 +269,59 @@ class GroupDelta(Offset):
 KINDS: dict[str, type[GroupDelta]] = {"GroupDelta": GroupDelta}
 
 
+def are_names(found: object) -> bool:
+    """Whether this is a list of different names."""
+    names = found if isinstance(found, list) else [None]
+    return all(isinstance(name, str) and name.strip() for name in names) and 0 < len(set(names)) == len(names)
+
+
+# what a header holds as JSON, how it is checked, and what it is called
+HEADER = {
+    "groups": (are_names, "a list of different names"),
+    "parts": (are_names, "a list of different names"),
+    "keep_error": (lambda found: isinstance(found, bool), "true or false"),
+    "rank": (lambda found: type(found) is int and found > 0, "a whole number above 0"),
+}
+
+
 def check_width(latents: int, sae: SparseAutoencoder, where: str = "") -> None:
     if sae.width != latents:
         raise ValueError(f"{where}the offset is for {latents} latents, the SAE has {sae.width}")
 
 
-def read_offsets(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file of group offsets; ValueError for another file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a file of group offsets: {error}") from error
+def check_sae(path: str | Path, fitted: str | None, sae: SparseAutoencoder) -> None:
+    if fitted not in (None, sae.sha256()):
+        raise ValueError(f"{path}: fitted with the SAE {fitted}, but loaded with the SAE {sae.sha256()}")
+
+
+def read_offsets(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file of group offsets, lists and numbers in the header as they were before they were
+    written. ValueError for another file, names of groups that are not different, or tensors that are not finite."""
+    about, tensors = read_tensors(path, "a file of group offsets")
     if about.pop("format", None) != "opinion-sae-delta":
         raise ValueError(f"{path}: not a file of group offsets (its header lacks format: opinion-sae-delta)")
-    return about, tensors
+    found: dict[str, Any] = {"groups": None, **about}
+    for key, (fits, wanted) in HEADER.items():
+        if key in found:
+            found[key] = parse_json(about.get(key, "null"), f"{path}: header, {key}")
+            if not fits(found[key]):
+                raise ValueError(f"{path}: header, {key}: {str(found[key])[:60]}, expected {wanted}")
+    if "shared" not in tensors:
+        raise ValueError(f"{path}: tensors {sorted(tensors)}, and none of them is shared")
+    check_numbers(path, tensors)
+    return found, tensors
+
+
+def fill(path: str | Path, offset: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """The tensors of a file into the offset that its header describes. ValueError unless names and shapes agree."""
+    expected, found = (
+        {name: tuple(tensor.shape) for name, tensor in of.items()} for of in (offset.state_dict(), tensors)
+    )
+    for name in sorted({*expected, *found}):
+        if found.get(name) != expected.get(name):
+            there, wanted = (f"has shape {of[name]}" if name in of else "is not there" for of in (found, expected))
+            raise ValueError(f"{path}: the tensor {name} {there}, expected {wanted.removeprefix('has shape ')}")
+    offset.load_state_dict(dict(tensors))
 
 
 class MultiplicativeDelta(GroupDelta):

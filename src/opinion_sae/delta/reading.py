@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opinion_sae.artifacts import replacing
-from opinion_sae.delta.offsets import Offset, read_offsets
+from opinion_sae.delta.offsets import Offset, check_sae, fill, read_offsets
 from opinion_sae.model.reading import PLACES, inverse_frequency, weighted_bag
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
@@ -184,35 +184,24 @@ class ReadingOffset(Offset):
         Raises ValueError for a file of another kind, one that names another SAE, and tensors that are missing, not
         finite, or of another shape.
         """
-        about, tensors = _read(path, cls.__name__)
-        groups, parts, fitted = json.loads(about.pop("groups")), json.loads(about.pop("parts")), about.pop("sae", None)
-        if sae is not None and fitted not in (None, sae.sha256()):
-            raise ValueError(f"{path}: fitted with the SAE {fitted}, but loaded with the SAE {sae.sha256()}")
-        axes, directions, features = tensors["a"].shape
-        shape = {"axes": axes, "directions": directions, "reads": about.pop("reads")}
-        offset = cls(parts, features if sae is None else sae, **shape)
-        for name, expected in offset.state_dict().items():
-            found = tensors.get(name, torch.empty(0))
-            if found.shape != expected.shape or not found.isfinite().all():
-                raise ValueError(
-                    f"{path}: the tensor {name} has shape {tuple(found.shape)}, expected {tuple(expected.shape)}, all "
-                    "of it finite"
-                )
-        offset.load_state_dict(tensors)
+        about, tensors = read_offsets(path)
+        kind, groups, reads = about.pop("kind", None), about.pop("groups"), about.pop("reads", None)
+        if kind != cls.__name__:
+            raise ValueError(f"{path}: not a {cls.__name__}; its header has kind {kind!r}")
+        if reads not in PLACES:
+            raise ValueError(f"{path}: its header has reads {reads!r}, which is not one of {', '.join(PLACES)}")
+        parts, shape = about.pop("parts", ()), tensors["a"].shape if "a" in tensors else ()
+        lost = sorted({part for group in groups for part in group.split(BETWEEN)} - set(parts))
+        if lost:
+            raise ValueError(f"{path}: its header's parts {list(parts)} lack {lost}, which its groups are made of")
+        if len(shape) != 3:
+            raise ValueError(f"{path}: a has shape {tuple(shape)}, expected (axis, direction, features)")
+        if sae is not None:
+            check_sae(path, about.pop("sae", None), sae)
+        offset = cls(parts, shape[2] if sae is None else sae, axes=shape[0], directions=shape[1], reads=reads)
+        fill(path, offset, tensors)
         offset.about = about
         return offset.for_groups(groups)
-
-
-def _read(path: str | Path, kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file of this kind of offset; ValueError for another file."""
-    about, tensors = read_offsets(path)
-    found = about.pop("kind", None)
-    if found != kind:
-        raise ValueError(f"{path}: not a {kind}; its header has kind {found!r}")
-    missing = sorted({"a", "b", "c", "shared", "deviation"} - set(tensors))
-    if missing or tensors["a"].ndim != 3:
-        raise ValueError(f"{path}: tensors {missing} are missing, or a has not three axes; found {sorted(tensors)}")
-    return about, tensors
 
 
 class ReadingDelta(ReadingOffset):

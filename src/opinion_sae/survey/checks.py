@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import ast
 import csv
-import gzip
 import io
-import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from opinion_sae.artifacts import parse_json, read_text
 from opinion_sae.survey.core import Question
+from opinion_sae.survey.groups import canonical
 
 MAX_OPTIONS = 26  # options are lettered A to Z
 LARGEST = 1e12  # no count or weight is larger; beyond it sums of squares lose digits
-
-
-def read_text(path: Path) -> str:
-    """The file's text (UTF-8, with or without a byte order mark); a name in .gz is unpacked.
-
-    FileNotFoundError if it is absent; ValueError with the row where it is not UTF-8.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    raw = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file: {error}") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = raw[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}: line {row}: byte {raw[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from error
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -48,8 +25,6 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     is empty, a column of `columns` is missing or doubled, or a row has another length.
     """
     text = read_text(path)
-    if "\0" in text:
-        raise ValueError(f"{path}: line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte")
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
@@ -90,31 +65,17 @@ def numbers(frame: pd.DataFrame, column: str, path: Path, least: float = 0.0, wh
     return values.astype(int) if whole else values
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object; ValueError if the file holds something else."""
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: a JSON object is needed, not a {type(value).__name__}")
-    return value
-
-
 def read_json_lines(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A file of one JSON object a line, as a frame whose index is the line number (from 1)."""
     rows, lines = [], []
-    for line, text in enumerate(read_text(path).splitlines(), start=1):
+    for line, text in enumerate(read_text(path).split("\n"), start=1):  # not at U+2028, which JSON may hold as it is
         if not text.strip():
             continue
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {line}: not JSON: {error.msg}") from error
+        row = parse_json(text, str(path), line)
         if not isinstance(row, dict):
             raise ValueError(f"{path}: line {line}: a JSON object is needed")
         for column in columns:
-            if column not in row:
+            if row.get(column) is None:
                 raise ValueError(f"{path}: line {line}: {column!r} is missing")
         rows.append({column: row[column] for column in columns})
         lines.append(line)
@@ -145,6 +106,15 @@ def number_list(text: object, where: str) -> list[float]:
         if not abs(value) <= LARGEST:
             raise ValueError(f"{where}: {value!r} is not a finite number up to {LARGEST:g}")
     return [float(value) for value in values]
+
+
+def check_groups(frame: pd.DataFrame, path: Path) -> None:
+    """ValueError, with the row, for a group that does not go with its attribute."""
+    for pair in frame[["attribute", "group"]].drop_duplicates().itertuples():
+        try:
+            canonical(pair.attribute, pair.group)
+        except ValueError as error:
+            raise ValueError(f"{path}: row {pair.Index}, column 'group': {error}") from error
 
 
 def check_question(question: Question, where: str) -> None:

@@ -9,13 +9,15 @@ provenance.json  optional: title, source, dates, population, licence, ...
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
-from opinion_sae.survey.checks import check_question, numbers, read_json, read_table
+from opinion_sae.artifacts import read_json
+from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table
 from opinion_sae.survey.core import Question
-from opinion_sae.survey.groups import EVERYONE, canonical
+from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
 
 QUESTION_COLUMNS = ("key", "text", "options", "ordinal", "topic")
@@ -25,7 +27,7 @@ def read_counted(folder: Path) -> SurveyTable:
     """Read such a folder; its name is the survey's. ValueError names file, row and column."""
     questions = read_questions(folder / "questions.csv", folder.name)
     path, packed = folder / "counts.csv", folder / "counts.csv.gz"
-    path = packed if packed.is_file() and not path.is_file() else path
+    path = packed if os.path.lexists(packed) and not path.is_file() else path
     frame = read_table(path, CELL_COLUMNS)
     cells = frame[["question", "attribute", "group"]].copy()
     cells["option"] = numbers(frame, "option", path, whole=True)
@@ -34,7 +36,7 @@ def read_counted(folder: Path) -> SurveyTable:
     cells["weight_squared"] = numbers(frame, "weight_squared", path)
     _check_cells(cells, questions, path)
     provenance = folder / "provenance.json"
-    facts = read_json(provenance) if provenance.exists() else {}
+    facts = read_json(provenance, dict) if os.path.lexists(provenance) else {}
     return SurveyTable(folder.name, questions, cells.reset_index(drop=True), facts)
 
 
@@ -76,11 +78,7 @@ def _check_cells(cells: pd.DataFrame, questions: tuple[Question, ...], path: Pat
     refuse(cells["option"] >= cells["question"].map(size), "option", "is past the last option")
     refuse(cells["attribute"].str.strip() == "", "attribute", "is empty")
     refuse(cells["group"].str.strip() == "", "group", "is empty")
-    for pair in cells[["attribute", "group"]].drop_duplicates().itertuples():
-        try:
-            canonical(pair.attribute, pair.group)
-        except ValueError as error:
-            raise ValueError(f"{path}: row {pair.Index}, column 'group': {error}") from error
+    check_groups(cells, path)
     named = ["question", "attribute", "group", "option"]
     refuse(cells.duplicated(named), "option", "is there twice for this question and group")
     empty = (cells["respondents"] > 0) != (cells["weight"] > 0)

@@ -20,6 +20,7 @@ Options are put in the order of option_ordinal, with uneven steps kept in Questi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,13 +29,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from opinion_sae.artifacts import read_json
 from opinion_sae.survey.checks import (
     LARGEST,
     check_question,
     literal,
     number_list,
     numbers,
-    read_json,
     read_table,
 )
 from opinion_sae.survey.core import Question
@@ -102,15 +103,20 @@ def read_opinionqa(folder: Path, attributes: Sequence[str] = ()) -> SurveyTable:
     elif list(folder.glob("*_data.json")):
         items = read_info(folder / "info.csv", folder.name, left_out)
         parts = [(items, _count_files(folder, items))]
-    elif (folder / "info.csv").is_file():
+    elif not (folder / "info.csv").is_file():
+        raise FileNotFoundError(f"{folder}: no info.csv, and no wave folder with info.csv and responses.csv in it")
+    elif "survey" in read_table(folder / "info.csv", ()):
         parts = _read_selection(folder, attributes, left_out)
     else:
-        raise FileNotFoundError(f"{folder}: no info.csv, and no wave folder with info.csv and responses.csv in it")
+        raise FileNotFoundError(
+            f"{folder}: beside info.csv there is neither responses.csv nor a *_data.json, and it has no column "
+            "survey that names waves"
+        )
     questions = tuple(item.question for items, _ in parts for item in items.values())
     cells = pd.concat([cells for _, cells in parts], ignore_index=True)
     own = folder / "provenance.json"
     provenance = {"title": f"{folder.name} (OpinionQA layout)", "left_out": left_out}
-    provenance |= read_json(own) if own.exists() else {}
+    provenance |= read_json(own, dict) if os.path.lexists(own) else {}
     return SurveyTable(folder.name, questions, cells, provenance)
 
 
@@ -215,10 +221,10 @@ def _attribute_groups(path: Path) -> dict[str, list[str]]:
     groups = {}
     for row, r in frame.iterrows():
         where = f"{path}: row {row}, column 'options'"
-        names = [str(name) for name in literal(r["options"], list, where)]
+        names = literal(r["options"], list, where)
         if r["key"] in groups:
             raise ValueError(f"{path}: row {row}, column 'key': {r['key']!r} is there twice")
-        if not names or not all(name.strip() for name in names):
+        if not names or not all(isinstance(name, str) and name.strip() for name in names):
             raise ValueError(f"{where}: an attribute without groups, or with an empty one")
         _one_column(r["key"], groups, f"{path}: row {row}, column 'key'")
         groups[r["key"]] = names
@@ -289,7 +295,7 @@ def _count_files(folder: Path, items: dict[str, Item]) -> pd.DataFrame:
 
 
 def _count_file(path: Path, attributes: list[str], items: dict[str, Item]) -> list[tuple]:
-    content = read_json(path)
+    content = read_json(path, dict)
     missing = [key for key in items if key not in content]
     if missing:
         raise ValueError(f"{path}: key {missing[0]!r} of info.csv is missing")

@@ -96,6 +96,9 @@ def read_subpop(path: Path) -> SurveyTable:
 
 
 def _subpop_question(row: pd.Series, survey: str, where: str) -> Question:
+    for column in ("qkey", "question"):
+        if not isinstance(row[column], str):
+            raise ValueError(f"{where}, column {column!r}: {row[column]!r} is not a text")
     options = literal(row["options"], list, f"{where}, column 'options'")
     places = number_list(row["ordinal"], f"{where}, column 'ordinal'")
     if len(options) != len(places) + 1:
@@ -108,8 +111,8 @@ def _subpop_question(row: pd.Series, survey: str, where: str) -> Question:
     uneven = scale and not np.allclose(steps, steps[:1])
     order = np.argsort(places, kind="stable")
     question = Question(
-        key=str(row["qkey"]),
-        text=str(row["question"]).strip(),
+        key=row["qkey"],
+        text=row["question"].strip(),
         options=tuple(str(options[i]).strip() for i in order),
         ordinal=scale,
         topic="general",
@@ -144,9 +147,11 @@ def _subpop_group(row: pd.Series, where: str) -> tuple[str, str]:
     if str(row["attribute"]).startswith("[") or isinstance(row["attribute"], list):
         attributes = literal(row["attribute"], list, f"{where}, column 'attribute'")
         groups = literal(row["group"], list, f"{where}, column 'group'")
-    if len(attributes) != len(groups) or not all(str(x).strip() for x in (*attributes, *groups)):
+    if len(attributes) != len(groups) or not all(
+        isinstance(name, str) and name.strip() for name in (*attributes, *groups)
+    ):
         raise ValueError(f"{where}, column 'group': {row['group']!r} does not go with the attribute")
-    return " x ".join(map(str, attributes)), " & ".join(map(str, groups))
+    return " x ".join(attributes), " & ".join(groups)
 
 
 def read_global_opinionqa(path: Path) -> SurveyTable:

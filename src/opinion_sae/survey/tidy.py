@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from opinion_sae.survey.checks import check_question, numbers, read_table
+from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
@@ -35,6 +35,7 @@ def read_tidy(path: Path) -> SurveyTable:
     for column in TIDY_COLUMNS[:-1]:
         frame[column] = frame[column].str.strip()
         _refuse(frame, frame[column] == "", column, "is empty", path)
+    check_groups(frame, path)
     frame["weight"] = numbers(frame, "count", path)
     if "key" not in frame:
         frame["key"] = [f"{path.stem}-{number + 1}" for number in pd.factorize(frame["question"])[0]]

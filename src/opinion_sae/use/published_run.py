@@ -11,11 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from opinion_sae.artifacts import read_json, replacing, write_csv, write_json
+from opinion_sae.artifacts import (
+    check_fields,
+    check_numbers,
+    read_csv,
+    read_json,
+    read_tensors,
+    replacing,
+    write_csv,
+    write_json,
+)
 from opinion_sae.delta.files import load_offset
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.model.language_model import LanguageModel, load_language_model
@@ -183,7 +191,7 @@ def load_published_run(folder: str | Path = PUBLISHED) -> PublishedRun:
         if sha256_of(folder / name) != about["files"][name]:
             raise ValueError(f"{folder / name}: its SHA-256 is not the one that about.json names, so it was changed")
     path = folder / "sae.safetensors"
-    weights = _tensors(path)
+    weights = read_tensors(path)[1]
     wanted = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if "threshold" in weights else [])]
     checked = check_tensors(str(path), weights, wanted)
     sae = as_sae(dict(zip(wanted, checked, strict=True)), about["sae"])
@@ -191,12 +199,16 @@ def load_published_run(folder: str | Path = PUBLISHED) -> PublishedRun:
     groups = [group["group"] for group in about["groups"]]
     if list(offset.groups) != groups:
         raise ValueError(f"{folder}: the offset is for {list(offset.groups)}, but about.json names {groups}")
-    direction = _tensors(folder / "questions.safetensors").get("direction", torch.empty(0))
+    path = folder / "questions.safetensors"
+    direction = read_tensors(path)[1].get("direction", torch.empty(0))
     if direction.shape != (sae.d_in,):
         found, expected = tuple(direction.shape), (sae.d_in,)
-        raise ValueError(f"{folder / 'questions.safetensors'}: direction has shape {found}, expected {expected}")
+        raise ValueError(f"{path}: direction has shape {found}, expected {expected}")
+    check_numbers(path, {"direction": direction})
     coverage = checked_coverage(folder / "coverage.csv", groups)
-    labels = pd.read_csv(folder / "labels.csv", keep_default_na=False)
+    labels = read_csv(folder / "labels.csv", ("latent", "label"), names=("latent",), keep_default_na=False)
+    if not labels["latent"].isin(range(sae.width)).all():
+        raise ValueError(f"{folder / 'labels.csv'}: column 'latent': a latent is a whole number below {sae.width}")
     named = dict(zip(labels["latent"].tolist(), labels["label"].astype(str).tolist(), strict=True))
     return PublishedRun(about, offset, direction, coverage, named)
 
@@ -204,12 +216,12 @@ def load_published_run(folder: str | Path = PUBLISHED) -> PublishedRun:
 def checked_about(path: Path) -> dict:
     """about.json, every field there and of its type."""
     about = read_json(path)
-    _check_fields(about, FIELDS, str(path))
+    check_fields(about, FIELDS, str(path))
     if about["format"] != FORMAT:
         raise ValueError(f"{path}: format is {about['format']!r}, and {FORMAT!r} is read")
-    _check_fields(about["sae"], OF_SAE, f"{path}: sae")
+    check_fields(about["sae"], OF_SAE, f"{path}: sae")
     for number, group in enumerate(about["groups"]):
-        _check_fields(group, OF_GROUP, f"{path}: groups[{number}]")
+        check_fields(group, OF_GROUP, f"{path}: groups[{number}]")
         if not 0 < group["people"] < float("inf"):
             raise ValueError(f"{path}: groups[{number}]: people is {group['people']}; more than 0 are needed")
     if about["hook_layer"] < 0 or about["option_orders"] < 1:
@@ -221,7 +233,7 @@ def checked_about(path: Path) -> dict:
 
 def checked_coverage(path: Path, groups: Sequence[str]) -> pd.DataFrame:
     """coverage.csv with its columns, and a row with a factor from 0 up for each task, group and level."""
-    table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    table = read_csv(path, (), keep_default_na=False, na_values=[""])
     expected = [(task, group, level) for task in TASKS for level in LEVELS for group in ("all", *groups)]
     if tuple(table) != COLUMNS or list(zip(table["task"], table["group"], table["nominal"], strict=True)) != expected:
         raise ValueError(
@@ -231,23 +243,3 @@ def checked_coverage(path: Path, groups: Sequence[str]) -> pd.DataFrame:
     if not (table.loc[table["group"] != "all", "factor"] >= 0).all():
         raise ValueError(f"{path}: a factor is negative or missing")
     return table
-
-
-def _check_fields(found: object, expected: Mapping[str, object], where: str) -> None:
-    if not isinstance(found, dict) or set(found) != set(expected):
-        names = sorted(found) if isinstance(found, dict) else type(found).__name__
-        raise ValueError(f"{where}: fields {names}; expected {sorted(expected)}")
-    for name, kind in expected.items():
-        value = found[name]
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (isinstance(value, kind) or (kind is float and whole)) or (kind is int and not whole):
-            raise ValueError(
-                f"{where}: {name} is {value!r}, which is not of the kind {getattr(kind, '__name__', kind)}"
-            )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error

@@ -4,3 +4,5 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; each ser
 its own, so that the figures read in black and white. A chapter imports the module whose figures it shows, and is run
 again only if that changes.
 """
+
+from opinion_sae.book.figures import style  # noqa: F401  (what it sets holds for all figures)

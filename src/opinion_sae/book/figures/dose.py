@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import reference_line
+from opinion_sae.book.figures.style import log_scale, reference_line
 
 
 def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str, float] | None = None) -> Figure:
@@ -47,5 +47,5 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
     for axes in row if spot is not None or references else ():
         axes.legend(*axes.get_legend_handles_labels(), fontsize=7)
     row[1].set_ylim(0, 1.02)
-    row[2].set_yscale("log")
+    log_scale(row[2].yaxis)
     return figure

@@ -11,7 +11,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import group_labels, reference_line
+from opinion_sae.book.figures.style import group_labels, log_scale, reference_line
 from opinion_sae.score.names import label as name_of
 from opinion_sae.survey import Survey
 
@@ -57,7 +57,7 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
             error = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
             place = rows["latents"] * (1 + 0.05 * (n - 1))  # side by side, so that the intervals can be told apart
             axes.errorbar(place, rows[measure], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=name)
-        axes.set_xscale("log", base=2)
+        log_scale(axes.xaxis, base=2)
         axes.set_xlabel("latents touched per group (mean)")
         axes.set_ylabel(f"{label}, {questions} held-out questions")
     for method, value in references.items():
@@ -81,7 +81,7 @@ def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
         axes.fill_between(part["latents"], part["kl_low"], part["kl_high"], color="#0072B2", alpha=0.2)
         dense = table[(table["group"] == group) & (table["method"] == "dense")].sort_values("latents")
         axes.plot(dense["latents"], dense["kl"], "-.", color="#CC79A7")
-        axes.set_xscale("log", base=2)
+        log_scale(axes.xaxis, base=2)
         axes.set_title(group, fontsize=8)
     figure.supxlabel("latents touched")
     figure.supylabel("held-out KL (nats)")

@@ -20,8 +20,7 @@ TASKS = {"alone": ("#0072B2", "o", "predicted alone"), "toplines": ("#D55E00", "
 def predictions(table: pd.DataFrame, asked: Sequence[Asked], unlike: Sequence[str] = ()) -> Figure:
     """A panel per question and option: each group's predicted share with its interval, dotted: everybody's share.
 
-    From toplines where they are known, else alone. Questions in `unlike` say so in their title. What stands in a
-    question is shown as it is written: a dollar sign starts no formula.
+    From toplines where they are known, else alone. Questions in `unlike` say so in their title.
     """
     cells = [
         (one, range(first, min(first + ACROSS, len(one.question.options))))
@@ -35,7 +34,7 @@ def predictions(table: pd.DataFrame, asked: Sequence[Asked], unlike: Sequence[st
         _question(list(part.subplots(1, across, squeeze=False)[0]), table, one, options)
         odd = " (unlike the survey's questions)" if one.question.key in unlike else ""
         head = f"{one.question.key}: {one.question.text[:300]}{odd}; {TASKS[_task(one)][2]}"
-        part.suptitle("\n".join(textwrap.wrap(head, 28 * across)), x=0.01, ha="left", fontsize=9, parse_math=False)
+        part.suptitle("\n".join(textwrap.wrap(head, 28 * across)), x=0.01, ha="left", fontsize=9)
     return figure
 
 
@@ -52,7 +51,7 @@ def _question(row: Sequence[Axes], table: pd.DataFrame, one: Asked, options: ran
             axes.axvline(one.toplines[option], color="#000000", linestyle=":", linewidth=1)
         lines = textwrap.wrap(one.question.options[option], 26)
         shown = lines[:2] if len(lines) <= 2 else [lines[0], f"{lines[1][:25]}…"]
-        axes.set_title("\n".join(shown), fontsize=8, loc="left", parse_math=False)
+        axes.set_title("\n".join(shown), fontsize=8, loc="left")
     for axes in row[len(options) :]:
         axes.set_axis_off()
 
@@ -66,7 +65,6 @@ def _panel(axes: Axes, part: pd.DataFrame, task: str, named: bool) -> None:
     names = [f"{attribute}: {group}" for attribute, group in zip(part["attribute"], part["group"], strict=True)]
     axes.set_yticks(y, names if named else [])
     for label in axes.get_yticklabels():
-        label.set_parse_math(False)
         label.set_fontsize(7)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(part) - 0.5, -0.5)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import log_scale
 from opinion_sae.score.names import label as name_of
 
 STYLES = [("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "v", ":")]
@@ -59,7 +60,7 @@ def layer_grid(table: pd.DataFrame) -> Figure:
     joint = table[table["mode"] == "joint"]
     for axes, name, label in zip(panels[1:], ("kl", "fvu"), ("KL (nats)", "unexplained variance"), strict=True):
         _points(axes, joint, "kl_weight", name, STYLES[0], "joint training")
-        axes.set_xscale("log")
+        log_scale(axes.xaxis)
         axes.set_xlabel("β")
         axes.set_ylabel(f"{label}, held out")
     return figure

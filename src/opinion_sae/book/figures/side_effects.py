@@ -7,18 +7,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import MARKS
+from opinion_sae.book.figures.style import MARKS, letter
 from opinion_sae.score.names import label as name_of
 
 # those that are hard to tell apart here, and those that only this figure has
 OURS = MARKS | {
-    "delta-half": ("#0072B2", "$½$", "-"),
+    "delta-half": ("#0072B2", letter("½"), "-"),
     "random-latents": ("#777777", "P", ":"),
-    "diff-means": ("#777777", "$M$", ":"),
-    "few-shot": ("#777777", "$E$", ":"),
-    "prompt-qa": ("#777777", "$Q$", ":"),
-    "prompt-bio": ("#777777", "$S$", ":"),
-    "prompt-portray": ("#777777", "$I$", ":"),
+    "diff-means": ("#777777", letter("M"), ":"),
+    "few-shot": ("#777777", letter("E"), ":"),
+    "prompt-qa": ("#777777", letter("Q"), ":"),
+    "prompt-bio": ("#777777", letter("S"), ":"),
+    "prompt-portray": ("#777777", letter("I"), ":"),
 }
 DOSES = ("unsteered", "delta-half", "delta")  # joined by a line
 PANELS = (
@@ -44,7 +44,7 @@ def trade_off(table: pd.DataFrame) -> Figure:
                 "marker": marker,
                 "ls": "none",
                 "color": colour,
-                "ms": 9 if "$" in marker else 7,
+                "ms": 7 if isinstance(marker, str) else 9,
                 "capsize": 2,
                 "elinewidth": 0.8,
                 "label": name_of(method),

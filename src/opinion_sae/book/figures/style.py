@@ -10,7 +10,10 @@ import numpy as np
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import LogFormatterSciNotation
 
 from opinion_sae.artifacts import replacing
 from opinion_sae.score.names import label
@@ -68,9 +71,30 @@ STYLE = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "svg.hashsalt": "opinion-sae",
+    "text.parse_math": False,  # groups and options may be called anything, such as "$30,000-$50,000"
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
+
+
+class PlainNumbers(LogFormatterSciNotation):
+    """The ticks that matplotlib labels, but as 0.001 where it writes mathtext."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def log_scale(axis: Axis, base: int = 10) -> None:
+    """A logarithmic axis; its own labels would be mathtext, which the style takes for plain text."""
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base)
+    axis.set_major_formatter(PlainNumbers(base))
+    axis.set_minor_formatter(PlainNumbers(base, labelOnlyBase=False))
+
+
+def letter(text: str) -> MarkerStyle:
+    """A letter as a marker."""
+    with plt.rc_context({"text.parse_math": True}):
+        return MarkerStyle(f"${text}$")
 
 
 def reference_line(axes: Axes, measure: str, method: str, value: float, upright: bool = False) -> None:

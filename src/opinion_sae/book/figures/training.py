@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import log_scale
+
 
 def sae_training(history: pd.DataFrame) -> Figure:
     """Loss, explained variance, L0 and dead latents against steps."""
@@ -17,7 +19,7 @@ def sae_training(history: pd.DataFrame) -> Figure:
     step = history["step"]
     panels[0].plot(step, history["fvu"], color="#0072B2", label="training batch (loss)")
     panels[0].plot(step, history["validation_fvu"], "--", color="#E69F00", label="held-out text")
-    panels[0].set_yscale("log")
+    log_scale(panels[0].yaxis)
     panels[0].set_ylabel("fraction of variance unexplained")
     panels[0].legend()
     panels[1].plot(step, 1 - history["fvu"], color="#0072B2")

@@ -1,0 +1,58 @@
+"""What groups and options are called is drawn as it is written, and nothing else needs mathtext."""
+
+import io
+import re
+from html import unescape
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae.book.figures import style
+from opinion_sae.book.figures.predictions import predictions
+from opinion_sae.book.paths import ROOT
+from opinion_sae.use.asked import Asked
+
+NAMES = ("$30,000-$50,000", "$a_$ b", "$\\frac{$", "100 % _x^2")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def written(figure):
+    """The texts of a figure's SVG."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    return [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", file.getvalue())]
+
+
+def test_names_of_groups_and_options_are_drawn_as_they_are_written(tiny):
+    question = tiny.question("q", NAMES, "Is it $so?", "life")
+    rows = [("q", "alone", option, "sex", group, 0.25, 0.1, 0.4) for group in NAMES for option in NAMES]
+    shares = pd.DataFrame(rows, columns=["question", "task", "option", "attribute", "group", "share", "low", "high"])
+    found = written(predictions(shares, [Asked(question)], ()))
+    assert all(any(name in text for text in found) for name in NAMES)
+    assert set(NAMES) <= set(written(style.matrix(np.eye(4), NAMES, "KL")))
+
+
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
+    axes = plt.subplots()[1]
+    axes.plot([1, 8], [0.001, 100])
+    style.log_scale(axes.xaxis, base=2)
+    style.log_scale(axes.yaxis)
+    assert {"2", "4", "8", "0.001", "0.1", "100"} <= set(written(axes.figure))
+
+
+def test_a_letter_marks_a_point_and_nothing_beside_it():
+    plain, letter = (style.MarkerStyle(text) for text in ("$M$", style.letter("M")))
+    assert len(letter.get_path().vertices) < len(plain.get_path().vertices)  # which has the dollars too
+
+
+def test_no_figure_makes_mathtext_of_its_own():
+    for path in (ROOT / "src/opinion_sae/book/figures").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "style.py" or not re.search(r'scale\("log"|"\$[^"]*\$"', text), path.name
