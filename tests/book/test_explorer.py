@@ -171,7 +171,7 @@ def test_the_page_shows_the_held_out_answers_and_follows_the_controls(opened, ca
     slider = opened.get_by_role("slider")
     slider.focus()
     opened.keyboard.press("End")
-    twice = np.exp(answers.predict(offsets[0].dosed(2, 2), torch.tensor([0]))[:, 0, :2].numpy())
+    twice = np.exp(answers.predict(offsets[0].dosed(2.0, 2.0), torch.tensor([0]))[:, 0, :2].numpy())
     np.testing.assert_allclose(np.array(shown(opened))[:, [1, 3]], twice.T, atol=2e-3)
     for _ in range(20):
         opened.keyboard.press("ArrowLeft")

@@ -38,8 +38,8 @@ class GroupMap(NamedTuple):
 def group_map(squares: Float[np.ndarray, "group group"]) -> GroupMap:
     """Classical scaling (Torgerson 1952): X = V sqrt(Lambda), of B = -1/2 J D^2 J = V Lambda V^T, J = I - 11^T / n.
 
-    The two largest eigenvalues are kept; a dimension points so that the group furthest out on it lies above 0. ValueError
-    where two groups have no question in common.
+    The two largest eigenvalues are kept; a dimension points so that the group furthest out on it lies above 0.
+    ValueError where two groups have no question in common.
     """
     if np.isnan(squares).any():
         raise ValueError("two groups have no ordinal question in common, so their distance is not known")
@@ -73,8 +73,9 @@ def map_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Points, and how near they are. Methods' gaps are those of the task *from toplines*.
 
-    The first table has method ('people' first), group, x, y, in places; the second method, fold ('all' first), explained
-    and distance: the mean over groups from people's point to the method's, on a map of that fold's questions.
+    The first table has method ('people' first), group, x, y, in places; the second method, fold ('all' first),
+    explained and distance: the mean over groups from people's point to the method's, on a map of that fold's questions.
+    ValueError where two groups have no ordinal question in common.
     """
     people = actual_gaps(survey)[0]
     gaps = {name: predicted_gaps(survey, from_toplines(survey, table), "toplines") for name, table in tables.items()}
