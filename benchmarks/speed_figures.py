@@ -13,7 +13,7 @@ def speed_ratios(rows: pd.DataFrame, asked: dict[str, tuple[float, float]]) -> F
     """Left: how often as fast as each peer, with ticks at what was asked. Right: share of the machine's limit."""
     rows = rows.iloc[::-1].reset_index(drop=True)
     compared = rows[rows["ratio"].notna()].reset_index(drop=True)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.42 * len(rows) + 1), width_ratios=[3, 2])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.5, 0.5 * len(rows) + 1), width_ratios=[3, 2])
     place = np.arange(len(compared))
     left.barh(place, compared["ratio"], height=0.6, color="#56B4E9", edgecolor="black")
     for y, (name, ratio) in enumerate(zip(compared["name"], compared["ratio"], strict=True)):
@@ -38,14 +38,14 @@ def speed_ratios(rows: pd.DataFrame, asked: dict[str, tuple[float, float]]) -> F
 def growth(table: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     """Seconds and peak memory against the size of the work; dotted, the expected slope through the largest size."""
     kinds = list(slopes.index)
-    figure, panels = plt.subplots(2, len(kinds), figsize=(2.4 * len(kinds), 4.6), squeeze=False)
+    figure, panels = plt.subplots(2, len(kinds), figsize=(1.65 * len(kinds), 4.6), squeeze=False)
     for column, kind in enumerate(kinds):
         part = table[table["grows"] == kind].sort_values("size")
         for axes, value, label in ((panels[0, column], "seconds", "time"), (panels[1, column], "peak_mb", "memory")):
             size, found, expected = part["size"], part[value], slopes.loc[kind, f"{label}, expected"]
             axes.loglog(size, found, "o-", color="#0072B2")
             axes.loglog(size, found.iloc[-1] * (size / size.iloc[-1]) ** expected, ":", color="black")
-            axes.set_title(f"slope {slopes.loc[kind, f'{label}, fitted']:.2f}, expected {expected:g}", fontsize=8)
+            axes.set_title(f"slope {slopes.loc[kind, f'{label}, fitted']:.2f}\nexpected {expected:g}", fontsize=8)
             axes.set_xticks(size.iloc[::2], [f"{one:,}" for one in size.iloc[::2]])
             axes.xaxis.set_minor_formatter(NullFormatter())
         panels[1, column].set_xlabel(kind)

@@ -1,6 +1,7 @@
 """Files: written whole or not at all, read with one clear error that names the file, and where downloads are kept."""
 
 import csv
+import errno
 import gzip
 import hashlib
 import io
@@ -36,6 +37,18 @@ def cache_dir() -> Path:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The error of a full disk in the block names `path`: the system's own, and that of safetensors, does not."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error)
+        if not full or getattr(error, "filename", None):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+@contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to; move it to `path` on success.
 
@@ -47,7 +60,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     side = path.with_name(f".{path.stem}.{_here()}.new{path.suffix}")
     _remove(side)
     try:
-        yield side
+        with naming(path):
+            yield side
         if not side.exists():
             raise FileNotFoundError(f"{path}: nothing was written to {side.name}")
         _move(side, path)
@@ -62,7 +76,8 @@ def scratch(folder: Path) -> Iterator[Path]:
     _remove(side)
     side.mkdir(parents=True)
     try:
-        yield side
+        with naming(folder):
+            yield side
     finally:
         _remove(side)
 

@@ -33,8 +33,6 @@ def test_verdicts_change_with_the_answers(page):
     assert "| Ours is better. | **not supported** | " in page((0.0, 0.0))
     for text in (better, worse):
         assert "| Ours is best. | **contradicted** on average, singly for 2 of 2 groups | +0." in text
-    counts = "1 are supported on average over groups, 0 mixed, 0 not supported and 1 contradicted."
-    assert f"Of 2 claims tested, {counts}" in better
 
 
 def test_a_mean_that_only_some_groups_show_says_how_many(page):

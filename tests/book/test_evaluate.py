@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from opinion_sae.book import evaluate
 from opinion_sae.book import evaluated as shown
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.evaluate import Inputs
+from opinion_sae.book.figures.gaps import _apart, gap_methods, learning_curve
 from opinion_sae.book.profile import load_profile
 from opinion_sae.delta.held_out import Split, by_question
 from opinion_sae.delta.settings import FitSettings
@@ -118,9 +120,14 @@ def tables(evaluated):
 def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
     moved = {"random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"}
     reads = {"delta-reading", "delta-reading-64", "dense-reading"}
-    twice = FITTED | moved | reads | {"dense", "shuffled-groups", "permuted-decoder", *suite.READ_OUTS_OF_SAE}
+    twice = (
+        FITTED
+        | moved
+        | reads
+        | {"dense", "shuffled-groups", "permuted-decoder", "direct", "direct-shuffled", "words+direct"}
+    )
     twice |= {"shuffled-questions", "random-dictionary", "random-read-latents"}
-    left_out = FITTED | reads | {"words", "direct", "words+direct"}
+    left_out = FITTED | reads | {"words", "direct", "direct-shuffled", "words+direct"}
     once = {name + suffix for name in left_out for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
     once |= {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
     once |= {"few-shot", "lora"}
@@ -249,6 +256,43 @@ def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
     assert seeds["delta", "uniform"] == 2 and seeds["delta-by-topic", "unsteered"] == 1
 
 
+def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_path):
+    nothing = shown.load_evaluated(tmp_path, survey, "m")
+    for page in (shown.seeds_page(nothing), shown.learning_sentence(nothing), shown.splits_page(nothing)):
+        assert "make evaluate" in page and "nan" not in page
+    for step, name in ((steps[0], "first"), (steps[-1], "last")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for kind, table in evaluate.gap_tables(given, step, 20).items():
+            write_csv(folder / f"evaluate_{kind}.csv", table)
+        hashes = {"data": survey_hash(survey), "model": "m", "sae": "s"}
+        write_json(folder / "evaluate.json", {"hashes": hashes, "missing": step.missing})
+    first, last = (shown.load_evaluated(tmp_path / name, survey, "m") for name in ("first", "last"))
+    page = shown.seeds_page(first)
+    assert "missing are `controls-1`, `split-by-topic`" in page and "Under 2 seeds" in page and "LoRA" not in page
+    assert "has not been measured" in shown.learning_sentence(first)
+    page = shown.seeds_page(last)
+    assert "missing" not in page and "| LoRA over prompts" in page and "nan" not in page
+    assert shown.learning_sentence(last).startswith(
+        "From 4 questions to fit and choose by to 8, the gap correlation of"
+    )
+    page = shown.splits_page(last)
+    head = "| Method | questions | topics | the survey | all but one survey, to one | all but one survey, to two |"
+    assert head in page and "intersection" in page and page.count("\n| reading Δ |") == 1
+    figure = learning_curve(last.table("learning"))
+    figure.canvas.draw()
+    said = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert said == {"reading Δ", "dense reading", "words"}  # on the lines, not by colour alone
+    figure = gap_methods(last.table("gaps"), last.table("gaps_by_seed"), "toplines")
+    figure.canvas.draw()
+    assert not [tick for tick in figure.axes[0].get_yticklabels() if "topics" in tick.get_text()]
+    plt.close("all")
+
+
+def test_labels_of_lines_that_end_together_stand_apart():
+    assert _apart({"b": 0.5, "a": 0.49, "c": 0.9}, 0.1) == [(0.49, "a"), (0.59, "b"), (0.9, "c")]
+
+
 def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
     nothing = shown.load_evaluated(tmp_path, survey, "m")
     assert "has not been run" in nothing.note and not len(nothing.rows)
@@ -268,7 +312,7 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     other = shown.load_evaluated(tmp_path, survey, "n")
     assert "are of other model than this run" in other.note and not len(other.claims)
     pd.testing.assert_frame_equal(shown.with_evaluated(ours, other.rows), ours)
-    assert found.side_effects["method"].tolist() == ["lora"] and not len(other.side_effects)
+    assert found.table("side_effects")["method"].tolist() == ["lora"] and not len(other.table("side_effects"))
 
 
 def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):

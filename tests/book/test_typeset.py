@@ -6,24 +6,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opinion_sae.book.typeset import WIDEST, table
+from opinion_sae.book.typeset import WIDEST, sentence, table
 
 
 def cells(made, tag="td"):
-    return re.findall(rf"<{tag}[^>]*>([^<]*)</{tag}>", made.data)
+    return re.findall(rf"<{tag}[^>]*>([^<]*)</{tag}>", made.html)
 
 
 def test_a_column_and_its_interval_become_one_in_the_digits_asked_for():
     frame = pd.DataFrame({"method": ["delta", "mine"], "kl": [0.25, 1], "kl_low": [0.2, np.nan], "kl_high": [0.3, 2.0]})
     made = table(frame, "Two <methods>", 2)
     assert cells(made) == ["Δ", "0.25 (0.20 to 0.30)", "mine", "1.00"]
-    assert cells(made, "th") == ["method", "KL (nats)"] and "<caption>Two &lt;methods&gt;</caption>" in made.data
-    assert 'tabindex="0"' in made.data and 'aria-label="Two &lt;methods&gt;"' in made.data
+    assert cells(made, "th") == ["method", "KL (nats)"] and "<caption>Two &lt;methods&gt;</caption>" in made.html
+    assert set(made._repr_mimebundle_()) == {"text/plain", "text/html"}
+    assert 'tabindex="0"' in made.html and 'aria-label="Two &lt;methods&gt;"' in made.html
 
 
 def test_low_and_high_belong_to_the_column_before_them_and_to_no_other():
     frame = pd.DataFrame({"n_questions": [3], "difference": [-0.00001], "low": [-0.1], "high": [0.1], "share": [None]})
     assert cells(table(frame, "One")) == ["3", "0.000 (-0.100 to 0.100)", ""]
+    assert cells(table(pd.DataFrame({"delta": [1234.5, 0.00012]}), "Significant", None)) == ["1.23e+03", "0.00012"]
+
+
+def test_a_sentence_begins_with_a_capital():
+    shown = sentence("the text, Δ in it.")._repr_mimebundle_()
+    assert shown == {"text/plain": "The text, Δ in it.", "text/markdown": "The text, Δ in it."}
 
 
 def test_a_named_index_is_a_column_and_a_counted_one_is_not():

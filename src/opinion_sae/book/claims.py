@@ -109,7 +109,7 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(columns) + " |", "| :-- | :-- | :-- | --: | --: | --: | :-- |"]
     found = [claim for claim in claims if _pair(claim) in tested.index]
     lines += [_row(claim, tested.loc[_pair(claim)], _of_groups(claim, table)) for claim in found]
-    parts = ["\n".join(lines), _counts(tested)]
+    parts = ["\n".join(lines)]
     groups = [_groups(claim, _of_groups(claim, table)) for claim in claims]
     parts += ["**Group by group**", "\n".join(line for line in groups if line)] if any(groups) else []
     missing = [claim for claim in claims if claim not in found]
@@ -165,10 +165,6 @@ def interval(row: pd.Series) -> str:
 
 def _p(p: float) -> str:
     return "none" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _counts(tested: pd.DataFrame) -> str:
-    return f"Of {len(tested)} claims tested, {count_verdicts(tested['verdict'])}."
 
 
 def count_verdicts(found: pd.Series) -> str:

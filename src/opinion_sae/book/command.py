@@ -33,14 +33,18 @@ def check(given: argparse.Namespace) -> None:
 def book(given: argparse.Namespace) -> None:
     """Run what is not there or not up to date. Given flags for snakemake, all that it says is shown."""
     from opinion_sae.book.paths import open_run
+    from opinion_sae.book.preflight import fetch
     from opinion_sae.book.profile import find_profile, load_profile
     from opinion_sae.book.terminal import watch
     from opinion_sae.book.workflow import command, go_on
 
     check(given)
     sys.stdout.flush()
-    run = open_run(load_profile(given.profile).output)
+    profile = load_profile(given.profile)
+    run = open_run(profile.output)
     go_on(run)
+    if not given.flags:  # with flags for snakemake, perhaps nothing that needs them is run
+        fetch(profile, encoder=not given.tables)
     run.logs.mkdir(exist_ok=True)
     call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
     watch(call, run.logs / "snakemake.log", everything=bool(given.flags))

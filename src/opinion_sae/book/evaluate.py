@@ -102,9 +102,17 @@ def evaluation(given: Inputs, kinds: Sequence[str] = KINDS) -> Iterator[Found]:
     if not to_make:
         yield gathered(given, parts)
     for number, (name, item) in enumerate(to_make):
-        print(f"evaluate: {name}, item {number + 1} of {len(to_make)}", flush=True)
+        print(f"evaluate: {name}, item {number + 1} of {len(to_make)}{_expected(given.folder, name)}", flush=True)
         parts[name] = made(_file(given, name), item)
         yield gathered(given, parts)
+
+
+def _expected(folder: Path, name: str) -> str:
+    """How long the longest item of the same name but for its number took; LoRA takes about as long as a persona."""
+    kind = name.rpartition("-")[0]
+    done = sorted(folder.glob(f"{kind}-*.json")) or sorted(folder.glob("prompt-*.json")) * (kind == "lora")
+    seconds = [read_json(path)["seconds"] for path in done]
+    return f", about {max(seconds) / 60:.0f} minutes" if seconds else ""
 
 
 def _file(given: Inputs, name: str) -> Path:

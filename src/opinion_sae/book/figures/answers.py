@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import MARKS, group_labels, reference_line
+from opinion_sae.book.figures.style import MARKS, group_labels, legend_above, reference_line
 from opinion_sae.score.names import label as name_of
 from opinion_sae.survey import Survey
 
@@ -26,7 +26,7 @@ def group_distance(survey: Survey, table: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(f"mean total variation over {table['questions'].max()} questions (0 to 1)")
-    axes.legend(loc="lower right")
+    legend_above(axes, 1)
     return figure
 
 
@@ -34,7 +34,7 @@ def position_shares(table: pd.DataFrame) -> Figure:
     """Mean probability by letter for the model and by the same places for people, per number of options."""
     counts = sorted(table["options"].unique())
     figure, panels = plt.subplots(
-        1, len(counts), figsize=(2.3 * len(counts) + 0.6, 2.8), sharey=True, squeeze=False, layout="constrained"
+        1, len(counts), figsize=(1.6 * len(counts) + 0.6, 2.6), sharey=True, squeeze=False, layout="constrained"
     )
     for axes, count in zip(panels[0], counts, strict=True):
         part = table[table["options"] == count]
@@ -46,14 +46,14 @@ def position_shares(table: pd.DataFrame) -> Figure:
         axes.set_title(f"{count} options (n={part['questions'].iloc[0]})", fontsize=9)
         axes.set_xlabel("letter")
     panels[0, 0].set_ylabel("mean probability or share")
-    panels[0, -1].legend()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Headline: mean KL and alignment of each method over all groups, with 95 % intervals over questions."""
     part = table[table["group"] == "all"].set_index("method").loc[list(methods)]
-    figure, panels = plt.subplots(1, 2, figsize=(8, 0.36 * len(part) + 1.1), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.36 * len(part) + 1.1), sharey=True, layout="constrained")
     y = np.arange(len(part))
     for axes, measure in zip(panels, ("kl", "alignment"), strict=True):
         for place, (method, row) in zip(y, part.iterrows(), strict=True):
@@ -63,8 +63,8 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
         reference_line(axes, measure, "floor", floor.set_index("group").loc["all", measure], upright=True)
     panels[0].set_yticks(y, [name_of(method) for method in part.index])
     panels[0].invert_yaxis()
-    panels[0].set_xlabel("mean KL, people to model (nats)\nlower is closer")
-    panels[1].set_xlabel("alignment, ordinal questions\nhigher is closer")
+    panels[0].set_xlabel("mean KL (nats)\nlower is closer")
+    panels[1].set_xlabel("alignment\nhigher is closer")
     panels[0].set_title(
         f"{part['n_questions'].iloc[0]} held-out questions; dotted: noise floor", loc="left", fontsize=9
     )
@@ -73,7 +73,7 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
 
 def alignment_by_group(survey: Survey, table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Mean KL per group and method with 95 % intervals, and the group's noise floor."""
-    figure, axes = plt.subplots(figsize=(7, 0.42 * len(survey.groups) + 1.2))
+    figure, axes = plt.subplots(figsize=(6.5, 0.42 * len(survey.groups) + 1.2))
     y = np.arange(len(survey.groups))
     for n, method in enumerate(methods):
         part = table[table["method"] == method].set_index("group").loc[list(survey.groups)]

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import legend_above
 from opinion_sae.score.names import label
 
 # verdict: colour, marker, how much of it is filled
@@ -47,7 +48,7 @@ def claims(table: pd.DataFrame) -> Figure:
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
     axes.set_yticks(np.arange(len(part)), _differences(part))
     axes.set_xlabel("difference in mean held-out KL (nats)\nbelow zero is closer")
-    axes.legend(fontsize=7)
+    legend_above(axes, 3)
     return figure
 
 
@@ -58,7 +59,7 @@ def _differences(table: pd.DataFrame) -> list[str]:
 
 
 def _rows(count: int) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(7, 0.27 * count + 1))
+    figure, axes = plt.subplots(figsize=(6.5, 0.27 * count + 1))
     axes.axvline(0, color="black", linewidth=1)
     axes.invert_yaxis()
     return figure, axes

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import log_scale, reference_line
+from opinion_sae.book.figures.style import legend_above, log_scale, reference_line
 
 
 def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str, float] | None = None) -> Figure:
@@ -17,21 +17,21 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
     `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
     """
     first = curve.iloc[0]
-    questions = f"{first['n_questions']:.0f} held-out questions"
-    text = f"{first['n_windows']:.0f} texts, {first['n_tokens']:.0f} tokens"
+    questions = f"{first['n_questions']:.0f} questions"
+    text = f"{first['n_windows']:.0f} texts"
     panels = [
-        ("kl", "mean KL, people to model (nats)", questions, "#0072B2", "o", "-"),
-        ("option_mass", "probability on option letters", questions, "#E69F00", "s", "--"),
+        ("kl", "mean KL (nats)", questions, "#0072B2", "o", "-"),
+        ("option_mass", "on option letters", questions, "#E69F00", "s", "--"),
         (
             "perplexity_ratio",
-            "perplexity of held-out texts,\nrelative to unsteered",
+            "relative perplexity",
             text,
             "#009E73",
             "^",
             "-.",
         ),
     ]
-    figure, row = plt.subplots(1, 3, figsize=(8, 2.8), layout="constrained")
+    figure, row = plt.subplots(1, 3, figsize=(6.5, 3), layout="constrained")
     for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
         error = [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
         axes.errorbar(curve["strength"], curve[name], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4)
@@ -39,13 +39,12 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
         if spot is not None:
             at = curve.loc[curve["strength"] == spot, name]
             axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
-        axes.set_title(size, loc="left", fontsize=9)
         axes.set_ylabel(label)
-        axes.set_xlabel("strength (0: unsteered,\n1: as fitted)")
+        axes.set_xlabel(f"strength (0: unsteered,\n1: as fitted)\n{size}")
     for method, value in (references or {}).items():
         reference_line(row[0], "kl", method, value)
     for axes in row if spot is not None or references else ():
-        axes.legend(*axes.get_legend_handles_labels(), fontsize=7)
+        legend_above(axes, 1)
     row[1].set_ylim(0, 1.02)
     log_scale(row[2].yaxis)
     return figure

@@ -25,7 +25,7 @@ def gap_methods(gaps: pd.DataFrame, parts: pd.DataFrame, task: str) -> Figure:
     each of the `parts`, folds or seeds (grey)."""
     part = gaps[(gaps["task"] == task) & (gaps["group"] == "all") & (gaps["split"] == "question")].set_index("method")
     methods = sorted(part.index, key=rank)
-    figure, panels = plt.subplots(1, 2, figsize=(8, 0.22 * len(methods) + 1.1), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.25 * len(methods) + 1.1), sharey=True)
     parts = parts[parts["task"] == task]
     for axes, (measure, name) in zip(panels, PANELS[task].items(), strict=True):
         for place, method in enumerate(methods):
@@ -40,7 +40,7 @@ def gap_methods(gaps: pd.DataFrame, parts: pd.DataFrame, task: str) -> Figure:
         axes.set_xlabel(name)
     # a part far out would squeeze all the rest
     panels[1].set_xlim(*_limits(part, list(PANELS[task])[1]))
-    panels[0].set_yticks(range(len(methods)), [label(method) for method in methods], fontsize=7)
+    panels[0].set_yticks(range(len(methods)), [label(method) for method in methods], fontsize=8)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
     return figure
 
@@ -63,7 +63,7 @@ def reading_gap(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.axvline(0, color="black", linewidth=0.8)
     bound = 1.1 * max(0.01, np.nanmax(np.abs(np.concatenate([actual, predicted])), initial=0.0))
-    axes.plot([-bound, bound], [-bound, bound], color="#777777", linestyle=":", linewidth=1, label="equal")
+    axes.plot([-bound, bound], [-bound, bound], color="#777777", linestyle=":", linewidth=1)
     axes.plot(actual, predicted, "o", color="#0072B2", markersize=4, alpha=0.6)
     axes.set_xlim(-bound, bound)
     axes.set_ylim(-bound, bound)
@@ -72,7 +72,7 @@ def reading_gap(
     axes.set_ylabel("predicted from toplines, held out")
     shown = "too few questions for r" if np.isnan(r) else f"r = {r:.2f}"
     axes.set_title(f"{shown}, {int((~np.isnan(actual)).sum())} questions", loc="left", fontsize=9)
-    axes.legend(loc="lower right")
+    axes.annotate("equal", (bound, bound), (-6, -2), textcoords="offset points", ha="right", va="top")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What Δ consists of, and how few latents it needs."""
+"""How few latents an offset needs, read or touched."""
 
 from __future__ import annotations
 
@@ -7,35 +7,24 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import group_labels, log_scale, reference_line
+from opinion_sae.book.figures.style import log_scale, reference_line
 from opinion_sae.score.names import label as name_of
-from opinion_sae.survey import Survey
 
 
-def latent_heatmap(
-    survey: Survey, table: pd.DataFrame, offsets: Float[np.ndarray, "group latent"], count: int
-) -> Figure:
-    """Offsets of the latents that appear most among the groups' strongest, groups against latents."""
-    order = table.groupby("latent")["delta"].apply(lambda d: d.abs().sum()).sort_values(ascending=False)
-    latents = order.index[:count].tolist()
-    labels = table.drop_duplicates("latent").set_index("latent")["label"]
-    figure, axes = plt.subplots(figsize=(0.36 * len(latents) + 3, 0.26 * len(survey.groups) + 2.4))
-    sns.heatmap(
-        offsets[:, latents],
-        ax=axes,
-        cmap="PuOr",
-        center=0,
-        yticklabels=group_labels(survey),
-        xticklabels=[f"{latent}: {labels[latent]}"[:34] for latent in latents],
-        cbar_kws={"label": "offset (latent units)", "shrink": 0.7},
-    )
-    axes.grid(False)
-    axes.set_xlabel("latent and its label")
-    axes.tick_params(axis="x", rotation=90)
+def reading_path(table: pd.DataFrame) -> Figure:
+    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    names = {"gap_r": "correlation of gaps", "kl": "mean KL (nats), lower is closer"}
+    places = range(len(table))
+    for axes, (measure, name) in zip(panels, names.items(), strict=True):
+        value = table[measure].to_numpy()
+        error = np.nan_to_num([value - table[f"{measure}_low"], table[f"{measure}_high"] - value]).clip(0)
+        axes.errorbar(places, value, error, fmt="o-", color="#0072B2", capsize=2, markersize=4)
+        axes.set_xticks(places, table["latents"].tolist())
+        axes.set_xlabel("latents read by an axis")
+        axes.set_ylabel(name)
     return figure
 
 
@@ -50,7 +39,7 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
         "dense": (f"{name_of('dense')} of the same norm", "#CC79A7", "^", "-."),
     }
     part = table[table["group"] == "all"]
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("mean KL (nats)", "alignment"), strict=True):
         for n, (method, (name, colour, marker, line)) in enumerate(styles.items()):
             rows = part[part["method"] == method].sort_values("latents")
@@ -58,20 +47,20 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
             place = rows["latents"] * (1 + 0.05 * (n - 1))  # side by side, so that the intervals can be told apart
             axes.errorbar(place, rows[measure], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=name)
         log_scale(axes.xaxis, base=2)
-        axes.set_xlabel("latents touched per group (mean)")
-        axes.set_ylabel(f"{label}, {questions} held-out questions")
+        axes.set_xlabel(f"latents touched per group (mean)\n{questions} held-out questions")
+        axes.set_ylabel(label)
     for method, value in references.items():
         reference_line(panels[0], "kl", method, value)
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
     """Held-out KL against latents touched, one small panel per group: refitted, with intervals, and dense."""
-    columns = 6
+    columns = 4
     rows = -(-len(groups) // columns)
     figure, panels = plt.subplots(
-        rows, columns, figsize=(9, 1.5 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows, columns, figsize=(6.5, 1.4 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     for axes in panels.flat[len(groups) :]:
         axes.set_axis_off()
@@ -90,7 +79,7 @@ def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
 
 def tilt(table: pd.DataFrame) -> Figure:
     """Mean and worst group against the tilt t, in KL and alignment, with 95 % intervals."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 2.8), layout="constrained")
     places = {t: n for n, t in enumerate(sorted(table["t"].unique()))}
     styles = [("mean over groups", "#0072B2", "o", "-"), ("worst-off group", "#D55E00", "s", "--")]
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("KL (nats)", "alignment"), strict=True):
@@ -102,5 +91,5 @@ def tilt(table: pd.DataFrame) -> Figure:
         axes.set_xticks(list(places.values()), [f"{t:g}" for t in places])
         axes.set_xlabel("tilt t (0: plain mean)")
         axes.set_ylabel(f"held-out {label}")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure

@@ -25,7 +25,7 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
     if not overall:
         return _nothing()
     methods = sorted({method for table in overall.values() for method in table.index}, key=rank)
-    figure, panels = plt.subplots(1, 2, figsize=(8, 0.36 * len(methods) + 1.3), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.36 * len(methods) + 1.3), sharey=True, layout="constrained")
     height = {method: place for place, method in enumerate(methods)}
     for n, (model, table) in enumerate(overall.items()):
         colour, marker = MODELS[n % len(MODELS)]
@@ -37,11 +37,11 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
         panels[1].plot(100 * table["gap_closed"], y, marker, color=colour, ms=4)
     panels[0].set_yticks(range(len(methods)), [name_of(method) for method in methods])
     panels[0].invert_yaxis()
-    panels[0].set_xlabel("mean KL, people to model (nats)")
+    panels[0].set_xlabel("mean KL (nats)")
     for share in (0, 100):
         panels[1].axvline(share, color="black", linewidth=0.8)
-    panels[1].set_xlabel("share of the gap closed (%)")
-    figure.legend(loc="outside upper center", ncols=len(overall))
+    panels[1].set_xlabel("gap closed (%)")
+    figure.legend(loc="outside upper center", ncols=1)
     return figure
 
 
@@ -55,7 +55,7 @@ def groups_by_model(
     if not tables:
         return _nothing()
     groups = [group for group in next(iter(tables.values()))["group"].unique() if group != "all"]
-    size = (3.2 * len(tables) + 1.6, 0.4 * len(groups) + 1.2)
+    size = (2.4 * len(tables) + 1.6, 0.4 * len(groups) + 1.2)
     figure, panels = plt.subplots(
         1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
@@ -72,7 +72,7 @@ def groups_by_model(
         axes.set_title(model, fontsize=9)
     panels[0, 0].set_yticks(y, groups)
     panels[0, 0].invert_yaxis()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods) + 1)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import log_scale
+from opinion_sae.book.figures.style import legend_above, log_scale
 from opinion_sae.score.names import label as name_of
 
 STYLES = [("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "v", ":")]
@@ -43,7 +43,7 @@ def layer_grid(table: pd.DataFrame) -> Figure:
 
     Means over folds; bars run from the lowest fold to the highest.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(6.5, 3.2), layout="constrained")
     if table.empty:
         for axes in panels:
             axes.text(0.5, 0.5, "not run\nfor this profile", ha="center", va="center", transform=axes.transAxes)
@@ -56,7 +56,7 @@ def layer_grid(table: pd.DataFrame) -> Figure:
         _points(panels[0], part, "layer", "kl", style, label)
     panels[0].set_xlabel("layer")
     panels[0].set_ylabel("validation KL (nats)")
-    panels[0].legend(fontsize=7)
+    legend_above(panels[0], 1)
     joint = table[table["mode"] == "joint"]
     for axes, name, label in zip(panels[1:], ("kl", "fvu"), ("KL (nats)", "unexplained variance"), strict=True):
         _points(axes, joint, "kl_weight", name, STYLES[0], "joint training")

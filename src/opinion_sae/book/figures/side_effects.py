@@ -34,7 +34,7 @@ def trade_off(table: pd.DataFrame) -> Figure:
     """
     part = table[table["group"] == "all"].set_index(["quantity", "method"])
     gain = part.loc["alignment_change"]
-    figure, panels = plt.subplots(1, 2, figsize=(8.5, 5.2), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 6), layout="constrained")
     for axes, (quantity, scale, label, units) in zip(panels, PANELS, strict=True):
         loss = part.loc[quantity, ["value", "low", "high"]] * scale
         for method in gain.index.intersection(loss.index):
@@ -56,11 +56,11 @@ def trade_off(table: pd.DataFrame) -> Figure:
         axes.plot(0, 0, "X", color="black", ms=6, label=name_of("unsteered"))
         axes.axhline(0, color="black", lw=0.5, zorder=0)
         count = part.loc[quantity, "n"].max()
-        axes.set_title(f"{gain['n'].max()} ordinal questions, {count} {units}", loc="left", fontsize=9)
-        axes.set_xlabel("alignment gained on held-out questions (0 to 1)")
+        axes.set_title(f"{gain['n'].max()} questions, {count} {units}", loc="left", fontsize=9)
+        axes.set_xlabel("alignment gained (0 to 1)")
         axes.set_ylabel(label)
     handles = dict(zip(*reversed(_legend(panels)), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     return figure
 
 

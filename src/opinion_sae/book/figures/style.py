@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import LogFormatterSciNotation
@@ -75,6 +76,11 @@ STYLE = {
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
+if "ipykernel" in sys.modules:  # in a chapter
+    from IPython.core.getipython import get_ipython
+    from matplotlib_inline.config import InlineBackend
+
+    InlineBackend.instance(parent=get_ipython()).figure_formats = {"svg"}
 
 
 class PlainNumbers(LogFormatterSciNotation):
@@ -84,9 +90,9 @@ class PlainNumbers(LogFormatterSciNotation):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def log_scale(axis: Axis, base: int = 10) -> None:
+def log_scale(axis: XAxis | YAxis, base: int = 10) -> None:
     """A logarithmic axis; its own labels would be mathtext, which the style takes for plain text."""
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log", base=base)
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log", base=base)
     axis.set_major_formatter(PlainNumbers(base))
     axis.set_minor_formatter(PlainNumbers(base, labelOnlyBase=False))
 
@@ -105,6 +111,11 @@ def reference_line(axes: Axes, measure: str, method: str, value: float, upright:
     colour, _, line = MARKS[method]
     draw = axes.axvline if upright else axes.axhline
     draw(value, color=colour, linestyle=line, linewidth=1, label=label(method), gid=f"{measure}-of-{method}")
+
+
+def legend_above(axes: Axes, ncols: int = 2) -> None:
+    """The names of the marks above the panel, off the data."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.2, columnspacing=1)
 
 
 def save_svg(figure: Figure, path: str | Path) -> None:

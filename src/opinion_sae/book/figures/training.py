@@ -6,12 +6,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import log_scale
+from opinion_sae.book.figures.style import legend_above, log_scale
 
 
 def sae_training(history: pd.DataFrame) -> Figure:
     """Loss, explained variance, L0 and dead latents against steps."""
-    figure, panels = plt.subplots(1, 3, figsize=(8, 2.7), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.7), layout="constrained")
     if history.empty:
         for axes in panels:
             axes.text(0.5, 0.5, "SAE loaded,\nnot trained here", ha="center", va="center", transform=axes.transAxes)
@@ -21,7 +21,7 @@ def sae_training(history: pd.DataFrame) -> Figure:
     panels[0].plot(step, history["validation_fvu"], "--", color="#E69F00", label="held-out text")
     log_scale(panels[0].yaxis)
     panels[0].set_ylabel("fraction of variance unexplained")
-    panels[0].legend()
+    legend_above(panels[0], 1)
     panels[1].plot(step, 1 - history["fvu"], color="#0072B2")
     panels[1].plot(step, 1 - history["validation_fvu"], "--", color="#E69F00")
     panels[1].set_ylabel("explained variance")
@@ -29,7 +29,7 @@ def sae_training(history: pd.DataFrame) -> Figure:
     panels[2].plot(step, history["l0"], ":", color="#009E73", label="L0 (latents per token)")
     panels[2].set_ylim(bottom=-1)
     panels[2].set_ylabel("% or latents")
-    panels[2].legend()
+    legend_above(panels[2], 1)
     for axes in panels:
         axes.set_xlabel("training step")
     return figure
@@ -45,7 +45,7 @@ def delta_training(history: pd.DataFrame) -> Figure:
     ]
     names = {"train_kl": "training", "validation_kl": "validation", "l1_shared": "shared", "l1_deviation": "group"}
     names |= {"latents_shared": "shared", "latents_deviation": "group (mean)"}
-    figure, panels = plt.subplots(len(stages), 3, figsize=(8, 2.4 * len(stages)), squeeze=False, layout="constrained")
+    figure, panels = plt.subplots(len(stages), 3, figsize=(6.5, 2.5 * len(stages)), squeeze=False, layout="constrained")
     for row, stage in zip(panels, stages, strict=True):
         part = history[history["stage"] == stage].groupby("epoch")
         for axes, (columns, label) in zip(row, terms, strict=True):
@@ -55,8 +55,8 @@ def delta_training(history: pd.DataFrame) -> Figure:
                 axes.fill_between(middle.index, part[column].min(), part[column].max(), color=colour, alpha=0.2)
             axes.set_ylabel(label)
             axes.set_xlabel("epoch")
-            axes.legend()
-        row[0].set_title(f"{stage} stage", loc="left", fontsize=9)
+            legend_above(axes, 1)
+        row[0].set_ylabel(f"{stage} stage\n{terms[0][1]}")
     return figure
 
 
@@ -72,14 +72,14 @@ def joint_training(history: pd.DataFrame) -> Figure:
         (("sparsity", "validation_sparsity"), ("training tokens", "held-out tokens"), "|z|₁, relative to start"),
         (("l1_shared", "l1_deviation"), ("shared", "group"), "L1 terms (nats)"),
     ]
-    figure, row = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained")
+    figure, row = plt.subplots(2, 2, figsize=(6.5, 5), layout="constrained")
     epochs = history[history["stage"] == "joint"].groupby("epoch")
-    for axes, (columns, labels, title) in zip(row, panels, strict=True):
+    for axes, (columns, labels, title) in zip(row.flat, panels, strict=True):
         for column, label, colour, line in zip(columns, labels, ("#0072B2", "#E69F00"), ("-", "--"), strict=False):
             middle = epochs[column].mean()
             axes.plot(middle.index, middle, line, color=colour, label=label)
             axes.fill_between(middle.index, epochs[column].min(), epochs[column].max(), color=colour, alpha=0.2)
         axes.set_ylabel(title)
         axes.set_xlabel("epoch")
-        axes.legend()
+        legend_above(axes, 1)
     return figure

