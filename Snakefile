@@ -71,6 +71,12 @@ CHAPTERS = {
         work=[],
     ),
     "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
+    "21_group_map": dict(
+        needs=["04_delta", "17_reading"],
+        tables=["group_map.csv", "group_map_distances.csv"],
+        figures=["group_map.svg"],
+        work=[],
+    ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
         tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -123,3 +124,86 @@ def test_the_committed_file_has_the_committed_answers():
         for group, logs in zip(found["groups"], table(one["logs"][2]), strict=True):
             if (one["key"], group) in expected:
                 np.testing.assert_allclose(np.exp(logs), expected[one["key"], group], atol=1e-3)
+
+
+@pytest.fixture
+def opened(case, tmp_path):
+    """The page in Chromium, from disk, with the made-up survey's data."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
+    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser_path is None:
+        pytest.skip("no Chromium on this machine")
+    cells = read_json(ROOT / "notebooks" / "20_explorer.ipynb")["cells"]
+    page = next(text for text in ("".join(cell["source"]) for cell in cells) if text.startswith("```{raw} html"))
+    folder = tmp_path / "explorer"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("data.js"))
+    explorer.write_page(tmp_path / "page.json", case[-1])
+    (folder / "data.js").write_text(explorer_script(tmp_path / "page.json"), encoding="utf-8")
+    (tmp_path / "chapters").mkdir()
+    path = tmp_path / "chapters" / "page.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{page.split(chr(10), 1)[1].removesuffix('```')}", "utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=browser_path)
+        window = browser.new_page(viewport={"width": 390, "height": 844})
+        errors = []
+        window.on("pageerror", lambda error: errors.append(str(error)))
+        window.goto(path.as_uri())
+        yield window
+        browser.close()
+    assert not errors
+
+
+def shown(window):
+    """The table's shares: a row per option, people and predicted of the first group, then of the second."""
+    texts = window.eval_on_selector_all("tbody tr", "rows => rows.map(row => [...row.cells].map(c => c.textContent))")
+    return [[text if text == "not asked" else float(text.rstrip("%")) / 100 for text in row[1:]] for row in texts]
+
+
+def test_the_page_shows_the_held_out_answers_and_follows_the_controls(opened, case):
+    survey, answers, splits, offsets, found = case
+    held_out = answer_with(answers, splits, offsets)
+    alone, given = np.exp(held_out), np.exp(from_toplines(survey, held_out))
+    expected = np.stack([survey.shares[0, 0], given[0, 0], survey.shares[1, 0], given[1, 0]], -1)
+    np.testing.assert_allclose(shown(opened), expected[:2], atol=2e-3)
+    opened.get_by_label("alone: nothing else is known").check()
+    np.testing.assert_allclose(np.array(shown(opened))[:, [1, 3]], alone[:, 0, :2].T, atol=2e-3)
+    assert "predicted" in opened.locator("p[role=status]").inner_text()
+    slider = opened.get_by_role("slider")
+    slider.focus()
+    opened.keyboard.press("End")
+    twice = np.exp(answers.predict(offsets[0].dosed(2.0, 2.0), torch.tensor([0]))[:, 0, :2].numpy())
+    np.testing.assert_allclose(np.array(shown(opened))[:, [1, 3]], twice.T, atol=2e-3)
+    for _ in range(20):
+        opened.keyboard.press("ArrowLeft")
+    assert slider.input_value() == "1"
+    opened.locator('input[name="without"][value="0"]').check()
+    part = offsets[0].copy()
+    part.a.data[:, :, found["questions"][0]["latents"][0]] = 0
+    without = np.exp(answers.predict(part, torch.tensor([0]))[:, 0, :2].numpy())
+    np.testing.assert_allclose(np.array(shown(opened))[:, [1, 3]], without.T, atol=2e-3)
+    opened.get_by_label("Question", exact=True).select_option("4")
+    assert [row[2] for row in shown(opened)] == ["not asked"] * len(survey.questions[4].options)
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_file_of_ones_own_is_text_and_a_wrong_one_is_refused(opened, case, tmp_path):
+    found = json.loads(json.dumps(case[-1]))
+    nasty = "<img src=x onerror=alert(1)>"
+    found["questions"] = found["questions"][:1]
+    found["questions"][0] |= {"text": nasty, "options": [nasty, "Yes"]}
+    del found["questions"][0]["people"], found["questions"][0]["everyone"]
+    (tmp_path / "own.json").write_text(json.dumps(found))
+    picker = opened.locator("input[type=file]")
+    picker.set_input_files(tmp_path / "own.json")
+    opened.get_by_text("not asked").first.wait_for()
+    assert opened.locator("#explorer img").count() == 0 and nasty in opened.locator("tbody").inner_text()
+    assert opened.get_by_label("from toplines").is_disabled() and opened.get_by_label("alone:").is_checked()
+    for content, said in (
+        ("{", "not JSON"),
+        ('{"format": 1}', "has not the format"),
+        (json.dumps(found | {"groups": ["a", "b", "c"]}), "numbers of groups and options do not match"),
+    ):
+        (tmp_path / "wrong.json").write_text(content)
+        picker.set_input_files(tmp_path / "wrong.json")
+        opened.get_by_text(said).wait_for()
+        assert "wrong.json" in opened.get_by_role("alert").inner_text()

@@ -113,3 +113,9 @@ def test_the_scale_of_the_committed_tables(tmp_path):
     assert f"and {closed:.0%} of what is left" in one_question.scale_sentence(table, gaps)
     worse = gaps.assign(group_kl_closed=-0.2)
     assert "and nothing of what is left" in one_question.scale_sentence(table, worse)
+
+
+def test_an_option_called_none_stays_one(tmp_path):
+    (tmp_path / "answers.csv").write_text("question,option,people\nq,None,0.5\nq,NA,\n")
+    rows = one_question.read_answers(tmp_path / "answers.csv")
+    assert list(rows["option"]) == ["None", "NA"] and rows["people"].isna().tolist() == [False, True]

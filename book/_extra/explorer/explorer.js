@@ -204,6 +204,7 @@
   at("file").addEventListener("change", async () => {
     const [file] = at("file").files;
     if (!file) return;
+    at("file").value = ""; // so that the same file can be opened once more
     let found = null;
     try {
       found = JSON.parse(await file.text());

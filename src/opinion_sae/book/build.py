@@ -92,7 +92,7 @@ def _chapters(run: Run) -> list[Path]:
     """The chapters that the table of contents names."""
     contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
     entries = [entry for part in contents["parts"] for entry in part["chapters"]]
-    names = [one["file"] for entry in entries for one in (entry, *entry.get("sections", []))]
+    names = [one.get("file", "") for entry in entries for one in (entry, *entry.get("sections", []))]
     return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 

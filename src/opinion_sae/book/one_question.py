@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,11 @@ READING = "delta-reading-64"
 METHODS = {
     task: (first, "delta", READING, "words") for task, first in (("alone", "unsteered"), ("toplines", "toplines"))
 }
+
+
+def read_answers(path: Path) -> pd.DataFrame:
+    """`answers.csv`; an option or a group called None stays a text."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def columns_of(rows: pd.DataFrame, task: str) -> dict[str, str]:

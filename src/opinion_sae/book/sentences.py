@@ -244,3 +244,18 @@ def growth(slopes: pd.DataFrame) -> str:
     fitted = {what: slopes[f"{what}, fitted"] for what in ("time", "memory")}
     said = [f"{what} with slopes from {one.min():.2f} to {one.max():.2f}" for what, one in fitted.items()]
     return f"With the size of the work grow {said[0]} and {said[1]}; 1 is in proportion."
+
+
+def group_map(near: pd.DataFrame) -> str:
+    """Of `group_map_distances.csv`: how much of people the plane holds, and how far off each method's groups are."""
+    whole = near[near["fold"] == "all"].set_index("method")
+    folds = near[near["fold"] != "all"].groupby("method")["distance"].agg(["min", "max"])
+    said = [
+        f"{row.distance:.3f} places under {prose(str(row.Index))} (folds {folds.loc[row.Index, 'min']:.3f} to "
+        f"{folds.loc[row.Index, 'max']:.3f})"
+        for row in whole.itertuples()
+    ]
+    return (
+        f"The plane holds {whole['explained'].iloc[0]:.0%} of what sets people's groups apart. A group lies on average "
+        f"{', '.join(said[:-1])} and {said[-1]} from where people of it stand."
+    )

@@ -1,0 +1,73 @@
+"""People's groups in the plane, and where a method puts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from opinion_sae.book.figures import style  # noqa: F401 (its settings)
+from opinion_sae.score.names import label
+
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, where its name may stand
+LETTER, LINE = 0.55 * 8 / 72, 1.25 * 8 / 72  # width of a letter and height of a line of 8 points, in inches
+SIZE = (4.6, 3.9)  # of a panel, in inches
+
+
+def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """A panel per method, one below the other: people's groups (dots, named), the method's (squares), lines between."""
+    people = points[points["method"] == "people"]
+    place = people[["x", "y"]].to_numpy()
+    figure, panels = plt.subplots(len(methods), 1, figsize=(SIZE[0], SIZE[1] * len(methods)), sharex=True, sharey=True)
+    reach = np.array([1.6, 1.2]) * np.abs(points[["x", "y"]].to_numpy()).max(0).clip(1e-3)
+    for axes, method in zip(np.atleast_1d(panels), methods, strict=True):
+        own = points[points["method"] == method].set_index("group").loc[list(people["group"]), ["x", "y"]].to_numpy()
+        axes.axhline(0, color="#BBBBBB", linewidth=0.8)
+        axes.axvline(0, color="#BBBBBB", linewidth=0.8)
+        axes.plot(*np.stack([place, own]).transpose(2, 0, 1), color="#BBBBBB", linewidth=0.8, zorder=1)
+        axes.plot(*place.T, "o", color="black", markersize=4, label="people", gid=f"people-beside-{method}")
+        axes.plot(*own.T, "s", color="#D55E00", mfc="white", markersize=4, label="predicted", gid=f"groups-of-{method}")
+        axes.set_xlim(-reach[0], reach[0])
+        axes.set_ylim(-reach[1], reach[1])
+        name_points(axes, place, list(people["group"]), reach)
+        distance = near.set_index(["method", "fold"])["distance"][method, "all"]
+        axes.set_title(f"{label(method)}: {distance:.3f} places off on average", loc="left", fontsize=9)
+        axes.grid(False)
+        axes.set_ylabel("second dimension (places)")
+    figure.legend(*np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    np.atleast_1d(panels)[-1].set_xlabel("first dimension (places)")
+    return figure
+
+
+def name_points(axes: Axes, places: Float[np.ndarray, "point 2"], names: Sequence[str], reach: np.ndarray) -> None:
+    """Names beside their points, outwards if that covers no other point or name, else where it covers fewest."""
+    scale = 0.8 * np.array(SIZE) / (2 * reach)  # inches per unit
+    at, boxes = places * scale, []
+    for point, name in zip(at, names, strict=True):
+        size, best = np.array([LETTER * len(name), LINE]), None
+        for side in sorted(SIDES, key=lambda side: -np.dot(side, point) / np.hypot(*side)):  # outwards first
+            middle = point + np.array(side) * (size / 2 + 0.06)
+            low, high = middle - size / 2, middle + size / 2
+            covered = ((at > low) & (at < high)).all(1).sum()
+            covered += sum(bool((low < other[1]).all() and (high > other[0]).all()) for other in boxes)
+            outside = bool((np.abs(middle) + size / 2 > reach * scale).any())
+            if best is None or (covered + outside, 0) < (best[0], 0):
+                best = covered + outside, side, low, high
+        assert best is not None
+        boxes.append(best[2:])
+        x, y = best[1]
+        axes.annotate(
+            name,
+            places[len(boxes) - 1],
+            (4 * x, 4 * y),
+            textcoords="offset points",
+            fontsize=8,
+            ha={1: "left", 0: "center", -1: "right"}[x],
+            va={1: "bottom", 0: "center", -1: "top"}[y],
+            parse_math=False,
+        )
