@@ -56,13 +56,7 @@ CHAPTERS = {
         needs=["03_sae", "04_delta"],
         tables=["reading_choices.csv", "read_only_choices.csv", "axes.csv", "codes.csv", "constant_share.csv"],
         figures=["reading_gap.svg", "codes.svg"],
-        # and published/, unless its SAE is too large to be kept
-        work=[
-            "answers-reading.safetensors",
-            "reading-{fold}.safetensors",
-            "hash-published.json",
-            "numbers-predict.json",
-        ],
+        work=["answers-reading.safetensors", "reading-{fold}.safetensors", "reading-all.safetensors"],
     ),
     "18_group_gaps": dict(
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
@@ -102,10 +96,11 @@ CHAPTERS = {
         work=[],
     ),
     "09_latents": dict(
-        needs=["03_sae", "04_delta"],
-        tables=["latents.csv", "fixed_part.csv"],
-        figures=["latents.svg"],
-        work=["numbers-latents.json", "numbers-fixed.json"],
+        needs=["03_sae", "04_delta", "17_reading"],
+        tables=["latents.csv", "cards.json", "reading_path.csv", "fixed_part.csv"],
+        figures=["reading_path.svg"],
+        # and published/, unless its SAE is too large to be kept
+        work=["numbers-latents.json", "numbers-fixed.json", "hash-published.json", "numbers-predict.json"],
     ),
     "10_steering": dict(
         needs=["03_sae", "04_delta"],
@@ -154,7 +149,7 @@ workdir: str(home())
 
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
     ALL_CORES = set()
-PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
+PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/cards.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
 PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*")) if path.is_file()]
 
 

@@ -17,8 +17,11 @@ from opinion_sae.delta.fit import fit_dense, fit_frozen
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.joint import fit_joint
 from opinion_sae.delta.offsets import AdditiveDelta, DenseOffset, GroupDelta, LowRankDelta, MultiplicativeDelta
+from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.delta.settings import FitSettings, JointSettings
-from opinion_sae.effects.interpret import cost_of_removal, describe_latents, strongest
+from opinion_sae.effects.firing import read_corpus
+from opinion_sae.effects.interpret import token_effects
+from opinion_sae.effects.removal import Removal
 from opinion_sae.model.activations import Activations, activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
@@ -189,13 +192,14 @@ def test_joint_training_and_refits_run_there(lm, tiny, two_groups):
     again = (answers, two_groups, splits, deltas)
     assert latent_path(*again, dense, [2], settings)
     assert tilt_sweep(*again, [10.0], settings)
-    shares = torch.from_numpy(two_groups.shares).float()
-    chosen = strongest(torch.stack([delta.offsets().detach() for delta in deltas]), 1)
-    cost_of_removal(answers, deltas, splits, shares, chosen)
+    reads = [move(ReadingDelta(two_groups.groups, sae), FIRST) for _ in splits]
+    log_probs = answers.predict(reads[0]).numpy()
+    assert Removal(answers, splits, reads).read(0, log_probs).shape == log_probs.shape
 
 
 def test_the_sae_is_judged_and_read_there(lm, tiny):
     x, sae = activations(lm, TEXTS, HOOK), move(make_sae(), FIRST)
     assert x.device == sae.encode(x).device == sae(x).device == CPU
     assert np.isfinite(list(sae_quality(lm, sae, TEXTS, HOOK, x[:4]).values())).all()
-    assert describe_latents(lm, sae, TEXTS, HOOK, torch.tensor([1, 5]), 0)
+    assert len(token_effects(lm, sae, torch.tensor([1, 5]))) == 2
+    assert len(read_corpus(AnswerPath(lm, tiny.questions, HOOK), sae, TEXTS).of_survey) == 5

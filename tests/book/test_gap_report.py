@@ -48,8 +48,6 @@ def test_too_few_questions_are_said_and_no_nan(case):
     table, pairs = pages(*case, np.zeros(12, int))
     for text in (gap_report.gaps_page(table, pairs), gap_report.pair_sentence(pairs, "words")):
         assert "too few questions" in text and "nan" not in text
-    empty = pd.DataFrame(columns=["axis", "side", "latent", "weight", "folds", "direction"])
-    assert "too few questions" in gap_report.reads_page(empty, {}) and gap_report.top_read(empty) == []
     codes = pd.DataFrame({"axis": 1, "group": ["a", "b"], "c": 0.0, "low": 0.0, "high": 0.0})
     assert "too few questions" in gap_report.codes_sentence(codes)
     figure = gaps.gap_methods(table, gaps_by_fold(survey, said, np.arange(12) % 3), "toplines")
@@ -65,19 +63,6 @@ def test_the_ends_of_an_axis_and_how_firm_its_sides_are():
     assert gap_report.codes_sentence(codes) == (
         "Axis 1 runs from b (-0.20) to a (+0.50); 1 of 3 groups are on the same side of zero in every fold."
     )
-
-
-def test_latents_that_are_read_with_what_they_promote():
-    rows = [
-        (1, "read", 7, -0.5, 4, 1),
-        (1, "read", 3, 0.2, 2, 1),
-        (1, "read", 9, 0.9, 4, 2),
-        (1, "write", 2, 1.0, 4, 1),
-    ]
-    axes = pd.DataFrame(rows, columns=["axis", "side", "latent", "weight", "folds", "direction"])
-    assert gap_report.top_read(axes) == [3, 7]
-    page = gap_report.reads_page(axes, {3: [" a|b", "`"], 7: ["gun", " "]})
-    assert page.splitlines()[2:] == ["| 1 | 7 | -0.50 | 4 | `gun` |", "| 1 | 3 | +0.20 | 2 | `a/b` |"]
 
 
 def test_the_constant_share_by_fold_and_unused_parts():

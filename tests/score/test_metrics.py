@@ -63,7 +63,7 @@ def test_alignment_by_hand_with_even_steps(tiny):
 def test_alignment_with_uneven_steps_and_the_middle_option_listed_last(tiny):
     question = dataclasses.replace(tiny.question(options=("Good", "Bad", "Neither")), positions=(1.0, 2.0, 1.5))
     uneven = dataclasses.replace(tiny.question(options=("Low", "High", "Top")), positions=(0.0, 3.0, 4.0))
-    positions = option_positions([question, uneven], 5)
+    positions = option_positions((question, uneven), 5)
     np.testing.assert_array_equal(positions, [[0, 1, 0.5, 0.5, 0.5], [0, 0.75, 1, 1, 1]])
     h, p = np.zeros((2, 5)), np.zeros((2, 5))
     h[0, 0] = p[0, 2] = 1  # from good to neither: half the scale

@@ -160,26 +160,3 @@ def read_only_page(choices: pd.DataFrame) -> str:
         often = ", ".join(f"{what} ({count})" for what, count in part["features"].value_counts(sort=False).items())
         rows.append([label(method), often, f"{part['validation_kl'].mean():.4f}"])
     return markdown_table(["Method", "Reads (folds)", "KL on validation (nats)"], rows)
-
-
-def reads_page(axes: pd.DataFrame, tokens: dict[int, list[str]], count: int = 6) -> str:
-    """What the first two axes read most, along the scale: latent, weight, folds and the tokens it promotes."""
-    part = axes[(axes["side"] == "read") & (axes["direction"] == 1) & (axes["axis"] <= 2)]
-    top = part.groupby("axis").head(count)
-    if not len(top):
-        return f"No axis reads anything: {FEW}.\n"
-    rows = [
-        [str(axis), str(latent), f"{weight:+.2f}", str(folds), _tokens(tokens[latent])]
-        for axis, latent, weight, folds in top[["axis", "latent", "weight", "folds"]].itertuples(index=False)
-    ]
-    return markdown_table(["Axis", "Latent", "Weight", "Folds", "Promotes"], rows)
-
-
-def _tokens(tokens: Sequence[str]) -> str:
-    return ", ".join(f"`{token.strip().replace('|', '/').replace('`', '')}`" for token in tokens if token.strip(" `\n"))
-
-
-def top_read(axes: pd.DataFrame, count: int = 6) -> list[int]:
-    """The latents of `reads_page`."""
-    part = axes[(axes["side"] == "read") & (axes["direction"] == 1) & (axes["axis"] <= 2)]
-    return sorted(set(part.groupby("axis").head(count)["latent"].tolist()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -23,6 +25,7 @@ def keep_for_predict(
     survey: Survey,
     held_out: Float[np.ndarray, "group question option"],
     folds: Int[np.ndarray, "question"],
+    labels: Mapping[int, str],
 ) -> str:
     """Write `published/`, `hash-published.json` and `numbers-predict.json` to the work folder; a sentence on it.
 
@@ -35,7 +38,7 @@ def keep_for_predict(
         said = f"its SAE takes {size / 1e6:.1f} MB in float16, and at most {LARGEST_SAE / 1e6:.0f} MB are kept"
         said = f"This run is not kept for `opinion-sae predict`: {said}."
     else:
-        hashes = keep_published(run.work / "published", answers, offset, survey, held_out, folds)
+        hashes = keep_published(run.work / "published", answers, offset, survey, held_out, folds, labels)
         coverage = load_published_run(run.work / "published").coverage
         said = f"Kept for `opinion-sae predict`: {', '.join(sorted(hashes))} ({size / 1e6:.1f} MB of them the SAE)."
     numbers = coverage_numbers(coverage)

@@ -76,7 +76,7 @@ class Profile:
     strengths: list[float]  # doses of the offset; 0 and 1 among them
     open_question: str  # answered in words
     bootstrap: int  # replicates
-    top_latents: int  # latents interpreted per group
+    top_latents: int  # listed for each axis
 
     @property
     def run(self) -> Run:

@@ -76,6 +76,15 @@ def load_deltas(folder: Path, count: int, sae: SparseAutoencoder, name: str = "d
     return [GroupDelta.load(path, sae) for path in paths]
 
 
+def load_reading(folder: Path, count: int, sae: SparseAutoencoder) -> list[ReadingDelta]:
+    """The sparse reading offsets of the first `count` splits, and last that fitted to all questions."""
+    paths = [folder / f"reading-{name}.safetensors" for name in (*range(count), "all")]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: {', '.join(missing)} not there; run chapter 17_reading first")
+    return [ReadingDelta.load(path, sae) for path in paths]
+
+
 def load_dense(folder: Path, count: int, name: str = "dense") -> list[DenseOffset]:
     """The dense vectors of the first `count` splits, as `save_dense` wrote them: all in the groups' own part.
 

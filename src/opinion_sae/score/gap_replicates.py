@@ -87,6 +87,30 @@ def _check(survey: Survey, log_probs: np.ndarray) -> None:
         raise ValueError(f"question {asked.key!r}: option {asked.options[option]!r} was chosen and has probability 0")
 
 
+class PooledGaps:
+    """gap_r and KL of all groups together, from toplines, in every replicate: as `replicates_of`, for many tables of
+    one survey, and without the rest."""
+
+    def __init__(self, survey: Survey, weights: Float[np.ndarray, "replicate question"]):
+        self.survey, self.weights, self.gap = survey, weights, actual_gaps(survey)[0]
+
+    def __call__(
+        self, log_probs: Float[np.ndarray, "_ question option"]
+    ) -> tuple[Float[np.ndarray, "replicate"], Float[np.ndarray, "replicate"]]:
+        given = from_toplines(self.survey, log_probs)
+        kl, m = _with_all(cell_kl(self.survey, given))[0], predicted_gaps(self.survey, given, "toplines")
+        there = ~np.isnan(m) & ~np.isnan(self.gap)
+        a, m = (np.where(there, cells, 0.0) for cells in (self.gap, m))
+        columns = np.stack([there.astype(float), a, m, a * a, m * m, a * m])
+        n, a, m, aa, mm, am = _sums(self.weights, columns)
+        s_aa, s_mm, s_am = (
+            (two - one / np.maximum(n, 1)).sum(1) for two, one in ((aa, a * a), (mm, m * m), (am, a * m))
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = np.where(s_mm > 1e-12, s_am / np.sqrt(s_aa * s_mm), np.where(s_aa > 1e-12, 0.0, np.nan))
+            return r, self.weights @ np.nan_to_num(kl) / (self.weights @ ~np.isnan(kl))
+
+
 def _with_all(cells: Float[np.ndarray, "group question"]) -> Float[np.ndarray, "row question"]:
     """Row 0: the mean over the groups that have a value."""
     there = ~np.isnan(cells)

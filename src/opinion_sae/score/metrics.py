@@ -38,10 +38,12 @@ def total_variation(
     return np.asarray(np.abs(h - p).sum(-1) / 2)
 
 
-def option_positions(questions: Sequence[Question], width: int) -> Float[np.ndarray, "question option"]:
+@lru_cache(maxsize=8)
+def option_positions(questions: tuple[Question, ...], width: int) -> Float[np.ndarray, "question option"]:
     """Places of the options on each ordinal question's scale, from 0 to 1; NaN for questions without order.
 
-    Options beyond a question's last get its last place, where they add no distance.
+    Options beyond a question's last get its last place, where they add no distance. Found once for these questions, and
+    not to be written to.
     """
     places = np.full((len(questions), width), np.nan)
     for row, question in zip(places, questions, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -14,10 +16,12 @@ def options_there(survey: Survey) -> Bool[np.ndarray, "question option"]:
     return np.arange(survey.everyone.shape[-1]) < count[:, None]
 
 
+@lru_cache(maxsize=8)
 def everyone(survey: Survey) -> Float[np.ndarray, "1 question option"]:
     """log h_all, all respondents' answers to the same question, whatever their group: the toplines.
 
-    Half a respondent is added to each option, so that an option nobody chose has some probability.
+    Half a respondent is added to each option, so that an option nobody chose has some probability. Found once for a
+    survey, and not to be written to.
     """
     people = survey.everyone_shares * survey.everyone_effective[:, None]
     log_probs = np.full((1, *people.shape), -np.inf)

@@ -1,4 +1,4 @@
-"""What Δ consists of, and how few latents it needs."""
+"""How few latents an offset needs, read or touched."""
 
 from __future__ import annotations
 
@@ -7,35 +7,24 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import group_labels, log_scale, reference_line
+from opinion_sae.book.figures.style import log_scale, reference_line
 from opinion_sae.score.names import label as name_of
-from opinion_sae.survey import Survey
 
 
-def latent_heatmap(
-    survey: Survey, table: pd.DataFrame, offsets: Float[np.ndarray, "group latent"], count: int
-) -> Figure:
-    """Offsets of the latents that appear most among the groups' strongest, groups against latents."""
-    order = table.groupby("latent")["delta"].apply(lambda d: d.abs().sum()).sort_values(ascending=False)
-    latents = order.index[:count].tolist()
-    labels = table.drop_duplicates("latent").set_index("latent")["label"]
-    figure, axes = plt.subplots(figsize=(0.36 * len(latents) + 3, 0.26 * len(survey.groups) + 2.4))
-    sns.heatmap(
-        offsets[:, latents],
-        ax=axes,
-        cmap="PuOr",
-        center=0,
-        yticklabels=group_labels(survey),
-        xticklabels=[f"{latent}: {labels[latent]}"[:34] for latent in latents],
-        cbar_kws={"label": "offset (latent units)", "shrink": 0.7},
-    )
-    axes.grid(False)
-    axes.set_xlabel("latent and its label")
-    axes.tick_params(axis="x", rotation=90)
+def reading_path(table: pd.DataFrame) -> Figure:
+    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
+    names = {"gap_r": "correlation of gaps", "kl": "mean KL (nats), lower is closer"}
+    places = range(len(table))
+    for axes, (measure, name) in zip(panels, names.items(), strict=True):
+        value = table[measure].to_numpy()
+        error = np.nan_to_num([value - table[f"{measure}_low"], table[f"{measure}_high"] - value]).clip(0)
+        axes.errorbar(places, value, error, fmt="o-", color="#0072B2", capsize=2, markersize=4)
+        axes.set_xticks(places, table["latents"].tolist())
+        axes.set_xlabel("latents read by an axis")
+        axes.set_ylabel(name)
     return figure
 
 

@@ -1,0 +1,154 @@
+"""Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads.
+
+Made from `cards.json` when the book is staged. Whatever comes from questions, texts or tokens is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from opinion_sae.artifacts import read_json
+
+FILE = "cards.json"
+CARDS = "cards"  # the folder of the pages
+STRONGEST = 10  # latents listed at either end of an axis
+MISSING = "not measured"
+
+
+def pages(results: Path) -> dict[str, str]:
+    """Markdown of each page by its name, from what chapter 09 left in a run's results; none where it left nothing."""
+    path = results / FILE
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    at = {card["latent"]: card["axis"] for card in found["cards"]}
+    return {
+        f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in found["cards"] if c["axis"] == axis["axis"]], at)
+        for axis in found["axes"]
+    }
+
+
+def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, int]) -> str:
+    number = axis["axis"]
+    parts = [
+        f"(axis-{number})=\n# Axis {number}: what it reads\n",
+        f"{_md(axis['sentence'])}\n",
+        "## Where groups stand\n",
+    ]
+    parts += [_table(["Group", "Code", "Folds"], [_group_row(*row) for row in axis["groups"]])]
+    parts += ["## Questions at the ends\n", _questions("With the highest scores", axis["up"])]
+    parts += [_questions("With the lowest scores", axis["down"]), "## Latents with the largest weights\n"]
+    parts += [_ends(number, cards), "## Cards\n", f"{_count(cards)} The largest weights come first.\n"]
+    return "\n".join([*parts, *(_card(card, at) for card in cards)])
+
+
+def _group_row(group: str, code: float, low: float, high: float) -> list[str]:
+    return [_md(group), f"{code:+.2f}", f"{low:+.2f} to {high:+.2f}"]
+
+
+def _questions(title: str, rows: Sequence[tuple[str, str, float]]) -> str:
+    if not rows:
+        return f"{title}: none.\n"
+    return f"{title}:\n\n" + _table(["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
+
+
+def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
+    """The latents with the largest weights above 0 and below, side by side with their labels."""
+    weight = {card["latent"]: card["weights"][number - 1] for card in cards}
+    order = sorted(cards, key=lambda card: -weight[card["latent"]])
+    up = [card for card in order if weight[card["latent"]] > 0][:STRONGEST]
+    down = [card for card in order[::-1] if weight[card["latent"]] < 0][:STRONGEST]
+    rows = [
+        [
+            f"{weight[c['latent']]:+.2f}",
+            f"{{ref}}`{c['latent']} <latent-{c['latent']}>`",
+            _md(c["label"]),
+            _number(c["label_score"]),
+        ]
+        for c in (*up, *down[::-1])
+    ]
+    return _table(["Weight", "Latent", "Label", "Label's score"], rows) if rows else "None.\n"
+
+
+def _count(cards: Sequence[Mapping[str, Any]]) -> str:
+    return f"{len(cards)} latents have their largest weight on this axis." if len(cards) != 1 else "One latent is read."
+
+
+def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
+    """A heading that can be linked to, and the card as HTML: the one template."""
+    latent, contexts = card["latent"], card["contexts"]
+    rows = {
+        "Weight on each axis": ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0",
+        "Moves": "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]),
+        "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{card['folds']} folds"
+        + ("" if card["seeds"] is None else f"; found again in {card['seeds']} SAEs of other seeds"),
+        "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
+        f"{_percent(contexts['texts']['rate'])} of plain text's",
+        "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
+        f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
+        "Taken out": f"gap correlation {_change(card, 'gap_r')}, KL {_change(card, 'kl')} nats",
+        "Promotes": _tokens(card["promoted"]),
+        "Suppresses": _tokens(card["suppressed"]),
+        "Nearest decoder rows": ", ".join(_link(other, at) + f" ({cosine:.2f})" for other, cosine in card["nearest"]),
+    }
+    facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
+    shown = "".join(
+        f"<h4>{title}</h4>{_contexts(contexts[place][part])}"
+        for place, what in (("questions", "Questions"), ("texts", "Plain text"))
+        for part, title in (("top", f"{what}, strongest"), ("middle", f"{what}, middling"))
+        if contexts[place][part]
+    )
+    head = f"(latent-{latent})=\n### Latent {latent}: {_md(card['label']) or 'no label'}\n"
+    return f'{head}\n```{{raw}} html\n<div class="latent-card"><dl>{facts}</dl>{shown}</div>\n```\n'
+
+
+def _contexts(found: Sequence[tuple[str, str, str, float]]) -> str:
+    lines = (
+        f"<li>{_flat(before)}<mark>{_flat(word)}</mark>{_flat(after)} <small>{value:.1f}</small></li>"
+        for before, word, after, value in found
+    )
+    return f"<ul>{''.join(lines)}</ul>"
+
+
+def _flat(text: str) -> str:
+    """On one line: a fence that stood at the start of one would end the card."""
+    return escape(text.replace("\r", " ").replace("\n", " / "))
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return " ".join(f"<code>{escape(token.strip() or repr(token))}</code>" for token in tokens)
+
+
+def _link(latent: int, at: Mapping[int, int]) -> str:
+    return f'<a href="axis-{at[latent]}.html#latent-{latent}">{latent}</a>' if latent in at else str(latent)
+
+
+def _change(card: Mapping[str, Any], name: str) -> str:
+    value, low, high = card[f"{name}_if_removed"], card[f"{name}_low"], card[f"{name}_high"]
+    if value is None:
+        return MISSING
+    digits = 3 if name == "gap_r" else 5
+    interval = "" if low is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{value:+.{digits}f}{interval}"
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2g}%"
+
+
+def _md(text: str) -> str:
+    """Text from outside as Markdown that says the same: what could be markup is escaped, on one line."""
+    flat = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|$~:&\"'" and not c.isalnum() else c for c in flat)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

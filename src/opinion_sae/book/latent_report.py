@@ -1,0 +1,116 @@
+"""What chapter 09 says of the latents that the reading offset uses: tables and sentences, from `latents.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from opinion_sae.book.gap_report import FEW, markdown_table, plain
+
+NOTHING = f"No axis reads anything: {FEW}."
+
+
+def axes_page(axes: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence per axis, with a link to its page."""
+    lines = [f"- {one['sentence']} ({{ref}}`questions, groups and latents <axis-{one['axis']}>`)" for one in axes]
+    return "\n".join(lines) + "\n"
+
+
+def path_sentence(path: pd.DataFrame) -> str:
+    """What few latents leave of the gap correlation, of `removal.path_table`."""
+    r = path.set_index("latents")["gap_r"]
+    some = [f"{plain(r[n])} with {n} latents an axis" for n in r.index[1:-1]]
+    if not some or not r["all"] > 0:
+        return NOTHING
+    said = ", ".join([f"{plain(r['0'])} with the constant part alone", *some])
+    return f"The gap correlation is {said}, and {plain(r['all'])} where all may be read."
+
+
+def read_page(table: pd.DataFrame, cards: int) -> str:
+    """The three sentences under the table of latents."""
+    return "\n\n".join([read_sentence(table, cards), removal_sentence(table), label_sentence(table)])
+
+
+def read_sentence(table: pd.DataFrame, cards: int) -> str:
+    """How many latents are read and written, how many of them by every fold."""
+    read, write = (table[table["role"] == role] for role in ("read", "write"))
+    if not len(read):
+        return NOTHING
+    folds = table["folds"].max()
+    return (
+        f"The fit to all questions reads {read['in_fit_to_all'].sum()} latents and writes "
+        f"{write['in_fit_to_all'].sum()} in the groups' own part; {(read['folds'] > 0).sum()} are read by some fold, "
+        f"{(read['folds'] == folds).sum()} by all {folds}. {cards} have a card."
+    )
+
+
+def latents_page(table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], count: int) -> str:
+    """The `count` latents that each axis reads most, each with a link to its card."""
+    shown = set(card["latent"] for card in cards)
+    part = table[(table["role"] == "read") & table["latent"].isin(shown)].groupby("axis").head(count)
+    rows = [
+        [
+            f"{{ref}}`{row.latent} <latent-{row.latent}>`",
+            str(row.axis),
+            f"{row.weight:+.2f}",
+            str(row.label),
+            scored(row.label_score),
+            changed(row.gap_r_if_removed, row.gap_r_low, row.gap_r_high),
+        ]
+        for row in part.itertuples()
+    ]
+    head = ["Latent", "Axis", "Weight", "Label", "Label's score", "Gap r without it, minus with it"]
+    return markdown_table(head, rows) if rows else NOTHING
+
+
+def written_page(table: pd.DataFrame, count: int) -> str:
+    """The `count` latents that are written most, by |b|."""
+    rows = [
+        [
+            str(row.latent),
+            f"{row.weight:+.1f}",
+            str(row.label),
+            scored(row.label_score),
+            changed(row.gap_r_if_removed, row.gap_r_low, row.gap_r_high),
+        ]
+        for row in table[table["role"] == "write"].head(count).itertuples()
+    ]
+    return markdown_table(["Latent", "Weight", "Label", "Label's score", "Gap r without it, minus with it"], rows)
+
+
+def removal_sentence(table: pd.DataFrame) -> str:
+    """How many latents matter singly: the interval of the change in gap correlation leaves out 0."""
+    part = table[(table["role"] == "read") & table["gap_r_if_removed"].notna()]
+    if not len(part):
+        return NOTHING
+    worse, better = (part["gap_r_high"] < 0).sum(), (part["gap_r_low"] > 0).sum()
+    most = part.loc[part["gap_r_if_removed"].idxmin()]
+    return (
+        f"Of {len(part)} latents that some fold reads, taking one out lowers the gap correlation clearly for {worse} "
+        f"(the interval lies below 0) and raises it for {better}; latent {most['latent']} ({most['label']}) costs "
+        f"most: {most['gap_r_if_removed']:+.3f}."
+    )
+
+
+def label_sentence(table: pd.DataFrame) -> str:
+    """The labels' mean scores beside those of random latents, by role."""
+    said = []
+    for role, part in table.groupby("role"):
+        means = part[["label_score", "random_score", "fuzzing_score", "random_fuzzing_score"]].mean()
+        said.append(
+            f"of the latents that are {'read' if role == 'read' else 'written'} detection {means.iloc[0]:.2f} (random "
+            f"latents {means.iloc[1]:.2f}) and fuzzing {means.iloc[2]:.2f} ({means.iloc[3]:.2f})"
+        )
+    return f"The labels' mean scores, 0.50 being chance: {'; '.join(said)}." if said else NOTHING
+
+
+def scored(value: float) -> str:
+    return "not measured" if pd.isna(value) else f"{value:.2f}"
+
+
+def changed(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return "not measured"
+    return f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -1,0 +1,92 @@
+"""Axes in words: the questions at either end of an axis, what these are about, and the groups that it divides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.survey import Question
+
+ENDS = 10  # questions shown at either end of an axis
+ABOUT = 2  # topics named, each with this many questions among those at the end
+STANDING = 3  # groups named on either side
+
+
+@torch.no_grad()
+def question_scores(
+    answers: AnswerPath, offset: ReadingDelta, order: Sequence[tuple[int, float]]
+) -> Float[np.ndarray, "axis question"]:
+    """a_k . r along the scale, of every question in the first order of its options; axes in `order`, with its signs."""
+    items = torch.arange(len(answers.questions)) * answers.orders
+    scores = offset.scores(answers.read(offset.sae, offset.reads, items).to(offset.a.device))[..., 0].cpu()
+    return torch.stack([sign * scores[:, max(column, 0)] for column, sign in order]).double().numpy()
+
+
+def ends(scores: Float[np.ndarray, "question"], count: int = ENDS) -> tuple[list[int], list[int]]:
+    """The questions with the highest scores above 0, and those with the lowest below."""
+    order = np.argsort(-scores, kind="stable")
+    up, down = (some[: min(count, len(order) // 2)] for some in (order, order[::-1]))
+    return [int(q) for q in up if scores[q] > 0], [int(q) for q in down if scores[q] < 0]
+
+
+def about(questions: Sequence[Question], chosen: Sequence[int], count: int = ABOUT) -> list[str]:
+    """The topics that `chosen` questions have most beyond their share of all, two of them at least; the topic of the
+    first where there is none such."""
+    often, here = Counter(question.topic for question in questions), Counter(questions[q].topic for q in chosen)
+    excess = {topic: n - len(chosen) * often[topic] / len(questions) for topic, n in here.items() if n > 1}
+    best = sorted((topic for topic in excess if excess[topic] > 0), key=lambda topic: (-excess[topic], topic))
+    return best[:count] or [questions[q].topic for q in chosen[:1]]
+
+
+def sides(codes: pd.DataFrame, axis: int, count: int = STANDING) -> tuple[list[str], list[str]]:
+    """The groups with the largest codes above 0 on an axis, and the lowest below, of a table as `codes_table`'s."""
+    part = codes[codes["axis"] == axis].sort_values("c", ascending=False, kind="stable")
+    above, below = part[part["c"] > 0], part[part["c"] < 0].iloc[::-1]
+    return above["group"].head(count).tolist(), below["group"].head(count).tolist()
+
+
+def sentence(
+    axis: int,
+    topics: tuple[Sequence[str], Sequence[str]],
+    groups: tuple[Sequence[str], Sequence[str]],
+) -> str:
+    """What an axis divides, by the topics of the questions at its ends and the groups on its sides."""
+    if not (groups[0] or groups[1]) or not (topics[0] or topics[1]):
+        return f"Axis {axis} reads nothing that divides the groups."
+    one, other = (listed(side) or "no group" for side in groups)
+    here, there = (listed(side) for side in topics)
+    if not here:  # turned, so that there is an end
+        here, there, one, other = there, "", other, one
+    said = f"Axis {axis}: questions about {here} divide {one} (moved up the scale) from {other} (down)"
+    return f"{said}; on questions about {there} it is the other way round." if there else f"{said}."
+
+
+def listed(words: Sequence[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join(part for part in (", ".join(words[:-1]), "".join(words[-1:])) if part)
+
+
+def axis_facts(
+    answers: AnswerPath, offset: ReadingDelta, order: Sequence[tuple[int, float]], codes: pd.DataFrame
+) -> list[dict[str, object]]:
+    """Per axis its sentence, the groups with their codes, and the questions at either end: plain data for JSON."""
+    questions, found = answers.questions, []
+    for axis, scores in enumerate(question_scores(answers, offset, order), 1):
+        at = ends(scores)
+        topics = about(questions, at[0]), about(questions, at[1])
+        up, down = ([(questions[q].text, questions[q].topic, float(scores[q])) for q in end] for end in at)
+        groups = codes[codes["axis"] == axis].sort_values("c", ascending=False, kind="stable")
+        found.append(
+            {
+                **{"axis": axis, "sentence": sentence(axis, topics, sides(codes, axis)), "up": up, "down": down},
+                "groups": groups[["group", "c", "low", "high"]].to_numpy(object).tolist(),
+            }
+        )
+    return found

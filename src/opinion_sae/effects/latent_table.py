@@ -1,0 +1,196 @@
+"""`latents.csv` and the cards of latents: everything that a run knows of each latent that an offset reads or writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.effects.axes import in_one_order
+from opinion_sae.effects.firing import Corpus
+from opinion_sae.effects.interpret import quoted, token_effects
+from opinion_sae.effects.labels import Label, labels, of_equal_rate
+from opinion_sae.effects.removal import Change
+from opinion_sae.model.answers import AnswerPath
+
+GROUPS = 4  # named in a row
+NEAREST = 3  # decoder rows on a card
+ALIKE = 0.7  # cosine of two decoder rows, of different SAEs, that count as one latent
+Key = tuple[str, int]  # role ('read' or 'write') and latent
+
+
+@dataclass(frozen=True, eq=False)
+class Used:
+    """What an offset fitted to all questions, and those of the folds, read and write, with axes in one order.
+
+    weights: of the offset fitted to all, along the scale, `read` by axis; `write`: b where it is largest over axes and
+    directions, which all axes of a fit share. In the folds' place where the former leaves a latent alone: their mean.
+    pull: how far a latent that is read moves a group, sum_k c_gk a_kj along the scale; of one that is written, D_g.
+    """
+
+    whole: ReadingDelta
+    folds: Sequence[ReadingDelta]
+
+    def __post_init__(self) -> None:
+        every = [*self.folds, self.whole]
+        object.__setattr__(self, "order", in_one_order(every))
+        read = torch.stack([_along(one, own) for one, own in zip(every, self.order, strict=True)])
+        write = torch.stack([_largest(one.b.detach().cpu().flatten(0, 1)) for one in every])[:, None]
+        constant = [(one.members @ one.deviation).detach().cpu() for one in every]
+        pull = [one.codes().detach().cpu() @ one.a.detach().cpu()[:, 0] for one in every]
+        own = [(part != 0).any(0) | (b[0] != 0) for part, b in zip(constant, write, strict=True)]
+        parts = {
+            "read": (read, torch.stack([(one.a.detach().cpu() != 0).flatten(0, 1).any(0) for one in every]), pull),
+            "write": (write, torch.stack(own), constant),
+        }
+        object.__setattr__(self, "parts", parts)
+
+    def keys(self) -> list[Key]:
+        """Role and latent of whatever some fit reads or writes."""
+        return [(role, j) for role, (_, used, _) in self.parts.items() for j in used.any(0).nonzero()[:, 0].tolist()]
+
+    def in_some_fold(self) -> list[Key]:
+        """Those whose removal can be judged on held-out questions."""
+        return [key for key in self.keys() if self.in_folds(key)]
+
+    def in_whole(self, key: Key) -> bool:
+        return bool(self.parts[key[0]][1][-1, key[1]])
+
+    def in_folds(self, key: Key) -> int:
+        return int(self.parts[key[0]][1][:-1, key[1]].sum())
+
+    def weights(self, key: Key) -> Float[Tensor, "axis"]:
+        weights = self.parts[key[0]][0][..., key[1]]
+        return weights[-1] if self.in_whole(key) else weights[:-1].mean(0)
+
+    def axis(self, key: Key) -> int:
+        """From 1: where the weight is largest; 0 for what is written, by all axes alike."""
+        return 0 if key[0] == "write" else 1 + int(self.weights(key).abs().argmax())
+
+    def pull(self, key: Key) -> list[tuple[str, float]]:
+        """The groups that use a latent most, with sign."""
+        parts = torch.stack([part[:, key[1]] for part in self.parts[key[0]][2]])
+        value = parts[-1] if self.in_whole(key) else parts[:-1].mean(0)
+        most = value.abs().argsort(descending=True, stable=True)[:GROUPS].tolist()
+        return [(self.whole.groups[g], float(value[g])) for g in most if value[g]]
+
+
+def _along(offset: ReadingDelta, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
+    return torch.stack([sign * offset.a.detach().cpu()[max(column, 0), 0] for column, sign in order])
+
+
+def _largest(values: Float[Tensor, "row latent"]) -> Float[Tensor, "latent"]:
+    return values.gather(0, values.abs().argmax(0)[None])[0]
+
+
+def found_again(
+    W_dec: Float[Tensor, "m d"], others: Sequence[Float[Tensor, "other d"]], alike: float = ALIKE
+) -> Int[np.ndarray, "m"]:
+    """In how many other SAEs each decoder row has one of a cosine of `alike` or more."""
+    own = torch.nn.functional.normalize(W_dec.detach().float().cpu(), dim=1)
+    count = torch.zeros(len(own), dtype=torch.long)
+    for other in others:
+        count += ((own @ torch.nn.functional.normalize(other.detach().float().cpu(), dim=1).T).amax(1) >= alike).long()
+    return count.numpy()
+
+
+def latent_table(
+    used: Used,
+    rates: Float[Tensor, "latent"],
+    tokens: Mapping[int, tuple[Sequence[str], Sequence[str]]],
+    labels: Mapping[int, tuple[Label, Label]],
+    removed: Mapping[Key, tuple[Change, Change]],
+    again: Int[np.ndarray, "latent"] | None,
+) -> pd.DataFrame:
+    """`latents.csv`: what is read first, by axis, the largest weights first; then what is written.
+
+    axis: empty for what is written, by all axes alike. weight and groups: `Used`. label_score: detection, on texts that
+    the label was not chosen on; random_score: the same of a latent drawn at random that fires as often, by its own
+    label. gap_r_if_removed, kl_if_removed: to first order, on held-out questions from toplines, with 95 % intervals;
+    empty where no fold's fit uses the latent. folds: how many of these use it. seeds: in how many SAEs of other seeds
+    it is found again, empty where there are none.
+    """
+    rows = []
+    for key in used.keys():
+        (role, latent), axis = key, used.axis(key)
+        own, random = labels[latent]
+        gap_r, kl = removed[key] if used.in_folds(key) else [Change(*[float("nan")] * 3)] * 2
+        rows.append(
+            {
+                **{"latent": latent, "role": role, "axis": axis or None},
+                "weight": float(used.weights(key)[max(axis - 1, 0)]),
+                "groups": "; ".join(f"{group} {value:+.2g}" for group, value in used.pull(key)),
+                "firing_rate": float(rates[latent]),
+                "top_tokens": quoted(tokens[latent][0]),
+                **{"label": ", ".join(own.words), "label_score": own.detection, "random_score": random.detection},
+                **{"fuzzing_score": own.fuzzing, "random_fuzzing_score": random.fuzzing},
+                **{"gap_r_if_removed": gap_r.value, "gap_r_low": gap_r.low, "gap_r_high": gap_r.high},
+                **{"kl_if_removed": kl.value, "kl_low": kl.low, "kl_high": kl.high},
+                **{"in_fit_to_all": used.in_whole(key), "folds": used.in_folds(key)},
+                "seeds": None if again is None else int(again[latent]),
+            }
+        )
+    table = pd.DataFrame(rows).astype({"axis": "Int64", "seeds": "Int64"})
+    by_size = table.assign(size=-table["weight"].abs()).sort_values(["role", "axis", "size"], kind="stable")
+    return by_size.drop(columns="size").reset_index(drop=True)
+
+
+def nearest(W_dec: Float[Tensor, "m d"], latent: int, count: int = NEAREST) -> list[tuple[int, float]]:
+    """The other decoder rows with the largest cosine to one."""
+    unit = torch.nn.functional.normalize(W_dec.detach().float().cpu(), dim=1)
+    cosine = unit @ unit[latent]
+    cosine[latent] = -torch.inf
+    top = cosine.topk(min(count, len(cosine) - 1))
+    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
+
+
+def card(
+    row: Mapping[str, object],
+    used: Used,
+    corpus: Corpus,
+    rates: Mapping[str, Float[Tensor, "latent"]],
+    tokens: tuple[Sequence[str], Sequence[str]],
+) -> dict[str, object]:
+    """What a card shows of a latent that is read, beside its row of `latents.csv`: plain data for JSON.
+
+    rates: of the survey's 'questions' and of plain 'texts'.
+    """
+    latent = int(str(row["latent"]))
+    places: dict[str, object] = {}
+    for name, survey in (("questions", True), ("texts", False)):
+        top, middle = corpus.contexts(latent, survey)
+        places[name] = {"rate": float(rates[name][latent]), "top": top, "middle": middle}
+    known = {name: None if pd.isna(value) else value for name, value in row.items()}
+    return {
+        **{name: round(value, 6) if isinstance(value, float) else value for name, value in known.items()},
+        **{"weights": used.weights(("read", latent)).tolist(), "pull": used.pull(("read", latent))},
+        **{"promoted": list(tokens[0]), "suppressed": list(tokens[1]), "contexts": places},
+        "nearest": nearest(used.whole.sae.W_dec, latent),
+    }
+
+
+def describe(
+    answers: AnswerPath,
+    used: Used,
+    corpus: Corpus,
+    removed: Mapping[Key, tuple[Change, Change]],
+    again: Int[np.ndarray, "latent"] | None = None,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, list[dict[str, object]]]:
+    """`latents.csv`, and a card for each latent that the offset fitted to all questions reads, or two of the folds'."""
+    sae, latents = used.whole.sae, sorted({latent for _, latent in used.keys()})
+    rates, drawn = corpus.rates(), of_equal_rate(corpus.rates(), latents, seed)
+    named = labels(corpus, [*latents, *drawn], seed)
+    pairs = dict(zip(latents, zip(named[: len(latents)], named[len(latents) :], strict=True), strict=True))
+    tokens = dict(zip(latents, token_effects(answers.lm, sae, torch.tensor(latents)), strict=True))
+    table = latent_table(used, rates, tokens, pairs, removed, again)
+    shown = table[(table["role"] == "read") & (table["in_fit_to_all"] | (table["folds"] > 1))]
+    places = {"questions": corpus.rates(True), "texts": corpus.rates(False)}
+    rows = shown.astype(object).to_dict("records")
+    return table, [card(row, used, corpus, places, tokens[row["latent"]]) for row in rows]

@@ -1,0 +1,182 @@
+"""What taking a latent out of an offset that reads does to the held-out answers, to first order, for all latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.directions import Effects
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.progress import progress
+from opinion_sae.score.gap_replicates import PooledGaps, interval
+from opinion_sae.survey import Survey
+
+Table = Float[np.ndarray, "group question option"]
+
+
+class Change(NamedTuple):
+    """A measure with the latent taken out minus the measure as it is, with its interval over questions."""
+
+    value: float
+    low: float
+    high: float
+
+
+class _Fold(NamedTuple):
+    """A fold's test questions, at the latents that its offset writes."""
+
+    questions: Int[Tensor, "test"]
+    r: Float[Tensor, "item m"]
+    at_rest: Float[Tensor, "item written"]  # z + shared
+    moved: Float[Tensor, "item group written"]  # z + Delta, before the rectifier
+    b: Float[Tensor, "axis direction written"]
+    effects: Float[Tensor, "item option written"]  # d log p_o of a unit of each
+    written: Int[Tensor, "written"]
+
+
+def _of_log_probs(asked: AnswerPath, at: ReadingDelta) -> Float[Tensor, "item option d"]:
+    """Gradients of log p_o by the stream, which add up over the orders of a question's options.
+
+    p is the mean over orders, so each order counts by its share of p_o.
+    """
+    items, gradients = torch.arange(len(asked.prompts)), Effects(asked, at).gradients
+    logits = asked.option_logits(items, asked.steered(items, at))[:, 0].cpu()
+    log_probs = logits.masked_fill(~asked.has_option, -1e9).log_softmax(-1)
+    gradients = gradients - torch.einsum("io,iod->id", log_probs.exp(), gradients)[:, None]
+    share = log_probs.unflatten(0, (-1, asked.orders)).softmax(1).flatten(0, 1)
+    return gradients * (share * asked.has_option)[..., None]
+
+
+class Removal:
+    """Changes of held-out log p when one latent is taken out of what is read, or of what is written.
+
+    The layers above the hook layer are taken to first order, with G_o the gradient of log p_o by the stream (`Effects`,
+    at x as the shared part leaves it); the rectifier is taken as it is:
+
+        d log p_go = sum_m (max(z_m + Delta'_gm, 0) - max(z_m + Delta_gm, 0)) (W_dec_m . G_o)
+
+    Without j to read, Delta'_gm = Delta_gm - sum_kw c_gk a_kwj r_j b_kwm; without m to write, the groups' own part (D
+    and axes) adds nothing to it: Delta'_gm = shared_m. Offsets are those of the splits, each for its own test
+    questions.
+    """
+
+    @torch.no_grad()
+    def __init__(self, answers: AnswerPath, splits: Sequence[Split], offsets: Sequence[ReadingDelta]):
+        self.orders, self.offsets = answers.orders, [offset.copy().requires_grad_(False).cpu() for offset in offsets]
+        steps = zip(progress(splits, "removal"), offsets, strict=True)
+        self.folds = [self._fold(answers, torch.from_numpy(split.test), offset) for split, offset in steps]
+
+    @staticmethod
+    def _fold(answers: AnswerPath, questions: Int[Tensor, "test"], offset: ReadingDelta) -> _Fold:
+        asked = answers.for_questions(questions)
+        gradients = _of_log_probs(asked, offset.shared_only())
+        offset, items = offset.copy().cpu(), torch.arange(len(asked.prompts))
+        own, read = offset.members @ offset.deviation, asked.read(offset.sae, offset.reads, items)
+        written = ((own != 0).any(0) | (offset.b != 0).flatten(0, 1).any(0)).nonzero()[:, 0]
+        at_rest = offset.sae.encode(asked.residual)[:, written] + offset.shared[written]
+        moved = at_rest[:, None] + own[:, written] + offset.codes() @ offset.written(read)[..., written]
+        by_latent = gradients @ offset.sae.W_dec[written].T.to(gradients)
+        return _Fold(questions, offset.weigh(read), at_rest, moved, offset.b[..., written], by_latent, written)
+
+    @torch.no_grad()
+    def read(self, latent: int, log_probs: Table) -> Table:
+        """log p with a latent not read, from log p of the offsets as they are."""
+        lost = [
+            fold.r[:, latent, None, None] * offset.a[:, :, latent]
+            for fold, offset in zip(self.folds, self.offsets, strict=True)
+        ]
+        return self._unread(lost, log_probs)
+
+    @torch.no_grad()
+    def few(self, count: int, log_probs: Table) -> Table:
+        """log p with only the `count` latents read that have the largest weights on each axis, those as they are."""
+        lost = []
+        for fold, offset in zip(self.folds, self.offsets, strict=True):
+            rest = offset.a.clone()
+            for axis in rest:
+                axis[:, axis.norm(dim=0).topk(min(count, axis.shape[1])).indices] = 0
+            lost.append(torch.einsum("im,kwm->ikw", fold.r, rest))
+        return self._unread(lost, log_probs)
+
+    @torch.no_grad()
+    def written(self, latent: int, log_probs: Table) -> Table:
+        """log p with a latent not written by the groups' own part."""
+        changes = []
+        for fold in self.folds:
+            at = (fold.written == latent).nonzero()[:, 0]
+            added = fold.at_rest[:, None, at].relu() - fold.moved[..., at].relu()
+            changes.append(torch.einsum("igm,iom->igo", added, fold.effects[..., at]))
+        return self._added(changes, log_probs)
+
+    def _unread(self, lost: Sequence[Float[Tensor, "item axis direction"]], log_probs: Table) -> Table:
+        changes = []
+        for part, fold, offset in zip(lost, self.folds, self.offsets, strict=True):
+            groups, options = fold.moved.shape[1], fold.effects.shape[1]
+            change, there = torch.zeros(len(part), groups, options), (part != 0).flatten(1).any(1)
+            moved = fold.moved[there]
+            less = offset.codes() @ torch.einsum("ikw,kwm->ikm", part[there], fold.b)
+            added = (moved - less).relu() - moved.relu()
+            change[there] = torch.einsum("igm,iom->igo", added, fold.effects[there])
+            changes.append(change)
+        return self._added(changes, log_probs)
+
+    def _added(self, changes: Sequence[Float[Tensor, "item group option"]], log_probs: Table) -> Table:
+        changed = np.array(log_probs, dtype=float)
+        for fold, change in zip(self.folds, changes, strict=True):
+            mean = change.unflatten(0, (-1, self.orders)).sum(1)
+            moved = (mean != 0).flatten(1).any(1)
+            at = fold.questions[moved].numpy()
+            part = changed[:, at] + mean[moved].transpose(0, 1).double().numpy()
+            changed[:, at] = part - np.logaddexp.reduce(part, axis=-1, keepdims=True)
+        return changed
+
+
+def changes(
+    survey: Survey,
+    removal: Removal,
+    log_probs: Table,
+    latents: Sequence[tuple[str, int]],
+    weights: Float[np.ndarray, "replicate question"],
+) -> dict[tuple[str, int], tuple[Change, Change]]:
+    """Of the pooled gap correlation and of the mean KL in nats, both from toplines, by role ('read', 'write') and
+    latent; `weights` are those of the bootstrap, which gives intervals for what is read."""
+    whole, found = {}, {}
+    measures = {"read": PooledGaps(survey, weights), "write": PooledGaps(survey, weights[:1])}
+    for role, measure in measures.items():
+        whole[role] = measure(log_probs)
+    for role, latent in progress(latents, "latents taken out"):
+        table = (removal.read if role == "read" else removal.written)(latent, log_probs)
+        difference = [new - old for new, old in zip(measures[role](table), whole[role], strict=True)]
+        found[role, latent] = tuple(Change(float(one[0]), *interval(one[1:])) for one in difference)
+    return found
+
+
+def path_table(
+    survey: Survey, removal: Removal, tables: Mapping[str, Table], weights: Float[np.ndarray, "replicate question"]
+) -> pd.DataFrame:
+    """Gap correlation and KL in nats, from toplines, with fewer and fewer latents read by an axis.
+
+    `tables` are held-out log p of the offsets of `removal` ('few') and of those that may read all latents ('all'). A
+    row per number of latents, 0 (D alone) to that of 'few', cut by weight to first order and not fitted anew; then
+    'all'.
+    """
+    most = max(int((offset.a != 0).any(1).sum(1).max()) for offset in removal.offsets)
+    counts = [n for n in (0, 1, 4, 16, 64, 256) if n < most]
+    steps = [(str(n), removal.few(n, tables["few"])) for n in counts] + [(str(most), tables["few"])]
+    measure, rows = PooledGaps(survey, weights), []
+    for latents, table in [*steps, ("all", tables["all"])]:
+        r, kl = measure(table)
+        found = {"gap_r": r, "kl": kl}
+        rows.append({"latents": latents})
+        for name, values in found.items():
+            low, high = interval(values[1:])
+            rows[-1] |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(rows)

@@ -1,0 +1,106 @@
+"""The pages of cards, and what chapter 09 says of latents: text from outside stays text, sentences turn with tables."""
+
+import pandas as pd
+import pytest
+
+from opinion_sae.artifacts import write_json
+from opinion_sae.book import latent_report
+from opinion_sae.book.cards import pages
+
+BAD = "</mark><script>alert(1)</script>\n```\n# not a heading"
+CARD = {
+    **{
+        "latent": 7,
+        "role": "read",
+        "axis": 1,
+        "weight": 0.5,
+        "groups": "Up +1",
+        "firing_rate": 0.1,
+        "label": "road, *bad*",
+    },
+    **{"label_score": 0.75, "random_score": None, "fuzzing_score": 0.6, "random_fuzzing_score": 0.5},
+    **{"gap_r_if_removed": -0.01, "gap_r_low": -0.02, "gap_r_high": None, "kl_if_removed": None, "kl_low": None},
+    **{"kl_high": None, "in_fit_to_all": True, "folds": 2, "seeds": None, "weights": [0.5, -0.25]},
+    **{"pull": [("<b>Up", 1.0)], "promoted": [" <i>", " "], "suppressed": ["x"], "nearest": [(9, 0.5), (8, 0.25)]},
+    "contexts": {
+        "questions": {"rate": 0.01, "top": [("before ", "<road>", BAD, 2.5)], "middle": []},
+        "texts": {"rate": 0.0, "top": [], "middle": []},
+    },
+}
+AXIS = {
+    **{"axis": 1, "sentence": "Axis 1: questions about *roads*.", "groups": [["Up | down", 0.5, 0.4, 0.6]]},
+    **{"up": [["Is it {{ kl }} or <b>?", "roads", 0.5]], "down": []},
+}
+
+
+@pytest.fixture
+def page(tmp_path):
+    others = [CARD | {"latent": 9, "axis": 2}, CARD | {"latent": 10, "weights": [-0.5, 0.0]}]
+    write_json(tmp_path / "cards.json", {"axes": [AXIS, AXIS | {"axis": 2}], "cards": [CARD, *others]})
+    found = pages(tmp_path)
+    assert list(found) == ["cards/axis-1", "cards/axis-2"]
+    return found["cards/axis-1"]
+
+
+def test_no_pages_before_the_chapter_has_run(tmp_path):
+    assert pages(tmp_path) == {}
+
+
+def test_text_from_outside_is_shown_as_it_is(page):
+    lines = page.splitlines()
+    assert "<script>" not in page and "<road>" not in page and "&lt;road&gt;" in page
+    assert lines.count("```") == 2 and not any(line.startswith("# not") for line in lines)
+    assert r"\{\{ kl \}\}" in page and r"\*roads\*" in page and r"Up \| down" in page and "&lt;b&gt;Up" in page
+
+
+def test_a_card_can_be_linked_to_and_links_to_others(page):
+    assert "(axis-1)=" in page and "(latent-7)=\n### Latent 7: road, \\*bad\\*" in page
+    assert '<a href="axis-2.html#latent-9">9</a> (0.50), 8 (0.25)' in page
+    assert "{ref}`7 <latent-7>`" in page and "{ref}`10 <latent-10>`" in page
+    assert page.index("| +0.50 | {ref}") < page.index("| -0.50 | {ref}")
+
+
+def test_what_was_not_measured_is_said(page):
+    assert "gap correlation -0.010, KL not measured nats" in page
+    assert "detection 0.75 (random latent not measured)" in page and "None" not in page
+
+
+def table(**changes):
+    rows = [
+        ("read", 7, 1, 0.5, "road", -0.02, -0.03, -0.01, True, 3),
+        ("read", 9, 1, -0.2, "tree", 0.01, 0.005, 0.02, True, 1),
+        ("read", 8, 2, 0.1, "", float("nan"), float("nan"), float("nan"), True, 0),
+        ("write", 3, None, 2.0, "rain", 0.0, float("nan"), float("nan"), False, 3),
+    ]
+    columns = ["role", "latent", "axis", "weight", "label", "gap_r_if_removed", "gap_r_low", "gap_r_high"]
+    made = pd.DataFrame(rows, columns=[*columns, "in_fit_to_all", "folds"])
+    scores = {"label_score": 0.75, "random_score": 0.5, "fuzzing_score": 0.6, "random_fuzzing_score": 0.55}
+    return made.assign(**scores | changes)
+
+
+def test_sentences_turn_with_the_table():
+    said = latent_report.read_page(table(), 2)
+    assert "reads 3 latents and writes 0" in said and "1 by all 3. 2 have a card" in said
+    assert "Of 2 latents" in said and "for 1 (the interval" in said and "raises it for 1; latent 7 (road)" in said
+    assert "read detection 0.75 (random latents 0.50) and fuzzing 0.60 (0.55)" in said
+    turned = latent_report.removal_sentence(
+        table(gap_r_low=-1.0, gap_r_high=1.0, gap_r_if_removed=[0.1, -0.2, 0.0, 0.0])
+    )
+    assert "clearly for 0" in turned and "latent 9 (tree) costs most: -0.200" in turned
+    nothing = table().iloc[:0]
+    assert latent_report.read_page(nothing, 0).count(latent_report.NOTHING) == 3
+
+
+def test_tables_link_to_the_cards_there_are():
+    page = latent_report.latents_page(table(), [{"latent": 7}, {"latent": 8}], 1)
+    assert "{ref}`7 <latent-7>`" in page and "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
+    assert "latent-9" not in page and "| 3 | +2.0 | rain | 0.75 |" in latent_report.written_page(table(), 3)
+
+
+def test_the_path_to_few_latents_in_a_sentence():
+    path = pd.DataFrame({"latents": ["0", "4", "64", "all"], "gap_r": [0.01, 0.1, 0.4, 0.45]})
+    assert latent_report.path_sentence(path) == (
+        "The gap correlation is 0.01 with the constant part alone, 0.10 with 4 latents an axis, 0.40 with 64 latents "
+        "an axis, and 0.45 where all may be read."
+    )
+    assert latent_report.path_sentence(path.assign(gap_r=0.0)) == latent_report.NOTHING

@@ -1,0 +1,53 @@
+"""What an axis divides, in words, from small cases."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.effects.axis_words import about, axis_facts, ends, listed, sentence, sides
+from opinion_sae.model.answers import AnswerPath
+
+CODES = pd.DataFrame({"axis": 1, "group": ["Up", "Even", "Down"], "c": [0.5, 0.0, -0.4], "low": 0.0, "high": 0.0})
+
+
+def test_ends_are_the_furthest_questions_on_their_side_of_zero():
+    assert ends(np.array([0.1, -0.5, 0.9, -0.2, 0.3, -0.1]), 2) == ([2, 4], [1, 3])
+    assert ends(np.array([0.1, 0.2, 0.3, 0.4]), 3) == ([3, 2], [])
+
+
+def test_topics_are_those_beyond_their_share(tiny):
+    topics = ["roads"] * 3 + ["rain"] * 6 + ["sun"]
+    questions = [tiny.question(f"q{n}", topic=topic) for n, topic in enumerate(topics)]
+    assert about(questions, [0, 1, 3, 9]) == ["roads"]
+    assert about(questions, [9]) == ["sun"] and about(questions, []) == []
+
+
+def test_groups_on_either_side():
+    assert sides(CODES, 1) == (["Up"], ["Down"])
+
+
+def test_sentences_for_one_end_two_or_none():
+    two = sentence(1, (["roads"], ["rain", "sun"]), (["Up"], ["Down"]))
+    assert two == (
+        "Axis 1: questions about roads divide Up (moved up the scale) from Down (down); on questions about rain and "
+        "sun it is the other way round."
+    )
+    one = sentence(2, ([], ["rain"]), (["Up"], []))
+    assert one == "Axis 2: questions about rain divide no group (moved up the scale) from Up (down)."
+    assert "nothing that divides" in sentence(1, ([], []), (["Up"], ["Down"]))
+    assert listed([]) == "" and listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_scores_are_those_of_the_offset_with_the_axes_signs(lm, tiny):
+    answers, offset = AnswerPath(lm, tiny.questions, 2), ReadingDelta(("Up", "Even", "Down"), tiny.sae(), axes=1)
+    offset.a.data.copy_(torch.randn(offset.a.shape, generator=torch.Generator().manual_seed(0)))
+    facts = [axis_facts(answers, offset, [(0, sign)], CODES)[0] for sign in (1.0, -1.0)]
+    items = torch.arange(3) * answers.orders
+    scores = offset.scores(answers.read(offset.sae, "question", items))[:, 0, 0]
+    for fact, sign in zip(facts, (1, -1), strict=True):
+        up = {text: score for text, _, score in fact["up"]}
+        assert up and all(score > 0 for score in up.values())
+        for q, question in enumerate(tiny.questions):
+            assert question.text not in up or abs(up[question.text] - sign * scores[q].item()) < 1e-6
+    assert facts[0]["groups"][0][:2] == ["Up", 0.5]
