@@ -323,15 +323,15 @@ class Item(NamedTuple):
     """Tensors that take long to make: all that they depend on, and how they are made."""
 
     about: Sequence[object]
-    make: Callable[[], Mapping[str, np.ndarray]]
+    make: Callable[[], dict[str, np.ndarray]]
 
 
-def recalled(path: Path, about: Sequence[object]) -> Mapping[str, np.ndarray] | None:
+def recalled(path: Path, about: Sequence[object]) -> dict[str, np.ndarray] | None:
     """The tensors in `path` if they were made under the same `about`, else None."""
     return read_part(path, _key(about))
 
 
-def made(path: Path, item: Item) -> Mapping[str, np.ndarray]:
+def made(path: Path, item: Item) -> dict[str, np.ndarray]:
     """The item's tensors, made, and written for `recalled`; beside them in a .json the seconds that it took."""
     start = time.perf_counter()
     tensors = item.make()

@@ -172,16 +172,13 @@ def _on_other_splits(given: Inputs) -> dict[str, Callable[[], Tables]]:
     def make(splits: Sequence[Split]) -> Tables:
         return suite.on_other_splits(answers, given.tokens, given.sae, survey, splits, chosen)
 
-    def crossed() -> Tables:
-        return suite.leave_intersections_out(answers, given.sae, given.crossed, given.splits)
-
     def without(others: Survey, split: Split) -> tuple[GroupDelta, pd.DataFrame]:
         return fit_frozen(answers, given.sae, others, split, chosen)
 
     of = suite.other_splits(survey, len(given.splits), chosen.seed)
     found: dict[str, Callable[[], Tables]] = {f"split{suffix}": partial(make, splits) for suffix, splits in of.items()}
     if given.crossed is not None:
-        found["crossed"] = crossed
+        found["crossed"] = partial(suite.leave_intersections_out, answers, given.sae, given.crossed, given.splits)
     return found | {"left-out": lambda: leave_groups_out(answers, survey, given.splits, without)}
 
 
@@ -248,10 +245,8 @@ def by_seed(survey: Survey, tables: BySeed, seeds: Sequence[int]) -> pd.DataFram
     rows = gaps_by_fold(survey, several, np.zeros(len(survey.questions), int), seed=seeds[0])
     rows = rows[rows["part"] == "seed"].reset_index(drop=True)
     pair, each = pair_to_show(survey), np.ones((1, len(survey.questions)))
-    rows["pair_r"] = [
-        correlations(*pair_gaps(survey, several[row.method][row.number], pair, row.task), each)[0]
-        for row in rows.itertuples()
-    ]
+    about = rows[["task", "method", "number"]].to_numpy().tolist()
+    rows["pair_r"] = [correlations(*pair_gaps(survey, several[m][i], pair, task), each)[0] for task, m, i in about]
     return rows.assign(number=[seeds[number] for number in rows["number"]])
 
 

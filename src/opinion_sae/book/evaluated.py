@@ -92,9 +92,9 @@ def seeds_sentence(evaluated: Evaluated) -> str:
     each = each[each["task"] == "toplines"]
 
     def said(method: str) -> str:
-        row, alone = found.loc[method], each.loc[each["method"] == method, "gap_r"]
+        alone = each.loc[each["method"] == method, "gap_r"]
         apart = f", {plain(alone.min())} to {plain(alone.max())} in single seeds" if len(alone) else ""
-        return f"{with_interval(row['gap_r'], row['gap_r_low'], row['gap_r_high'])}{apart} for {prose(method)}"
+        return f"{_cell(found, method)}{apart} for {prose(method)}"
 
     listed, seeds = [said(method) for method in FIRST if method in found.index], found["n_seeds"].max()
     return (
@@ -119,8 +119,8 @@ def learning_sentence(evaluated: Evaluated) -> str:
     if not len(table) or table["share"].nunique() < 2:
         return "How it grows with the number of questions has not been measured: `make evaluate` does that."
     part, said = table[(table["task"] == "toplines") & (table["group"] == "all")], []
-    for method, rows in part.groupby("method", sort=False):
-        rows = rows.sort_values("n_seen")
+    for method in part["method"].unique():
+        rows = part[part["method"] == method].sort_values("n_seen")
         first, before, last = rows.iloc[0], rows.iloc[-2], rows.iloc[-1]
         said.append(
             f"{prose(method)} goes from {plain(first['gap_r'])} to {plain(last['gap_r'])}, "
@@ -138,7 +138,7 @@ def splits_page(evaluated: Evaluated) -> str:
     if not len(table):
         return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
     table = table[table["task"] == "toplines"]
-    wide = {split: _by_method(part, split) for split, part in table.groupby("split", sort=False)}
+    wide = {split: _by_method(table[table["split"] == split], split) for split in table["split"].unique()}
     columns = {split: of for split, of in wide.items() if split not in ("intersection", "group")}
     head = ["Method", *(_left_out(split) for split in columns)]
     rows = [
@@ -170,5 +170,5 @@ def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
 def _cell(of: pd.DataFrame, method: str) -> str:
     if method not in of.index:
         return ""
-    row = of.loc[method]
-    return with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"])
+    value, low, high = of.loc[method, ["gap_r", "gap_r_low", "gap_r_high"]].tolist()
+    return with_interval(value, low, high)

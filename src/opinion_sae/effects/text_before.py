@@ -107,8 +107,8 @@ def prompts(survey: Survey, splits: Sequence[Split], parts: Mapping[str, Tables]
     validation where all are there, and the cells of all but the best, which is one of the styles."""
     found = {name: part for name, part in parts.items() if name == "few-shot" or name.startswith("prompt-")}
     tables = {name: part["log_probs"] for name, part in found.items()}
-    styles = {f"prompt-{style}": tables.get(f"prompt-{style}") for style in STYLES}
-    if all(table is not None for table in styles.values()):
+    styles = {name: tables[name] for name in (f"prompt-{style}" for style in STYLES) if name in tables}
+    if len(styles) == len(STYLES):
         tables["prompt-best"] = choose(survey, styles, splits)[0]
     return tables, {name: cells_of(survey, part) for name, part in found.items()}
 
@@ -133,7 +133,9 @@ def lora(survey: Survey, splits: Sequence[Split], parts: Mapping[str, Tables]) -
     found = [parts[name] for name in (f"lora-{number}" for number in range(len(splits))) if name in parts]
     if len(found) < len(splits):
         return {}, {}
-    answered = assemble_told([Told(*map(part.get, Told._fields)) for part in found], splits, len(survey.questions))
+    answered = assemble_told(
+        [Told(**{name: part[name] for name in Told._fields}) for part in found], splits, len(survey.questions)
+    )
     others = [{name: part[name] for name in part if name not in Told._fields} for part in found]
     whole = answered._asdict() | joined(others)
     return {"lora": answered.log_probs}, {"lora": cells_of(survey, whole)}

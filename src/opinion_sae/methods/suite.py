@@ -14,7 +14,7 @@ from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.files import Answers
 from opinion_sae.delta.fit import fit_dense, fit_from_shared, fit_frozen
 from opinion_sae.delta.held_out import HeldOut, Split, by_survey, by_topic, held_out
-from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.offsets import DenseOffset, GroupDelta, Offset
 from opinion_sae.delta.reading import BETWEEN
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import position_prior, uniform
@@ -158,7 +158,7 @@ def rest_of_seed(
     return {"dense": dense.log_probs, **controls(answers, survey, splits, shared, deltas, settings)}
 
 
-def bases_of(answers: AnswerPath, splits: Sequence[Split], shared: Sequence[GroupDelta]) -> list[Base]:
+def bases_of(answers: AnswerPath, splits: Sequence[Split], shared: Sequence[Offset]) -> list[Base]:
     """What offsets that read start from: each split's shared part."""
     return [Base.of(answers, split, offset) for split, offset in zip(splits, shared, strict=True)]
 

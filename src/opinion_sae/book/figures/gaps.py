@@ -102,8 +102,8 @@ def learning_curve(table: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.2))
     for axes, (measure, name) in zip(panels, PANELS["toplines"].items(), strict=True):
         ends = {}
-        for shift, (method, rows) in enumerate(part.groupby("method", sort=False)):
-            rows, (colour, marker, line) = rows.sort_values("n_seen"), MARKS[method]
+        for shift, method in enumerate(part["method"].unique()):
+            rows, (colour, marker, line) = part[part["method"] == method].sort_values("n_seen"), MARKS[method]
             error = np.maximum([rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]], 0)
             look = {"color": colour, "marker": marker, "linestyle": line, "capsize": 2, "markersize": 4}
             axes.errorbar(rows["n_seen"] * 1.04**shift, rows[measure], yerr=np.nan_to_num(error), **look)
