@@ -4,6 +4,8 @@ PYTHON ?= python3
 DEVICE ?= cpu
 # for snakemake, such as --profile profiles/slurm
 FLAGS ?=
+# of make evaluate, such as "seeds splits"
+ITEMS ?=
 
 # As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it.
 override PROFILE := $(value PROFILE)
@@ -48,7 +50,7 @@ select: $(READY)
 
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
-	$(OPINION_SAE) evaluate -- "$$PROFILE"
+	$(OPINION_SAE) evaluate -- "$$PROFILE" $(ITEMS)
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

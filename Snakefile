@@ -6,10 +6,11 @@ snakemake --cores all --config profile=smoke
 import sys
 
 from opinion_sae.book.execute import chosen
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.paths import ROOT, home, relative
 from opinion_sae.book.profile import find_profile, load_profile
 from opinion_sae.book.reach import code_hash
-from opinion_sae.book.workflow import hold, relative, user_files
+from opinion_sae.book.terminal import plan
+from opinion_sae.book.workflow import hold, user_files
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -67,11 +68,18 @@ CHAPTERS = {
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
         tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
         figures=["gaps.svg", "gaps_alone.svg"],
-        work=["numbers-gaps.json"],
+        work=[],
     ),
+    "19_one_question": dict(
+        needs=["07_alignment", "18_group_gaps"],
+        tables=["one_question.csv", "kl_scale.csv"],
+        figures=["one_question.svg", "one_question_toplines.svg", "kl_scale.svg"],
+        work=[],
+    ),
+    "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
-        tables=["joint_history.csv", "joint.csv"],
+        tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
@@ -141,13 +149,13 @@ except (FileNotFoundError, ValueError) as error:
 RUN = PROFILE.run
 
 
-workdir: str(ROOT)
+workdir: str(home())
 
 
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
     ALL_CORES = set()
-PROSE = [ROOT / "src/opinion_sae/book/build.py", ROOT / "_config.yml"]
-PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*")) if path.is_file()]
+PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
+PROSE += [path for path in (*ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*")) if path.is_file()]
 
 
 def written_by(name):
@@ -186,6 +194,7 @@ onstart:
         HELD = hold(RUN)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    plan(RUN, sorted(CHAPTERS.keys() & {job.rule.name for job in workflow.dag.needrun_jobs()}))
 
 
 rule book:

@@ -1,5 +1,6 @@
 """Models, tokenizers and surveys small enough to make in a test, shared by the test files."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,10 @@ from opinion_sae.delta.held_out import Split
 from opinion_sae.model.language_model import wrap
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.survey import Question, Survey
+
+# An example's time says nothing on a busy machine.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 CHAT = (
     "{% for turn in messages %}<s>{{ turn['role'] }}\n{{ turn['content'] }}</s>\n{% endfor %}"

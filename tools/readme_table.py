@@ -1,4 +1,4 @@
-"""Write the README's numbers, a table and the paragraphs below it, from the committed tables of the published runs.
+"""Write what the README opens with, and `book/every-result.md`, from the committed tables of the published runs.
 
 python tools/readme_table.py
 """
@@ -11,6 +11,9 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.claims import CLAIMS, count_verdicts
+from opinion_sae.book.evaluated import Evaluated, seeds_sentence
+from opinion_sae.book.execute import products
+from opinion_sae.book.front import abstract, make_front
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.report import kept_epochs, own_part, verdict
@@ -19,6 +22,7 @@ from opinion_sae.score.statistics import verdicts
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- numbers: python tools/readme_table.py -->\n", "<!-- end of numbers -->\n"
+PAGE = ROOT / "book" / "every-result.md"
 HEAD = "| What the run shows (KL in nats, 95% intervals over questions) | Figure | Chapter | Time |"
 
 
@@ -125,7 +129,7 @@ def _tilt(table: pd.DataFrame) -> str:
 
 
 def markdown(results: Path) -> str:
-    """The table, a row per claim, with the wall time of the chapter that computes it."""
+    """A table, a row per claim, with the wall time of the chapter that computes it."""
     times = read_json(results / "run.json")["notebooks"]
     rows = [
         f"| {claim} | {figure} | `{chapter}` | {times[chapter]['seconds']:.0f} s |"
@@ -177,12 +181,15 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
     if not (run.results / "evaluate_claims.csv").is_file():
         return f"{said}: `make evaluate` measures that, and has not been run on these surveys yet."
     seeds = run.claims("evaluate_claims")
+    ours = Evaluated(run.results, "")  # of this run, or its chapters would have left them out
+    gaps = f"\n{seeds_sentence(ours)}" if len(ours.table("gaps")) else ""
+    slow = [method for method in ("lora", "prompt-best", "few-shot") if method in run.kl]
+    more = f"It also runs what a book has no time for. Held-out KL: {run.have(*slow)} " if slow else ""
     return (
         f"{said}, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part "
         f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {len(seeds)} claims, "
-        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}\n"
-        f"It also runs what a book has no time for. Held-out KL: {run.have('lora', 'prompt-best', 'few-shot')} "
-        "(`results/default/evaluate.csv`)."
+        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}{gaps}\n"
+        f"{more}(`results/default/evaluate.csv`)."
     )
 
 
@@ -192,14 +199,16 @@ def summary(root: Path) -> str:
     own = ("delta", "shared-delta")
     other_seeds = other.claims("evaluate_claims")
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
-    return f"""{gaps_sentence(ours.table("gaps"))}
+    speed = ours.run.get("throughput")
+    where = f"The times are of {ours.run['machine']}, {products(speed)}.\n" if speed else ""
+    return f"""{where}{gaps_sentence(ours.table("gaps"))}
 {pair_sentence(ours.table("pair_gaps"), "delta-reading")}
 {gap_claims_page(ours.table("gap_claims"))}
 Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
 {verdict(ours.pairs.loc[own])}
 {own_part(ours.table("delta_history"))}
 {verdict(ours.pairs.loc[("delta", "position-prior")])}
-Where nothing could be shown the book says so, and chapter `14_claims` lists every claim with its verdict.
+Where nothing could be shown the book says so, and {{doc}}`chapters/14_claims` lists every claim with its verdict.
 
 On OpinionQA ({questions} questions, {groups} groups) the groups' own part changes the KL of {prose("shared-delta")} by {_change(other.pairs.loc[own], "kl_difference")} in the book's run, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims (`make book PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up).
 Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[own], "effect")}, corrected p {other_seeds.loc[own, "p_holm"]:.2f} (`make evaluate PROFILE=opinionqa`).{_contradicted(other_seeds)}
@@ -210,20 +219,34 @@ Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteer
 """
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with the table in place of the one that it has."""
-    start = readme.index("| What the run shows")
-    return readme[:start] + table + readme[readme.index("\n\n", start) + 1 :]
+def page(root: Path) -> str:
+    """The appendix: a row per claim with what makes it, then the paragraphs."""
+    return f"""# Every result and its command
+
+Written by `python tools/readme_table.py` from the committed tables (`results/`); a test compares them.
+
+{markdown(root / "default")}
+A chapter's command is, once the chapters it needs have run (`make book` runs them all in order):
+
+    .venv/bin/papermill notebooks/07_alignment.ipynb out.ipynb -f profiles/default.yaml
+
+Times are wall times of the chapters in that run, two at a time; `results/default/run.json` has the machine and its versions.
+
+{summary(root)}"""
 
 
-def with_summary(readme: str, text: str) -> str:
-    """The README with the paragraphs between the two marks."""
-    return readme[: readme.index(START) + len(START)] + text + readme[readme.index(END) :]
+def with_abstract(readme: str, results: Path) -> str:
+    """The README with the abstract of the first page between the two marks."""
+    table = {name: pd.read_csv(results / f"{name}.csv") for name in ("gaps", "gap_claims")}
+    text = abstract(table["gaps"], table["gap_claims"], read_json(results / "run.json")["profile"])
+    return f"{readme[: readme.index(START)]}{START}{text}\n{readme[readme.index(END) :]}"
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    text = with_table(readme.read_text(encoding="utf-8"), markdown(ROOT / "results/default"))
-    text = with_summary(text, summary(ROOT / "results"))
-    with replacing(readme) as side:
-        side.write_text(text, encoding="utf-8")
+    make_front(ROOT / "results/default", ROOT / "book/figures")
+    pages = {readme: with_abstract(readme.read_text(encoding="utf-8"), ROOT / "results/default")}
+    pages[PAGE] = page(ROOT / "results")
+    for path, text in pages.items():
+        with replacing(path) as side:
+            side.write_text(text, encoding="utf-8")

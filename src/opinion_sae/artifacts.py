@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -304,19 +304,29 @@ def keep_part(path: Path, key: str, tensors: Mapping[str, np.ndarray]) -> None:
         save_file(whole, side, metadata={"key": key})
 
 
-def remembered(
-    path: Path, about: Sequence[object], make: Callable[[], Mapping[str, np.ndarray]]
-) -> Mapping[str, np.ndarray]:
-    """The tensors in `path` if they were made under the same `about`; else make them and write them there, and beside
-    them in a .json the seconds that it took."""
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-    tensors = read_part(path, key)
-    if tensors is None:
-        start = time.perf_counter()
-        tensors = make()
-        keep_part(path, key, tensors)
-        write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
+class Item(NamedTuple):
+    """Tensors that take long to make: all that they depend on, and how they are made."""
+
+    about: Sequence[object]
+    make: Callable[[], Mapping[str, np.ndarray]]
+
+
+def recalled(path: Path, about: Sequence[object]) -> Mapping[str, np.ndarray] | None:
+    """The tensors in `path` if they were made under the same `about`, else None."""
+    return read_part(path, _key(about))
+
+
+def made(path: Path, item: Item) -> Mapping[str, np.ndarray]:
+    """The item's tensors, made, and written for `recalled`; beside them in a .json the seconds that it took."""
+    start = time.perf_counter()
+    tensors = item.make()
+    keep_part(path, _key(item.about), tensors)
+    write_json(path.with_suffix(".json"), {"seconds": round(time.perf_counter() - start, 1)})
     return tensors
+
+
+def _key(about: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _shown(value: object) -> str:

@@ -9,19 +9,19 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 VARIABLE = "OPINION_SAE_PROGRESS"
+IN_A_LOG = "{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}) after {elapsed}, {remaining} left"
 
 
 def progress(iterable: Iterable[Any] | None, desc: str, total: int | None = None) -> tqdm:
     """A tqdm bar over `iterable`, gone when it is done.
 
-    $OPINION_SAE_PROGRESS names the terminal or log file to draw it on (a notebook's own stderr
-    would end up in the book); without it the bar goes to stderr. A file gets a line every ten
-    seconds at most.
+    $OPINION_SAE_PROGRESS names a log file to write it to instead (a notebook's own stderr would end
+    up in the book): a line in words every ten seconds at most.
     """
     target = os.environ.get(VARIABLE)
-    stream = _stream(target) if target else None
-    quiet = stream is not None and not stream.isatty()
-    return tqdm(iterable, desc=desc, total=total, file=stream, leave=quiet, mininterval=10 if quiet else 0.2)
+    if not target:
+        return tqdm(iterable, desc=desc, total=total, leave=False, mininterval=0.2)
+    return tqdm(iterable, desc=desc, total=total, file=_stream(target), mininterval=10, bar_format=IN_A_LOG)
 
 
 @cache

@@ -1,5 +1,8 @@
 """The book is staged, built and published whole, or the one of before stays."""
 
+import re
+from html import unescape
+
 import nbformat
 import pytest
 import yaml
@@ -73,21 +76,40 @@ def test_a_chapter_that_the_contents_no_longer_name_is_not_published(run):
     assert [path.name for path in run.chapters.iterdir()] == ["01_try.ipynb"]
 
 
-def test_numbers_become_substitutions(run):
+def test_numbers_become_substitutions(run, monkeypatch):
+    monkeypatch.delenv("REPOSITORY_URL", raising=False)
     config = yaml.safe_load(configure(run).read_text())
     assert config["parse"].pop("myst_substitutions") == {"kl": "0.331"}
     assert config == yaml.safe_load((ROOT / "_config.yml").read_text())
 
 
-def test_a_book_is_built_and_published(run):
+def test_a_book_is_built_and_published(run, monkeypatch):
+    monkeypatch.setenv("REPOSITORY_URL", "https://github.com/someone/opinion-sae")
     html = build(run)
     assert html == paths.ROOT / "_build" / "html"
     intro = (html / "intro.html").read_text()
     assert "KL is 0.331" in intro and "mathjax/tex-mml-chtml.js" in intro and "style.css" in intro
+    assert 'href="https://github.com/someone/opinion-sae"' in intro
     assert not (run.build / "sphinx").exists()
     publish(run)
     assert (book.PROSE / "chapters" / "01_try.ipynb").read_bytes() == (run.chapters / "01_try.ipynb").read_bytes()
     assert [path.name for path in (book.PROSE / "figures").iterdir()] == ["kl.svg"]
+
+
+def test_a_page_says_what_it_is_and_whom_to_cite(run):
+    chapter(run, "A *short* sentence on α < 1.\n\nAnother one.")
+    html = build(run)
+    intro, page = (
+        dict(re.findall('<meta name="(description|citation_[a-z_]+)" content="(.*?)"', (html / name).read_text()))
+        for name in ("intro.html", "chapters/01_try.html")
+    )
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert unescape(intro["citation_title"]) == unescape(page["citation_inbook_title"]) == cited["title"]
+    assert (page["citation_title"], page["description"]) == ("Try", "A short sentence on α &lt; 1.")
+    assert intro["description"].startswith("KL is 0.331, see Try;")
+    assert intro["citation_author"] == page["citation_author"] == cited["authors"][0]["name"]
+    title = re.search("<title>(.*)</title>", (html / "intro.html").read_text()).group(1)
+    assert title.count("Opinion SAE") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,22 @@ import pandas as pd
 import pytest
 import torch
 
-from opinion_sae.artifacts import remembered, write_csv, write_json
+from opinion_sae.artifacts import Item, made, recalled, write_csv, write_json
 from opinion_sae.book import evaluate
+from opinion_sae.book import evaluated as shown
 from opinion_sae.book.claims import CLAIMS, claims_page
+from opinion_sae.book.evaluate import Inputs
 from opinion_sae.book.profile import load_profile
-from opinion_sae.delta.held_out import by_question
+from opinion_sae.delta.held_out import Split, by_question
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects import text_before as told
 from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.side_effects import side_effects_table
 from opinion_sae.effects.text_before import Elsewhere
 from opinion_sae.methods import suite
+from opinion_sae.methods.from_features import read_only, word_candidates
 from opinion_sae.methods.personas import persona_residuals
+from opinion_sae.methods.question_tokens import question_tokens
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import score
@@ -59,12 +63,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def book(answers, sae, survey):
+def tokens(lm, survey):
+    return question_tokens(lm, survey.questions, 1)
+
+
+@pytest.fixture(scope="module")
+def book(answers, tokens, sae, survey):
     """What the chapters leave of the first seed."""
-    fitted = suite.one_seed(answers, sae, survey, SPLITS, SETTINGS[0])
+    chosen = SETTINGS[0]
+    fitted, fits = suite.of_seed(answers, tokens, sae, survey, SPLITS, chosen)
+    shared, deltas = fits["shared-delta"].offsets, fits["delta"].offsets
+    fitted |= suite.rest_of_seed(answers, survey, SPLITS, shared, deltas, chosen)
     others = {"unsteered": answers.predict().numpy(), "delta-joint": fitted["delta"]}
     others["delta-selected"] = fitted["shared-delta"]
     others["diff-means"] = suite.persona_directions(answers, survey, SPLITS).log_probs
+    others |= read_only(survey, SPLITS, {"words": word_candidates(survey)})[0]
     return {**fitted, **others, **suite.references(answers, survey, SPLITS)[0]}
 
 
@@ -75,19 +88,40 @@ def elsewhere(lm, tiny):
 
 
 @pytest.fixture(scope="module")
-def evaluated(answers, sae, survey, folder, book, elsewhere):
-    return evaluate.evaluation(answers, lambda seed: sae, survey, SPLITS, folder, book, elsewhere, SETTINGS)
+def crossed(tiny, survey):
+    names = ["f & d", "f & r", "m & d", "m & r"]
+    shares = np.random.default_rng(1).dirichlet(np.ones(2), (4, 12))
+    return tiny.survey(shares, survey.questions, names, ["sex x party"] * 4)
+
+
+@pytest.fixture(scope="module")
+def given(answers, sae, survey, folder, book, elsewhere, crossed):
+    return Inputs(answers, lambda seed: sae, survey, SPLITS, folder, book, elsewhere, SETTINGS, crossed)
+
+
+@pytest.fixture(scope="module")
+def steps(given):
+    """What there is after each item."""
+    return list(evaluate.evaluation(given))
+
+
+@pytest.fixture(scope="module")
+def evaluated(steps):
+    return steps[-1]
 
 
 @pytest.fixture(scope="module")
 def tables(evaluated):
-    return evaluated[0]
+    return evaluated.tables
 
 
 def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
     moved = {"random-latents", "random-latents-deviation", "sign-flip", "sign-flip-deviation"}
-    twice = FITTED | moved | {"dense", "shuffled-groups", "permuted-decoder"}
-    once = {name + suffix for name in FITTED for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
+    reads = {"delta-reading", "delta-reading-64", "dense-reading"}
+    twice = FITTED | moved | reads | {"dense", "shuffled-groups", "permuted-decoder", *suite.READ_OUTS_OF_SAE}
+    twice |= {"shuffled-questions", "random-dictionary", "random-read-latents"}
+    left_out = FITTED | reads | {"words", "direct", "words+direct"}
+    once = {name + suffix for name in left_out for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
     once |= {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}
     once |= {"few-shot", "lora"}
     read_out = {"calibrated-shared", "calibrated", "unembedding", "probe", "uniform", "everyone", "position-prior"}
@@ -99,8 +133,45 @@ def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
             np.testing.assert_allclose(np.exp(table).sum(-1), 1, rtol=1e-5)  # so every question is answered
 
 
+def test_what_is_worth_most_comes_first_and_each_step_has_what_is_done(steps):
+    names = "reading-1 controls-1 split-by-topic split-by-survey crossed left-out learning-0.125 learning-0.25"
+    names += " learning-0.5 prompt-qa prompt-bio prompt-portray few-shot lora-0 lora-1 lora-2"
+    assert [step.missing for step in steps] == [names.split()[done:] for done in range(1, 17)]
+    first = steps[0]
+    assert len(first.tables["delta-reading"]) == 2 and len(first.tables["dense"]) == 1 and not first.cells
+    assert "lora" not in steps[-2].tables and list(first.learning) == [1.0]  # of a LoRA in part nothing is said
+
+
+def test_only_the_kinds_asked_for_are_made(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "learned_from", lambda *about: {name: given.book[name] for name in suite.LEARNING})
+    steps = list(evaluate.evaluation(replace(given, folder=tmp_path), ["learning"]))
+    assert [sorted(step.learning)[0] for step in steps] == [0.125] * 3 and len(steps[-1].missing) == 13
+    again = list(evaluate.evaluation(replace(given, folder=tmp_path), ["learning"]))
+    assert len(again) == 1 and again[0].missing == steps[-1].missing
+
+
+def test_fewer_questions_are_part_of_more_and_the_same_are_tested():
+    split = Split("one", np.arange(40), np.arange(40, 56), np.arange(56, 60))
+    half, eighth = (suite.with_fewer(split, share, 0) for share in (0.5, 0.125))
+    assert (len(half.train), len(half.validation), len(eighth.train), len(eighth.validation)) == (20, 8, 5, 2)
+    assert set(eighth.train) < set(half.train) < set(split.train) and half.test is split.test
+    np.testing.assert_equal(suite.with_fewer(split, 1.0, 0).train, split.train)
+
+
+def test_an_intersection_left_out_is_answered_by_the_sum_of_its_groups_codes(evaluated, answers, sae, crossed):
+    found = evaluated.crossed
+    assert set(found) == {"delta-reading-fitted", "delta-reading-left-out"}
+    for table in found.values():
+        np.testing.assert_allclose(np.exp(table).sum(-1), 1, rtol=1e-5)
+    other = crossed.counts.copy()
+    other[0] = other[0, :, ::-1]  # what people of 'f & d' answered plays no part in what is said of them
+    changed = suite.leave_intersections_out(answers, sae, replace(crossed, counts=other), SPLITS)
+    np.testing.assert_array_equal(changed["delta-reading-left-out"][0], found["delta-reading-left-out"][0])
+    assert not np.array_equal(changed["delta-reading-left-out"][1], found["delta-reading-left-out"][1])
+
+
 def test_side_effects_of_what_is_told_are_measured_on_all_there_is(evaluated, survey):
-    _, cells = evaluated
+    cells = evaluated.cells
     assert set(cells) == {"prompt-qa", "prompt-bio", "prompt-portray", "few-shot", "lora"}
     for method, found in cells.items():
         assert set(found) == {
@@ -117,40 +188,49 @@ def test_side_effects_of_what_is_told_are_measured_on_all_there_is(evaluated, su
     assert table.loc[table["quantity"] == "accuracy_change", "n"].max() == 13
 
 
-def test_what_is_done_is_read_and_other_settings_are_fitted_anew(
-    answers, sae, survey, folder, book, elsewhere, evaluated, monkeypatch
-):
+def test_what_is_done_is_read_and_other_settings_are_fitted_anew(given, evaluated, monkeypatch):
     def refuse(*args, **settings):
         raise AssertionError("fitted again")
 
-    for module, name in (
-        (evaluate, "fit_frozen"),
-        (evaluate, "one_seed"),
-        (evaluate, "two_stages"),
-        (suite, "fit_dense"),
-    ):
+    for module, name in ((evaluate, "fit_frozen"), (suite, "of_seed"), (suite, "on_other_splits"), (told, "fit_lora")):
         monkeypatch.setattr(module, name, refuse)
-    monkeypatch.setattr(told, "fit_lora", refuse)
-    about = (answers, lambda seed: sae, survey, SPLITS, folder, book, elsewhere)
-    again = evaluate.evaluation(*about, SETTINGS)
-    for before, after in zip(evaluated, again, strict=True):
+    (again,) = evaluate.evaluation(given)
+    for before, after in zip(evaluated[:2], again[:2], strict=True):
         for name, found in before.items():
             np.testing.assert_equal(found, after[name])
     with pytest.raises(AssertionError, match="fitted again"):
-        evaluate.evaluation(*about, [replace(one, epochs=2) for one in SETTINGS])
-    seconds = {path.stem for path in folder.glob("*.json")}
-    assert seconds >= {"seed-1", "split-by-topic", "split-by-survey", "left-out", "prompt-qa", "few-shot", "lora-2"}
+        list(evaluate.evaluation(replace(given, settings=[replace(one, epochs=2) for one in SETTINGS])))
 
 
 def test_what_was_made_under_other_terms_is_made_anew(tmp_path):
-    path, made = tmp_path / "a.safetensors", []
+    path = tmp_path / "a.safetensors"
+    assert recalled(path, ["one"]) is None
+    made(path, Item(["one"], lambda: {"x": np.ones(2)}))
+    assert recalled(path, ["one"])["x"].tolist() == [1, 1] and recalled(path, ["two"]) is None
+    made(path, Item(["two"], lambda: {"x": np.zeros(2)}))
+    assert recalled(path, ["one"]) is None and recalled(path, ["two"])["x"].tolist() == [0, 0]
 
-    def make():
-        made.append(1)
-        return {"x": np.full((1, 2, 2), float(len(made)))}
 
-    for about, expected in ((["one"], 1), (["one"], 1), (["two"], 2), (["one"], 3)):
-        assert remembered(path, about, make)["x"][0, 0, 0] == expected
+def test_gaps_of_seeds_splits_and_fewer_questions(given, evaluated, survey):
+    found = evaluate.gap_tables(given, evaluated, 20)
+    gaps = found["gaps"].set_index(["task", "method", "group"])
+    assert "everyone" not in found["gaps"]["method"].tolist()
+    assert gaps.loc[("toplines", "delta-reading", "all"), "n_seeds"] == 2
+    seeds = found["gaps_by_seed"].set_index(["task", "method", "number"])
+    each = seeds.loc[("toplines", "delta-reading")]
+    assert each.index.tolist() == [0, 1]
+    assert each["gap_r"].mean() == pytest.approx(gaps.loc[("toplines", "delta-reading", "all"), "gap_r"])
+    pairs = found["pair_gaps"].set_index(["task", "method"])
+    assert each["pair_r"].mean() == pytest.approx(pairs.loc[("toplines", "delta-reading"), "r"])
+    splits = found["splits"].set_index(["task", "method", "split"])
+    sizes = {"survey": 12, "to one": 6, "to two": 6}
+    for split, count in sizes.items():
+        assert splits.loc[("toplines", "words-by-survey", split), "n_questions"] == count
+    of_crossed = splits.xs("intersection", level="split").index.tolist()
+    assert of_crossed == [("toplines", "delta-reading-fitted"), ("toplines", "delta-reading-left-out")]
+    learning = found["learning"].set_index(["task", "method", "share"])
+    assert learning.loc[("toplines", "words", 1.0), "gap_r"] == gaps.loc[("toplines", "words", "all"), "gap_r"]
+    assert learning["n_seen"].unique().tolist() == [4, 8]  # of 8; two of each part at least
 
 
 def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
@@ -170,24 +250,24 @@ def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
 
 
 def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
-    nothing = evaluate.load_evaluated(tmp_path, survey, "m")
+    nothing = shown.load_evaluated(tmp_path, survey, "m")
     assert "has not been run" in nothing.note and not len(nothing.rows)
     rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
     write_csv(tmp_path / "evaluate.csv", rows)
     write_csv(tmp_path / "evaluate_claims.csv", claims)
     write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
     write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
-    found = evaluate.load_evaluated(tmp_path, survey, "m")
+    found = shown.load_evaluated(tmp_path, survey, "m")
     ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
-    joined = evaluate.with_evaluated(ours, found.rows)
+    joined = shown.with_evaluated(ours, found.rows)
     assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
-    page = evaluate.evaluated_page(found)
+    page = shown.evaluated_page(found)
     assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
-    assert evaluate.evaluated_page(nothing) == nothing.note
+    assert shown.evaluated_page(nothing) == nothing.note
     assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
-    other = evaluate.load_evaluated(tmp_path, survey, "n")
+    other = shown.load_evaluated(tmp_path, survey, "n")
     assert "are of other model than this run" in other.note and not len(other.claims)
-    pd.testing.assert_frame_equal(evaluate.with_evaluated(ours, other.rows), ours)
+    pd.testing.assert_frame_equal(shown.with_evaluated(ours, other.rows), ours)
     assert found.side_effects["method"].tolist() == ["lora"] and not len(other.side_effects)
 
 

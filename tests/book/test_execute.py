@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from opinion_sae.book import execute, paths
-from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, spoken, summarise
+from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, summarise, throughput
 from opinion_sae.book.paths import ROOT, open_run
 from opinion_sae.book.profile import load_profile
 
@@ -132,7 +132,7 @@ def test_the_summary_gathers_what_notebooks_left(place):
     summarise(mine(place))
     results = place / "mine"
     numbers = json.loads((results / "numbers.json").read_text())
-    assert numbers.pop("machine") and numbers == {
+    assert "GFLOP/s in float32" in numbers.pop("machine") and numbers == {
         "model": "packaged:smollm2-135m-instruct",
         "hook_layer": "15",
         "time_total": "30 seconds",
@@ -143,6 +143,20 @@ def test_the_summary_gathers_what_notebooks_left(place):
     assert run["notebooks"] == {"01_try": {"seconds": 30.2}}
     assert run["hashes"] == {"survey": "ab12"} and run["profile"]["seed"] == 7
     assert {"python", "torch", "transformers"} <= set(run["versions"])
+    assert run["throughput"]["gflops_float32"] > 0 and run["throughput"]["threads"] > 0
+    (place / "_build" / "mine" / "work" / "throughput.json").write_text(
+        '{"side": 2, "threads": 3, "gflops_float32": 4.4, "gflops_bfloat16": 0.5}'
+    )
+    summarise(mine(place))  # it is measured once a run
+    assert json.loads((results / "numbers.json").read_text())["machine"].endswith(
+        ", which multiply matrices of side 2 with 4 GFLOP/s in float32 and 0 in bfloat16 (threads: 3)"
+    )
+
+
+def test_throughput_is_of_the_product_that_it_names():
+    found = throughput(side=64, rounds=3, seconds=0.1)
+    assert set(found) == {"side", "threads", "gflops_float32", "gflops_bfloat16"} and found["side"] == 64
+    assert found["gflops_float32"] > 0
 
 
 @pytest.mark.parametrize("second", [{"n": "2"}, {"m": 2.0}, {"model": "ours"}])
@@ -151,11 +165,3 @@ def test_a_number_is_text_and_has_one_source(place, second):
     leave(place, "numbers-02.json", second)
     with pytest.raises(ValueError, match="numbers-02.json: [a-z]+ must be a string and given in one"):
         summarise(mine(place))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0 seconds"), (99.4, "99 seconds"), (100.0, "2 minutes"), (840.0, "14 minutes"), (9e3, "2.5 hours")],
-)
-def test_a_duration_is_said_as_a_reader_would(seconds, text):
-    assert spoken(seconds) == text

@@ -38,12 +38,9 @@ def test_a_table_of_the_methods_there_are_in_two_digits(case):
     table, pairs = pages(*case, np.arange(12))
     lines = gap_report.gaps_page(table, pairs).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| toplines", "| Δ", "| reading Δ", "| words"]
-    assert lines[2].count("0.00 (0.00 to 0.00)") == 3 and "Female minus Male" in lines[0]
+    assert "(0.00" not in lines[2] and "Female minus Male" in lines[0]
     sentence = gap_report.gaps_sentence(table)
     assert sentence.startswith("Over 12 held-out questions") and " for Δ and " in sentence
-    numbers = gap_report.gap_numbers(table, pairs, pd.DataFrame({"verdict": ["supported", "contradicted"]}))
-    assert numbers["claims_on_gaps"] == "1 supported, 0 not supported, 1 contradicted"
-    assert numbers["gap_r_toplines"] == "0.00 (0.00 to 0.00)" and all(isinstance(n, str) for n in numbers.values())
 
 
 def test_too_few_questions_are_said_and_no_nan(case):
@@ -103,9 +100,9 @@ def test_a_dot_for_each_fold_and_a_row_for_each_method(case):
     assert [len(line.get_xdata()) for line in dots] == [3] * 4
 
 
-def test_answers_are_those_of_the_table_and_two_from_toplines(case):
+def test_answers_are_those_of_the_table_and_three_from_toplines(case):
     survey, said = case
     shown = gap_report.shown_answers(survey, said)
     assert list(shown) == ["toplines", "delta", "delta-reading", "words"] + [
-        f"{name}-from-toplines" for name in ("delta-reading", "words")
+        f"{name}-from-toplines" for name in ("delta-reading", "delta", "words")
     ]

@@ -89,11 +89,3 @@ def test_a_method_that_a_chapter_lists_by_key_stands_beside_its_name():
     text = "".join("".join(cell["source"]) + "\n" for cell in read_json(ROOT / "notebooks/06_controls.ipynb")["cells"])
     listed = re.findall(r"\*\*([^*]+)\*\* \(`([a-z-]+)`\)", text)
     assert len(listed) > 10 and all(NAMES[key].label == name for name, key in listed)
-
-
-def test_the_first_page_calls_the_methods_of_its_table_by_their_names():
-    rows = re.findall(r"^\| ([^|]+) \| \{\{ kl_(\w+) \}\}", (ROOT / "book/intro.md").read_text(encoding="utf-8"), re.M)
-    keys = {name.key: name.label for name in NAMES.values() if name.key}
-    assert len(rows) == 10
-    for text, key in rows:
-        assert text.replace(r"$\Delta_\text{shared}$", "Δ_shared").lower().startswith(keys[key].lower()), (text, key)

@@ -16,7 +16,7 @@ from opinion_sae.book.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#")
 PROVIDERS = importlib.metadata.packages_distributions()
-BUILD_SIDE = {"execute.py", "build.py"}  # these run only where the book extra is installed
+BUILD_SIDE = {"execute.py", "build.py", "typeset.py"}  # these run only where the book extra is installed
 
 
 def names(requirements):

@@ -1,4 +1,4 @@
-"""The README's numbers are those of the committed run."""
+"""The README's sentences and the page of every result are those of the committed runs."""
 
 import importlib.util
 
@@ -12,18 +12,17 @@ def tool():
     return module
 
 
-def test_the_table_is_that_of_the_committed_tables():
+def test_the_readme_opens_with_the_abstract_of_the_committed_tables():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert tool().markdown(ROOT / "results/default") in readme, "run python tools/readme_table.py"
-    written = tool().START + tool().summary(ROOT / "results") + tool().END
-    assert written in readme, "run python tools/readme_table.py"
+    assert tool().with_abstract(readme, ROOT / "results/default") == readme, "run python tools/readme_table.py"
+    assert len(readme.splitlines()) <= 90
 
 
-def test_the_paragraphs_go_between_their_marks_and_nowhere_else():
+def test_the_page_of_every_result_is_that_of_the_committed_tables():
+    assert tool().PAGE.read_text(encoding="utf-8") == tool().page(ROOT / "results"), "run python tools/readme_table.py"
+
+
+def test_the_abstract_goes_between_its_marks_and_nowhere_else():
     start, end = tool().START, tool().END
-    assert tool().with_summary(f"Before.\n{start}old\n{end}After.\n", "new\n") == f"Before.\n{start}new\n{end}After.\n"
-
-
-def test_a_table_takes_the_place_of_the_old_one_and_of_nothing_else():
-    old = "# Title\n\nBefore.\n\n| What the run shows | Time |\n| :-- | --: |\n| old | 1 s |\n\nAfter.\n"
-    assert tool().with_table(old, "| new |\n") == "# Title\n\nBefore.\n\n| new |\n\nAfter.\n"
+    found = tool().with_abstract(f"Before.\n{start}old\n{end}After.\n", ROOT / "results/default")
+    assert found.startswith(f"Before.\n{start}We fitted") and found.endswith(f"\n{end}After.\n") and "old" not in found

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,11 +57,11 @@ def test_single_files_and_folders_of_other_parameters(tmp_path, monkeypatch):
     for name in ("model/config.json", "texts/a.txt", "subpop.jsonl", "counts/SEX_data.json", "counts/info.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    values = {"model": "~/model", "texts": str(tmp_path / "texts"), "sae": "train", "seed": 3}
+    values = {"model": "~/model", "texts": [f"{tmp_path / 'texts'} 0.5", "self 0.5"], "sae": "train", "seed": 3}
     assert user_files(values) == [tmp_path / "model/config.json", tmp_path / "texts/a.txt"]
     assert user_files({"survey": "subpop:~/subpop.jsonl"}) == [tmp_path / "subpop.jsonl"]
     assert user_files({"survey": "~/counts"}) == [tmp_path / "counts/SEX_data.json", tmp_path / "counts/info.csv"]
-    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss", "texts": "self"}) == []
+    assert user_files({"model": "packaged:smollm2-135m-instruct", "survey": "gss", "texts": ["self 1"]}) == []
 
 
 def test_a_changed_answer_in_one_wave_reruns_the_chapter(tmp_path):
@@ -183,16 +182,9 @@ def test_make_hands_a_profile_over_unread(tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory):
+def odd(tmp_path_factory, copy_of_repository):
     """A copy of the repository in a folder with spaces, an apostrophe, braces and unicode in its name."""
-    root = tmp_path_factory.mktemp("copy") / "it's {odd} é & $(touch Y) [x]"
-    root.mkdir()
-    for name in ("src", "notebooks", "profiles", "book", "benchmarks", "results/default", "Snakefile", "_config.yml"):
-        source, target = ROOT / name, root / name
-        if source.is_file():
-            shutil.copy(source, target)
-        else:
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    root = copy_of_repository(tmp_path_factory.mktemp("copy") / "it's {odd} é & $(touch Y) [x]")
     numbers = json.loads((root / "results/default/numbers.json").read_text())
     (root / "results/default/numbers.json").write_text(json.dumps(dict.fromkeys(used_numbers(), "0") | numbers))
     return root
@@ -208,13 +200,7 @@ def test_every_number_of_the_pages_is_published():
     assert used_numbers() <= set(json.loads((ROOT / "results/default/numbers.json").read_text()))
 
 
-def opinion_sae(root, *arguments):
-    environment = ENVIRONMENT | {"PYTHONPATH": str(root / "src")}
-    call = [sys.executable, "-m", "opinion_sae", *arguments]
-    return subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_chapter_is_run_under_awkward_names(odd):
+def test_a_chapter_is_run_under_awkward_names(odd, opinion_sae):
     values = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text())
     profile = odd / "my {own} it's 'p'; touch Z é.yaml"
     profile.write_text(yaml.safe_dump(values | {"output": "results/odd it's é"}))
@@ -224,7 +210,7 @@ def test_a_chapter_is_run_under_awkward_names(odd):
     assert not list(odd.glob("[XYZ]"))
 
 
-def test_the_committed_book_is_built_without_running_anything(odd):
+def test_the_committed_book_is_built_without_running_anything(odd, opinion_sae):
     start = time.perf_counter()
     done = opinion_sae(odd, "html")
     assert done.returncode == 0, done.stdout + done.stderr

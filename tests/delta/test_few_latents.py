@@ -49,7 +49,7 @@ def test_the_tilted_mean_by_hand():
     assert tilted(losses, -1.0).item() == pytest.approx(-np.log((1 + 1 / 3) / 2))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=6))
 def test_the_tilted_mean_runs_from_the_mean_to_the_largest(losses):
     losses = torch.tensor(losses)

@@ -30,7 +30,7 @@ def random_case(sizes, active, seed, open_everywhere=False):
     return values, indices, z, delta, W_dec, torch.randn(item, group, d, generator=generator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.data(), st.integers(0, 2**32))
 def test_forward_is_the_dense_formula(sizes, data, seed):
     active = data.draw(st.integers(1, sizes[2]))
@@ -40,7 +40,7 @@ def test_forward_is_the_dense_formula(sizes, data, seed):
     torch.testing.assert_close(found, z_g @ W_dec - (z @ W_dec)[:, None], atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.data(), st.integers(0, 2**32))
 def test_backward_is_autograd_where_everything_is_open(sizes, data, seed):
     active = data.draw(st.integers(1, sizes[2]))
@@ -51,7 +51,7 @@ def test_backward_is_autograd_where_everything_is_open(sizes, data, seed):
     torch.testing.assert_close(sparse.grad, dense.grad, atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.data(), st.integers(0, 2**32))
 def test_backward_lets_shut_latents_through_in_the_opening_direction_only(sizes, data, seed):
     active = data.draw(st.integers(1, sizes[2]))
@@ -248,7 +248,7 @@ def test_low_rank_deviations_by_hand(tmp_path):
     assert torch.equal(back.deviation, delta.deviation) and back.for_groups(["c"]).rank == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**32))
 def test_constrained_deviations_have_the_rank_and_stay_as_they_are(group, m, rank, seed):
     delta = LowRankDelta([str(i) for i in range(group)], sae_of(m), rank=rank)

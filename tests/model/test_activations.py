@@ -24,7 +24,7 @@ def test_windows_hold_every_token_once_in_order(lm):
     assert body == ids[: len(body)] and len(ids) - len(body) < 3  # a last piece of under four is left out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text("ab :", min_size=1, max_size=60), min_size=1, max_size=6), st.integers(5, 12))
 def test_batches_are_padded_right_within_the_budget(lm, texts, length):
     texts = [*texts, "a long enough text"]
@@ -100,3 +100,8 @@ def test_the_layers_above_do_not_run(lm):
 def test_a_layer_that_is_not_there_is_refused(lm):
     with pytest.raises(ValueError, match="hook_layer 9: .* 0..3"):
         activations(lm, TEXTS, 9)
+
+
+def test_the_last_token_of_a_window_comes_as_often_as_asked(lm):
+    once, thrice = activations(lm, TEXTS[3:], 1), activations(lm, TEXTS[3:], 1, ends=3)
+    assert torch.equal(thrice, torch.cat([once, once[-1:], once[-1:]]))

@@ -28,7 +28,7 @@ def by_hand(query, key, value, mask, scaling, softcap):
     return out.transpose(1, 2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     batch=st.integers(1, 3),
     kv_heads=st.integers(1, 3),

@@ -1,11 +1,26 @@
-"""Text for the SAE: from a folder, from the hub, or written by the model itself."""
+"""Text for the SAE: speeches, prompts, from a folder, from the hub, or written by the model itself; mixtures."""
 
 import sys
 import types
 
 import pytest
 
-from opinion_sae.model.texts import load_texts, prompt_texts, split_texts, write_texts, writing_tasks
+from opinion_sae.model import texts as texts_module
+from opinion_sae.model.activations import text_windows
+from opinion_sae.model.sources import parse_sources
+from opinion_sae.model.texts import (
+    first_tokens,
+    folder_texts,
+    hub_texts,
+    load_texts,
+    prompt_texts,
+    split_addresses,
+    split_texts,
+    write_texts,
+    writing_tasks,
+)
+
+SPEECHES = [(year, f"{year} yes no " * 40) for year in (2026, 2024, 2015, 2014, 2005, 2004)]
 
 
 def load(source, lm, survey):
@@ -16,12 +31,14 @@ def test_a_folder_gives_its_txt_files_in_order(tmp_path, lm, two_groups):
     (tmp_path / "b.txt").write_text("Second, naïve.", encoding="utf-8")
     (tmp_path / "a.txt").write_text("First.", encoding="utf-8")
     (tmp_path / "notes.md").write_text("Not this.")
-    assert load(str(tmp_path), lm, two_groups) == ["First.", "Second, naïve."]
+    assert folder_texts(str(tmp_path)) == ["First.", "Second, naïve."]
+    training, _, held_out = load(str(tmp_path), lm, two_groups)
+    assert sorted(training + held_out) == ["First.", "Second, naïve."] and len(held_out) == 1
 
 
 def test_a_folder_without_texts_is_refused(tmp_path, lm, two_groups):
     for source in (str(tmp_path), str(tmp_path / "absent"), "selves"):
-        with pytest.raises(FileNotFoundError, match=f"{source}.*no folder with .txt files; else use 'self' or 'hf:"):
+        with pytest.raises(FileNotFoundError, match=f"{source}.*no folder with .txt files; else use addresses,"):
             load(source, lm, two_groups)
 
 
@@ -52,11 +69,60 @@ def test_the_model_writes_the_same_texts_for_the_same_seed(chat, tiny, two_group
         assert not any(task in text for task in writing_tasks(two_groups, 16, seed=0))
 
 
-def test_self_adds_the_prompts_but_never_an_answer(lm, two_groups, tiny):
-    texts = load("self", lm, two_groups)
-    prompts = prompt_texts(lm, two_groups)
-    assert texts[-6:] == prompts and len(texts) == 8 + 6
-    assert prompts[0].count("Yes") == 1 and prompts[0].endswith("Answer:")
+def count(lm, texts):
+    return sum(len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+
+def test_prompts_come_in_whole_orders_without_an_answer(lm, two_groups):
+    one = prompt_texts(lm, two_groups, 1)
+    assert len(one) == len(two_groups.questions) and one[0].count("Yes") == 1 and one[0].endswith("Answer:")
+    assert len(prompt_texts(lm, two_groups, round(2.4 * count(lm, one)))) == 2 * len(one)
+    with pytest.raises(ValueError, match="'prompts': no text is left to judge the SAE on"):
+        load("prompts", lm, two_groups)
+
+
+def test_sources_take_their_shares(monkeypatch, lm, two_groups):
+    monkeypatch.setattr(texts_module, "addresses", lambda: SPEECHES)
+    both = load_texts(["addresses 3", "prompts 1"], lm, two_groups, tokens=400, seed=0)
+    assert both.prompts == prompt_texts(lm, two_groups, 100)
+    assert abs(count(lm, both.training) - 300) <= 2 and both.training[0].startswith("2026")
+    assert both.held_out and all(text[:4] in ("2015", "2005") for text in both.held_out)
+
+
+def test_addresses_are_split_by_year(lm):
+    one = count(lm, [SPEECHES[0][1]])
+    training, _, held_out = split_addresses(lm, SPEECHES, tokens=3 * one, judged=20)
+    assert training == [SPEECHES[0][1], SPEECHES[1][1], SPEECHES[3][1]]  # the latest, but for 2015
+    assert [text[:4] for text in held_out] == ["2015"] and abs(count(lm, held_out) - 20) <= 1
+    training, _, held_out = split_addresses(lm, SPEECHES, tokens=10**6, judged=20)
+    assert [text[:4] for text in held_out] == ["2015", "2005"] and len(training) == 4
+    assert [text[:4] for text in split_addresses(lm, SPEECHES, tokens=5, judged=20).held_out] == ["2015"]
+
+
+def test_texts_are_cut_at_the_budget_and_fill_whole_windows(lm):
+    texts = [text for _, text in SPEECHES]
+    kept = first_tokens(lm, texts, 200)
+    assert kept[0] == texts[0][: len(kept[0])] and abs(count(lm, kept) - 200) <= 1
+    assert first_tokens(lm, texts, 10**6) == texts
+    windows = text_windows(lm, texts, 16, 64)
+    real, cells = sum(int(w.real.sum()) for w in windows), sum(w.real.numel() for w in windows)
+    assert real / cells > 0.95  # padding only where a text ends
+
+
+def test_a_mixture_is_relative_to_its_sum():
+    assert parse_sources("self") == {"self": 1.0}
+    assert parse_sources(["addresses 3", "my texts 1"]) == {"addresses": 0.75, "my texts": 0.25}
+
+
+@pytest.mark.parametrize("entry", ["addresses", "addresses 0", "self -1", "self nan", "self inf", " 0.5", "self x"])
+def test_an_entry_without_a_positive_share_is_named(entry):
+    with pytest.raises(ValueError, match=f"texts: '{entry}' must be a source and its share"):
+        parse_sources(["prompts 0.5", entry])
+
+
+def test_a_source_is_given_once():
+    with pytest.raises(ValueError, match="texts: 'self' is given twice"):
+        parse_sources(["self 1", "self 2"])
 
 
 def test_hub_texts_stream_until_there_are_enough(monkeypatch, lm, two_groups):
@@ -67,9 +133,9 @@ def test_hub_texts_stream_until_there_are_enough(monkeypatch, lm, two_groups):
         yield from ({"text": "word " * 40} for _ in range(100))
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    texts = load("hf:somebody/corpus", lm, two_groups)
-    assert asked == [("somebody/corpus", "train", True)]
-    assert len(texts) == 2  # 60 tokens are about 240 characters
+    texts = hub_texts("somebody/corpus", 240)
+    assert asked == [("somebody/corpus", "train", True)] and len(texts) == 2
+    assert len(load("hf:somebody/corpus", lm, two_groups).held_out) == 1
 
 
 def test_a_dataset_without_text_is_named(monkeypatch, lm, two_groups):

@@ -17,7 +17,7 @@ def dense_latents(x, W_enc, b_enc, k):
     return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, st.data(), st.integers(0, 2**32))
 def test_values_and_all_gradients_equal_the_dense_formula(sizes, data, seed):
     batch, d, m = sizes
@@ -45,7 +45,7 @@ def test_values_and_all_gradients_equal_the_dense_formula(sizes, data, seed):
         torch.testing.assert_close(one.grad, two.grad, atol=1e-3, rtol=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, st.data(), st.integers(0, 2**32))
 def test_scatter_rows_is_the_product_with_the_sparse_matrix(sizes, data, seed):
     batch, d, m = sizes
@@ -58,7 +58,7 @@ def test_scatter_rows_is_the_product_with_the_sparse_matrix(sizes, data, seed):
     torch.testing.assert_close(scatter_rows(values, indices, rows, m), S.T @ rows, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(1, 40), st.data(), st.integers(0, 2**32))
 def test_top_k_in_rounds_finds_what_topk_finds(batch, blocks, data, seed):
     m = blocks * BLOCK**2
@@ -70,7 +70,7 @@ def test_top_k_in_rounds_finds_what_topk_finds(batch, blocks, data, seed):
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(1, 30), st.data(), st.integers(0, 2**32))
 def test_batch_top_k_shares_out_the_largest_of_all(batch, m, data, seed):
     k = data.draw(st.integers(1, m))

@@ -123,7 +123,7 @@ def test_absent_counts_and_bad_provenance(tmp_path):
         load_survey(folder)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     file=st.sampled_from(["questions", "counts"]),
     start=st.integers(0, 500),

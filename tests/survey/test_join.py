@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from opinion_sae.survey import Question, load_survey
@@ -155,7 +155,6 @@ people = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(people)
 def test_counting_is_what_a_loop_counts(rows):
     answer, sex, weight = (list(column) for column in zip(*rows, strict=True))

@@ -93,7 +93,7 @@ def test_shipped_batteries_stay_apart():
     assert len(set(spending)) == 20  # 37 items, of which 17 ask about the subject of another
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 9), st.integers(0, 2**32 - 1))
 def test_folds_are_even_whole_and_repeatable(folds, seed):
     survey = SHIPPED

@@ -241,7 +241,7 @@ def test_damaged_counts_are_named(tmp_path, content, message):
         load_survey(str(folder), min_respondents=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     file=st.sampled_from(["info", "metadata", "responses"]),
     start=st.integers(0, 600),

@@ -147,7 +147,7 @@ def test_a_hub_that_cannot_be_reached_is_said_plainly(monkeypatch):
         load_survey("globalopinionqa:no-slash.csv")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     kind=st.sampled_from(["subpop", "globalopinionqa"]),
     start=st.integers(0, 500),

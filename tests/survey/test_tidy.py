@@ -120,7 +120,7 @@ def random_survey(groups, questions, width, seed):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 4), st.integers(0, 2**32 - 1))
 def test_written_and_read_it_is_the_same(tmp_path_factory, groups, questions, width, seed):
     survey = random_survey(groups, questions, width, seed)

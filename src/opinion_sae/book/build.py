@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +19,14 @@ import yaml
 
 from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, remove_made
+from opinion_sae.book.front import make_front
+from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
+from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
+EXPLORER = Path("_extra", "explorer", "data.js")
 PUBLISHES_BOOK = "default"
 
 # as its script does, whose first line does not stand spaces in the path
@@ -69,23 +73,34 @@ def stage(run: Run) -> None:
         else:
             shutil.copy2(path, run.book)
     (run.book / "api.md").write_text(api_page(), encoding="utf-8")
+    (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
+
+
+def explorer_script(path: Path) -> str:
+    """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none."""
+    found = read_json(path) if path.is_file() else None
+    return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
 
 
 def _chapters(run: Run) -> list[Path]:
     """The chapters that the table of contents names."""
     contents = yaml.safe_load((run.book / "_toc.yml").read_text(encoding="utf-8"))
-    names = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    entries = [entry for part in contents["parts"] for entry in part["chapters"]]
+    names = [one["file"] for entry in entries for one in (entry, *entry.get("sections", []))]
     return [run.book / f"{name}.ipynb" for name in names if name.startswith("chapters/")]
 
 
 def configure(run: Run) -> Path:
-    """Write `_build/<run>/_config.yml`: ours, and the run's `numbers.json` as substitutions."""
+    """Write `_build/<run>/_config.yml`: ours, the run's numbers and first page, and a link to `$REPOSITORY_URL`."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     numbers = run.results / "numbers.json"
     if numbers.exists():
-        config["parse"]["myst_substitutions"] = read_json(numbers, dict)
+        config["parse"]["myst_substitutions"] = read_json(numbers, dict) | make_front(run.results, run.figures)
+    if "REPOSITORY_URL" in os.environ:  # of the copy that is published, which may be a fork's
+        config["repository"] = {"url": os.environ["REPOSITORY_URL"]}
+        config["html"]["use_repository_button"] = True
     target = run.build / "_config.yml"
     with replacing(target) as side:
         side.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -165,11 +180,16 @@ def build(run: Run) -> Path:
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(run.book)]
     command += ["--config", str(configure(run)), "--path-output", str(made)]
     command += ["--all", "-W", "-n", "--keep-going", "-q"]
-    colour = {} if sys.stderr.isatty() else {"NO_COLOR": "1"}
-    print(f"Sphinx reads {run.book}", flush=True)
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | colour)
+    tell(f"{time.strftime('%H:%M:%S')}  Sphinx reads {relative(run.book)}")
+    run.logs.mkdir(exist_ok=True)
+    log = run.logs / "sphinx.log"
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=file, check=False, env=os.environ | {"NO_COLOR": "1"}
+        )
     if done.returncode:
-        raise BookError("Sphinx warned or failed; its messages are above")
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise BookError("\n  ".join([f"Sphinx warned or failed, all of it in {relative(log)}:", *said[:6]]))
     html = made / "_build" / "html"
     _refuse(html_faults(html))
     mark(html)

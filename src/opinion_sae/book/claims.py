@@ -201,7 +201,7 @@ def reviewers_page(table: pd.DataFrame) -> str:
             f"an offset fitted without it. In this run, of {len(tested)} claims, {count_verdicts(tested['verdict'])}. "
             "{doc}`/reproduce` gives the commands."
         ),
-        "Why such heavy notation?": "{doc}`/method` has the whole method on one page.",
+        "Why such heavy notation?": "{doc}`/method` has the whole method in a few equations.",
         "Where are the results on diverse viewpoints?": _on_groups(table),
         "How does it relate to Anthropic's feature-steering study?": (
             "That study turned single features of a large model up and down by hand and watched the answers; here an "

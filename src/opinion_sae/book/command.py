@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,25 +31,33 @@ def check(given: argparse.Namespace) -> None:
 
 
 def book(given: argparse.Namespace) -> None:
-    """Run what is not there or not up to date; this process becomes snakemake's."""
-    from opinion_sae.book.paths import ROOT
+    """Run what is not there or not up to date. Given flags for snakemake, all that it says is shown."""
+    from opinion_sae.book.paths import open_run
     from opinion_sae.book.profile import find_profile, load_profile
+    from opinion_sae.book.terminal import watch
     from opinion_sae.book.workflow import command, go_on
 
     check(given)
-    go_on(load_profile(given.profile).run)
-    call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
     sys.stdout.flush()
-    os.chdir(ROOT)
-    os.execv(call[0], call)
+    run = open_run(load_profile(given.profile).output)
+    go_on(run)
+    run.logs.mkdir(exist_ok=True)
+    call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
+    watch(call, run.logs / "snakemake.log", everything=bool(given.flags))
+    print(f"the tables: {run.results}" if given.tables else f"the book: {run.html / 'index.html'}")
 
 
 def run(given: argparse.Namespace) -> None:
     """One chapter, whether or not it is up to date."""
     from opinion_sae.book.execute import find_notebook, run_notebook
-    from opinion_sae.book.profile import load_profile
+    from opinion_sae.book.profile import find_profile, load_profile
 
-    print(f"the chapter: {run_notebook(load_profile(given.profile), find_notebook(given.chapter))}")
+    profile, notebook = load_profile(given.profile), find_notebook(given.chapter)
+    again = [sys.executable, "-m", "opinion_sae", "run", notebook.stem, "--", str(find_profile(given.profile))]
+    try:
+        print(f"the chapter: {run_notebook(profile, notebook)}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}\n  only this again: {shlex.join(again)}") from error
 
 
 def summary(given: argparse.Namespace) -> None:
@@ -73,11 +82,11 @@ def html(given: argparse.Namespace) -> None:
 
 
 def evaluate(given: argparse.Namespace) -> None:
-    """Five seeds, other splits, persona prompts, LoRA."""
+    """Five seeds, other splits, a learning curve, persona prompts, LoRA."""
     from opinion_sae.book import evaluate
     from opinion_sae.book.profile import load_profile
 
-    print(f"written: {evaluate.evaluate(load_profile(given.profile))}")
+    print(f"written: {evaluate.evaluate(load_profile(given.profile), given.items)}")
 
 
 def select(given: argparse.Namespace) -> None:
@@ -102,7 +111,7 @@ def predict(given: argparse.Namespace) -> None:
     """How each group would answer questions of one's own."""
     from opinion_sae.book.predict import answer
 
-    answer(given.questions, given.run, given.out, given.figure)
+    answer(given.questions, given.run, given.out, given.figure, given.json)
 
 
 def survey(given: argparse.Namespace) -> None:
@@ -145,7 +154,12 @@ def parser() -> argparse.ArgumentParser:
     add(summary, "write run.json and numbers.json of the chapters that were run")
     one = add(html, "build the pages of chapters that were run before", profile=False)
     one.add_argument("profile", nargs="?", help="of whose run; without it the book as it is committed")
-    add(evaluate, "after the book: five seeds, other splits, persona prompts, LoRA; goes on where it was stopped")
+    one = add(
+        evaluate,
+        "after the book: five seeds, other splits, a learning curve, persona prompts, LoRA; goes on where it was "
+        "stopped, and writes the tables after each item",
+    )
+    one.add_argument("items", nargs="*", help="some of: seeds splits learning prompts lora; without any, all of them")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
@@ -154,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
     one.add_argument("--out", type=Path, help="the CSV file to write; without it <questions>-predictions.csv")
     one.add_argument("--figure", type=Path, help="an SVG file to draw")
+    one.add_argument("--json", type=Path, help="a JSON file to write, which the book's explorer opens")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")
@@ -164,6 +179,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A mistake in what it is given ends with one line on stderr, and 1."""
+    from opinion_sae.book.terminal import tell
+
     given = parser().parse_args(arguments)
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
@@ -175,6 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head`
         return 1
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return 1
     return 0

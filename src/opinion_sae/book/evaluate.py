@@ -1,8 +1,6 @@
-"""All comparisons of one run, by their names in `alignment.csv`: those on kept answers, and those that take longer.
+"""What takes too long for the book, item by item: seeds, other splits, a learning curve, persona prompts, LoRA.
 
-    python -m opinion_sae.book.evaluate PROFILE
-
-runs the latter for a profile whose book is finished, and goes on where it was stopped.
+Resumable: each item is kept in a file of its own as soon as it is done, and after each the tables are written anew.
 """
 
 from __future__ import annotations
@@ -10,10 +8,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +18,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.artifacts import check_fields, read_csv, read_json, remembered, write_csv, write_json
-from opinion_sae.book.claims import CLAIMS, claims_page, kl_cells
+from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.book.claims import CLAIMS, kl_cells
+from opinion_sae.book.gap_claims import gap_claims_table
+from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
-from opinion_sae.book.profile import Profile, load_profile
-from opinion_sae.delta.files import Answers, load_answers
+from opinion_sae.book.profile import Profile
+from opinion_sae.delta.files import Answers, load_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
 from opinion_sae.delta.offsets import GroupDelta
@@ -33,95 +32,181 @@ from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
 from opinion_sae.effects.readers import Cells
 from opinion_sae.effects.side_effects import measure, side_effects_table
-from opinion_sae.effects.text_before import LORA, Elsewhere, Keep, Tables, lora, prompts
-from opinion_sae.methods.suite import one_seed, other_splits, two_stages
+from opinion_sae.effects.text_before import LORA, Elsewhere, Tables, lora, lora_items, prompt_items, prompts
+from opinion_sae.methods import suite
+from opinion_sae.methods.question_tokens import QuestionTokens, question_tokens
 from opinion_sae.model.activations import load_activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
+from opinion_sae.score.gap_pairs import correlations, pair_gaps, pair_to_show, pairs_table
+from opinion_sae.score.gaps_table import gaps_by_fold, gaps_table
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
-from opinion_sae.score.statistics import claims_table, verdicts
+from opinion_sae.score.statistics import claims_table
 from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
 
 SEEDS = 5
-EVALUATED = (  # end of a table's name, columns that are needed, and those of them that hold numbers
-    ("", ("method", "group", "n_questions", "kl", "tv", "alignment"), ("kl", "tv", "alignment")),
-    ("_claims", ("claim", "method", "reference", "group", "effect", "low", "high"), ("effect",)),
-    ("_side_effects", ("method", "group", "quantity", "value", "low", "high"), ("value",)),
-)
-ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))  # of the chapters
+SHARES = (0.125, 0.25, 0.5)  # of the training questions, for the learning curve; all of them are the book's own run
 PACKAGES = ("opinion-sae", "torch", "transformers", "peft", "sae-lens", "numpy")
 # where the questions tested come from, by the end of a method's name
 SPLITS = {"-by-topic": "topic", "-by-survey": "survey", "left-out-shared": "group", "left-out-sibling": "group"}
+BySeed = dict[str, list[Float[np.ndarray, "_ question option"]]]  # held-out log p by method, one table per seed
+# what may be asked for by name, in the order in which it runs
+KINDS = ("seeds", "splits", "learning", "prompts", "lora")
 
 
-def evaluation(
-    answers: AnswerPath,
-    saes: Callable[[int], SparseAutoencoder],
-    survey: Survey,
-    splits: Sequence[Split],
-    folder: Path,
-    book: Answers,
-    elsewhere: Elsewhere,
-    settings: Sequence[FitSettings],
-) -> tuple[dict[str, list[Float[np.ndarray, "_ question option"]]], dict[str, Cells]]:
-    """What takes too long for the book: more seeds, other splits, groups left out, persona prompts, LoRA. Resumable.
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What an evaluation is made from. `settings`, one per seed, are those of the fits; `book` has the tables of the
+    first seed, which is that of everything of one seed too; `saes` gives the SAE of a seed."""
 
-    Each item is kept in `folder` as soon as it is done, under a hash of all that it depends on; what is there is read.
-    Returns held-out log p by method, one table per seed, and side effects of the methods with a text before the
-    question, measured on `elsewhere` too. `settings`, one per seed, are those of the fits; `book` has the tables of the
-    first seed, which is that of the other splits too, and everything of one. `saes` gives the SAE of a seed.
-    """
-    first = settings[0]
-    sae = saes(first.seed)
+    answers: AnswerPath
+    saes: Callable[[int], SparseAutoencoder]
+    survey: Survey
+    splits: Sequence[Split]
+    folder: Path
+    book: Answers
+    elsewhere: Elsewhere
+    settings: Sequence[FitSettings]
+    crossed: Survey | None = None  # intersections of groups, asked the same questions
+
+    @cached_property
+    def sae(self) -> SparseAutoencoder:
+        """The book's."""
+        return self.saes(self.settings[0].seed)
+
+    @cached_property
+    def tokens(self) -> QuestionTokens:
+        """What read-outs read."""
+        return question_tokens(self.answers.lm, self.survey.questions, self.answers.hook_layer)
+
+
+class Found(NamedTuple):
+    """What an evaluation has so far."""
+
+    tables: BySeed
+    cells: dict[str, Cells]  # side effects of the methods with a text before the question
+    learning: dict[float, Answers]  # by share of the training questions
+    crossed: Answers  # of the intersections
+    missing: list[str]  # items
+
+
+def evaluation(given: Inputs, kinds: Sequence[str] = KINDS) -> Iterator[Found]:
+    """Make the items of these kinds that are not there yet, in order of worth; what there is after each, or at once if
+    nothing is to be made."""
+    every = items(given)
+    parts = {name: recalled(_file(given, name), item.about) for of in every.values() for name, item in of.items()}
+    to_make = [(name, every[kind][name]) for kind in KINDS if kind in kinds for name in every[kind]]
+    to_make = [(name, item) for name, item in to_make if parts[name] is None]
+    if not to_make:
+        yield gathered(given, parts)
+    for number, (name, item) in enumerate(to_make):
+        print(f"evaluate: {name}, item {number + 1} of {len(to_make)}", flush=True)
+        parts[name] = made(_file(given, name), item)
+        yield gathered(given, parts)
+
+
+def _file(given: Inputs, name: str) -> Path:
+    return given.folder / f"{name}.safetensors"
+
+
+def items(given: Inputs) -> dict[str, dict[str, Item]]:
+    """By kind and name; each with a hash of all that it depends on."""
+    answers, survey, splits, first = given.answers, given.survey, given.splits, given.settings[0]
     about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders]
     about += [fold_of(splits, len(survey.questions)).tolist(), first.seed]
-
-    def kept(name: str, make: Callable[[], Tables], *more: object) -> Tables:
-        return remembered(folder / f"{name}.safetensors", [name, *about, *more], make)
-
-    fitted = [sae.sha256(), answers.hook_layer, sorted(asdict(first).items())]  # prompts and LoRA do without
-    tables = {name: [table] for name, table in book.items()}
-    for chosen in settings[1:]:
-
-        def run(chosen: FitSettings = chosen) -> Tables:
-            return one_seed(answers, saes(chosen.seed), survey, splits, chosen)
-
-        for name, table in kept(f"seed-{chosen.seed}", run, *fitted).items():
-            tables[name].append(table)
-    once = on_other_splits(answers, sae, survey, splits, first, lambda name, make: kept(name, make, *fitted))
-    asked, cells = prompts(answers, survey, splits, folder, elsewhere, kept)
-    adapted, of_lora = lora(answers, survey, splits, first.seed, elsewhere, kept)
-    return tables | {name: [table] for name, table in (once | asked | adapted).items()}, cells | of_lora
+    fitted = [given.sae.sha256(), answers.hook_layer, sorted(asdict(first).items())]  # prompts and LoRA do without
+    others = given.settings[1:]
+    seeds = {f"reading-{one.seed}": partial(_reading, given, one) for one in others}
+    seeds |= {f"controls-{one.seed}": partial(_controls, given, one) for one in others}
+    learning = {f"learning-{share}": partial(_learned, given, share) for share in SHARES}
+    found = {
+        kind: {name: Item(fitted, make) for name, make in of.items()}
+        for kind, of in (("seeds", seeds), ("splits", _on_other_splits(given)), ("learning", learning))
+    }
+    found["prompts"] = prompt_items(answers, survey, splits, given.folder, given.elsewhere)
+    found["lora"] = lora_items(answers, survey, splits, first.seed, given.elsewhere)
+    return {
+        kind: {name: Item([name, *about, *item.about], item.make) for name, item in of.items()}
+        for kind, of in found.items()
+    }
 
 
-def on_other_splits(
-    answers: AnswerPath,
-    sae: SparseAutoencoder,
-    survey: Survey,
-    splits: Sequence[Split],
-    settings: FitSettings,
-    kept: Keep,
-) -> Tables:
-    """'shared-delta' and 'delta' on topics and surveys left out, and groups left out of the question splits."""
+def _reading(given: Inputs, chosen: FitSettings) -> Tables:
+    """What counts most of a seed; its constant offsets are left for `_controls`."""
+    sae = given.saes(chosen.seed)
+    tables, fits = suite.of_seed(given.answers, given.tokens, sae, given.survey, given.splits, chosen)
+    for name, method in (("shared", "shared-delta"), ("delta", "delta")):
+        for number, offset in enumerate(fits[method].offsets):
+            offset.save(given.folder / f"{name}-{chosen.seed}-{number}.safetensors")
+    return tables
 
-    def both(others: Sequence[Split], suffix: str) -> Tables:
-        fits = two_stages(answers, sae, survey, others, settings)
-        return {name + suffix: fit.log_probs for name, fit in fits.items()}
+
+def _controls(given: Inputs, chosen: FitSettings) -> Tables:
+    sae = given.saes(chosen.seed)
+    shared, deltas = (
+        load_deltas(given.folder, len(given.splits), sae, f"{name}-{chosen.seed}") for name in ("shared", "delta")
+    )
+    return suite.rest_of_seed(given.answers, given.survey, given.splits, shared, deltas, chosen)
+
+
+def _learned(given: Inputs, share: float) -> Tables:
+    chosen = given.settings[0]
+    fewer = [suite.with_fewer(split, share, chosen.seed) for split in given.splits]
+    return suite.learned_from(given.answers, given.sae, given.survey, fewer, chosen)
+
+
+def _on_other_splits(given: Inputs) -> dict[str, Callable[[], Tables]]:
+    """Surveys and topics left out, intersections of groups, and groups left out of the question splits."""
+    answers, survey, chosen = given.answers, given.survey, given.settings[0]
+
+    def make(splits: Sequence[Split]) -> Tables:
+        return suite.on_other_splits(answers, given.tokens, given.sae, survey, splits, chosen)
+
+    def crossed() -> Tables:
+        return suite.leave_intersections_out(answers, given.sae, given.crossed, given.splits)
 
     def without(others: Survey, split: Split) -> tuple[GroupDelta, pd.DataFrame]:
-        return fit_frozen(answers, sae, others, split, settings)
+        return fit_frozen(answers, given.sae, others, split, chosen)
 
-    once: Tables = {}
-    for suffix, others in other_splits(survey, len(splits), settings.seed).items():
-        once |= kept(f"split{suffix}", partial(both, others, suffix))
-    return once | kept("left-out", lambda: leave_groups_out(answers, survey, splits, without))
+    of = suite.other_splits(survey, len(given.splits), chosen.seed)
+    found: dict[str, Callable[[], Tables]] = {f"split{suffix}": partial(make, splits) for suffix, splits in of.items()}
+    if given.crossed is not None:
+        found["crossed"] = crossed
+    return found | {"left-out": lambda: leave_groups_out(answers, survey, given.splits, without)}
 
 
-def evaluation_tables(
-    survey: Survey, tables: dict[str, list[Float[np.ndarray, "_ question option"]]], replicates: int, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def gathered(given: Inputs, parts: Mapping[str, Tables | None]) -> Found:
+    """The tables of the items that are there. Controls enter once every seed that is there has them."""
+    there = {name: part for name, part in parts.items() if part is not None}
+    tables: BySeed = {name: [table] for name, table in given.book.items()}
+    seeds = [one.seed for one in given.settings[1:] if f"reading-{one.seed}" in there]
+    of_seeds = [there[f"reading-{seed}"] for seed in seeds]
+    if all(f"controls-{seed}" in there for seed in seeds):
+        of_seeds += [there[f"controls-{seed}"] for seed in seeds]
+    for part in of_seeds:
+        for name, table in part.items():
+            tables[name].append(table)
+    once = {
+        name + suffix: table
+        for suffix in ("-by-survey", "-by-topic")
+        for name, table in there.get(f"split{suffix}", {}).items()
+    }
+    asked, cells = prompts(given.survey, given.splits, there)
+    adapted, of_lora = lora(given.survey, given.splits, there)
+    once |= {**there.get("left-out", {}), **asked, **adapted}
+    learning = {share: dict(there[f"learning-{share}"]) for share in SHARES if f"learning-{share}" in there}
+    return Found(
+        tables | {name: [table] for name, table in once.items()},
+        cells | of_lora,
+        learning | {1.0: {name: given.book[name] for name in suite.LEARNING}},
+        dict(there.get("crossed", {})),
+        [name for name, part in parts.items() if part is None],
+    )
+
+
+def evaluation_tables(survey: Survey, tables: BySeed, replicates: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The columns of `alignment.csv`, cells averaged over seeds, and those of `claims.csv`, with seeds drawn too."""
     clusters, floor = question_clusters(survey), noise_floor(survey, seed=seed)
     scores = {
@@ -133,45 +218,139 @@ def evaluation_tables(
     return rows, claims_table(survey, kl_cells(survey, tables), CLAIMS, clusters, replicates, seed)
 
 
-def evaluate(profile: Profile) -> Path:
-    """Run `evaluation` on what the book of a profile left, and write its tables to the results folder.
+def gap_tables(given: Inputs, found: Found, replicates: int) -> dict[str, pd.DataFrame]:
+    """By the end of the file's name: the columns of `gaps.csv`, `pair_gaps.csv` and `gap_claims.csv` with seeds drawn,
+    each seed by itself, the splits side by side, and the learning curve."""
+    survey, seed = given.survey, given.settings[0].seed
+    clusters, tables = question_clusters(survey), {name: of for name, of in found.tables.items() if name != "everyone"}
+    gaps = gaps_table(survey, tables, clusters, replicates, seed, SPLITS)
+    return {
+        "gaps": gaps,
+        "pair_gaps": pairs_table(survey, tables, pair_to_show(survey), clusters, replicates, seed),
+        "gap_claims": gap_claims_table(survey, tables, clusters, replicates=replicates, seed=seed),
+        "gaps_by_seed": by_seed(survey, tables, [one.seed for one in given.settings]),
+        "splits": splits_table(given, found, gaps, replicates),
+        "learning": learning_table(given, found, replicates),
+    }
 
-    `evaluate.csv`, `evaluate_claims.csv`, `evaluate_side_effects.csv` and, last, `evaluate.json`: hashes, versions,
-    machine and seconds per item.
+
+def by_seed(survey: Survey, tables: BySeed, seeds: Sequence[int]) -> pd.DataFrame:
+    """What a mean over seeds could hide: `gaps_by_fold` of each seed, and r of the two groups of `pair_to_show`."""
+    several = {name: of for name, of in tables.items() if len(of) > 1}
+    rows = gaps_by_fold(survey, several, np.zeros(len(survey.questions), int), seed=seeds[0])
+    rows = rows[rows["part"] == "seed"].reset_index(drop=True)
+    pair, each = pair_to_show(survey), np.ones((1, len(survey.questions)))
+    rows["pair_r"] = [
+        correlations(*pair_gaps(survey, several[row.method][row.number], pair, row.task), each)[0]
+        for row in rows.itertuples()
+    ]
+    return rows.assign(number=[seeds[number] for number in rows["number"]])
+
+
+def splits_table(given: Inputs, found: Found, gaps: pd.DataFrame, replicates: int) -> pd.DataFrame:
+    """Rows of `gaps.csv` over all groups, by what was left out: questions, topics, a survey ('survey', and 'to' each
+    one alone), or, from toplines, an intersection of groups."""
+    survey, seed, clusters = given.survey, given.settings[0].seed, question_clusters(given.survey)
+    kept = gaps["split"].isin(["topic", "survey"])
+    kept |= gaps["method"].isin([name.removesuffix("-by-topic") for name in gaps.loc[kept, "method"]])
+    rows = [gaps[kept]]
+    of_survey = {name: of for name, of in found.tables.items() if name.endswith("-by-survey")}
+    source = np.array([question.survey for question in survey.questions])
+    for name in dict.fromkeys(source.tolist()) if of_survey else ():
+        there = (source == name)[:, None]
+        own = {method: [np.where(there, table, np.nan) for table in of] for method, of in of_survey.items()}
+        rows.append(gaps_table(survey, own, clusters, replicates, seed).assign(split=f"to {name}"))
+    if given.crossed is not None and found.crossed:
+        of = {name: [table] for name, table in found.crossed.items()}
+        crossed = gaps_table(given.crossed, of, clusters, replicates, seed).assign(split="intersection")
+        rows.append(crossed[crossed["task"] == "toplines"])
+    whole = pd.concat(rows, ignore_index=True)
+    return whole[(whole["group"] == "all") & (whole["method"] != "toplines")].reset_index(drop=True)
+
+
+def learning_table(given: Inputs, found: Found, replicates: int) -> pd.DataFrame:
+    """Rows of `gaps.csv` over all groups by share of the training questions; `n_seen`: questions that a fit saw, to
+    train on and to choose by, mean over splits."""
+    survey, seed = given.survey, given.settings[0].seed
+    rows = []
+    for share, answered in sorted(found.learning.items()):
+        splits = [suite.with_fewer(split, share, seed) for split in given.splits]
+        n_seen = np.mean([len(split.train) + len(split.validation) for split in splits])
+        tables = {name: [table] for name, table in answered.items()}
+        part = gaps_table(survey, tables, question_clusters(survey), replicates, seed)
+        part = part[(part["group"] == "all") & (part["method"] != "toplines")]
+        part.insert(0, "n_seen", n_seen)
+        part.insert(0, "share", share)
+        rows.append(part)
+    return pd.concat(rows, ignore_index=True)
+
+
+def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
+    """Run `evaluation` on what the book of a profile left, and write its tables to the results folder after each item.
+
+    `evaluate.csv`, `evaluate_claims.csv`, `evaluate_side_effects.csv`, those of `gap_tables` and, last,
+    `evaluate.json`: hashes, versions, machine, seconds per item, and the items that are missing. ValueError for a kind
+    of item that there is not.
     """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise ValueError(f"evaluate: no items are called {', '.join(unknown)}; there are {', '.join(KINDS)}")
     run = open_run(profile.output)
-    book = {name: table for file in ANSWERS for name, table in load_answers(run.work, file).items()}
-    survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
-    lm = load_language_model(profile.model, profile.dtype)
-    saes = partial(sae_of_seed, profile, lm)
-    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
-    splits = by_question(question_folds(survey, profile.folds, profile.seed))
-    folder, seeds = run.work / "evaluate", range(profile.seed, profile.seed + SEEDS)
-    facts = load_facts(profile.max_questions)
-    passages = load_passages(profile.folds if profile.max_questions else 0)
-    settings = [profile.fit_settings(seed=seed) for seed in seeds]
-    elsewhere = Elsewhere(lm, facts, passages)
-    tables, cells = evaluation(answers, saes, survey, splits, folder, book, elsewhere, settings)
-    rows, claims = evaluation_tables(survey, tables, profile.bootstrap, profile.seed)
-    plain = measure(answers, survey, splits, {"unsteered": [None] * len(splits)}, facts, passages)
-    effects = side_effects_table(survey, plain | cells, question_clusters(survey), profile.bootstrap, profile.seed)
-    write_csv(run.results / "evaluate.csv", rows)
-    write_csv(run.results / "evaluate_claims.csv", claims)
-    write_csv(run.results / "evaluate_side_effects.csv", effects[effects["method"] != "unsteered"])
-    hashes = {"data": survey_hash(survey), "model": lm.sha256, "sae": saes(profile.seed).sha256()}
-    write_json(run.results / "evaluate.json", {"hashes": hashes, **_about(profile, seeds, folder)})
+    given, plain = inputs(profile)
+    hashes = {"data": survey_hash(given.survey), "model": given.answers.lm.sha256, "sae": given.sae.sha256()}
+    for found in evaluation(given, kinds or KINDS):
+        rows, claims = evaluation_tables(given.survey, found.tables, profile.bootstrap, profile.seed)
+        write_csv(run.results / "evaluate.csv", rows)
+        write_csv(run.results / "evaluate_claims.csv", claims)
+        write_csv(run.results / "evaluate_side_effects.csv", _effects(given, found, plain, profile.bootstrap))
+        for name, table in gap_tables(given, found, profile.bootstrap).items():
+            write_csv(run.results / f"evaluate_{name}.csv", table)
+        about = {"hashes": hashes, "missing": found.missing, **_about(profile, given)}
+        write_json(run.results / "evaluate.json", about)
+        if found.missing:
+            print(f"tables written; still missing: {', '.join(found.missing)}", flush=True)
     return run.results / "evaluate.csv"
 
 
-def _about(profile: Profile, seeds: Sequence[int], folder: Path) -> dict[str, object]:
+def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
+    """What the book of a profile left; and the side effects of the unsteered model, measured when they are needed."""
+    run = open_run(profile.output)
+    book = {name: table for file in FILES for name, table in load_answers(run.work, file).items()}
+    asked = (profile.min_respondents, profile.attributes, profile.max_questions)
+    survey = load_survey(profile.survey, *asked)
+    lm = load_language_model(profile.model, profile.dtype)
+    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
+    splits = by_question(question_folds(survey, profile.folds, profile.seed))
+    facts = load_facts(profile.max_questions)
+    passages = load_passages(profile.folds if profile.max_questions else 0)
+    settings = [profile.fit_settings(seed=seed) for seed in range(profile.seed, profile.seed + SEEDS)]
+    crossed = load_survey(profile.survey, asked[0], profile.crossed, profile.max_questions) if profile.crossed else None
+    saes, folder = cache(partial(sae_of_seed, profile, lm)), run.work / "evaluate"
+    elsewhere = Elsewhere(lm, facts, passages)
+    given = Inputs(answers, saes, survey, splits, folder, book, elsewhere, settings, crossed)
+    nothing = {"unsteered": [None] * len(splits)}
+    return given, cache(lambda: measure(answers, survey, splits, nothing, facts, passages))
+
+
+def _effects(given: Inputs, found: Found, plain: Callable[[], dict[str, Cells]], replicates: int) -> pd.DataFrame:
+    if not found.cells:
+        return pd.DataFrame({"method": []})
+    clusters, seed = question_clusters(given.survey), given.settings[0].seed
+    effects = side_effects_table(given.survey, plain() | found.cells, clusters, replicates, seed)
+    return effects[effects["method"] != "unsteered"]
+
+
+def _about(profile: Profile, given: Inputs) -> dict[str, object]:
     """What was run, where, and how long each item took."""
-    items = {path.stem: read_json(path)["seconds"] for path in sorted(folder.glob("*.json"))}
+    names = {name for of in items(given).values() for name in of}
+    files = [path for path in sorted(given.folder.glob("*.json")) if path.stem in names]
+    seconds = {path.stem: read_json(path)["seconds"] for path in files}
     versions = {"python": platform.python_version()}
     return {
         "profile": asdict(profile),
-        "seeds": list(seeds),
+        "seeds": [one.seed for one in given.settings],
         "lora": LORA,
-        "seconds": {**items, "total": round(sum(items.values()), 1)},
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
         "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -179,66 +358,15 @@ def _about(profile: Profile, seeds: Sequence[int], folder: Path) -> dict[str, ob
 
 def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoencoder:
     """The SAE of the book for the profile's seed; for another, one trained anew on the same activations, if the
-    profile trains it at all."""
+    profile trains it at all, and kept."""
     run = open_run(profile.output)
+    own = load_sae(run.work / "sae").requires_grad_(False)
     if seed == profile.seed or profile.sae != "train":
-        return load_sae(run.work / "sae").requires_grad_(False)
-    size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
-    size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
-    sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
-    return sae.requires_grad_(False)
-
-
-class Evaluated(NamedTuple):
-    """What `make evaluate` left for a run; tables without rows, and a note that says why, if it is of another."""
-
-    rows: pd.DataFrame  # the columns of alignment.csv
-    claims: pd.DataFrame  # the columns of claims.csv
-    side_effects: pd.DataFrame  # the columns of side_effects.csv
-    note: str
-
-
-def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
-    """The tables of `evaluate` in a results folder, if they are of this survey and of the model of this hash."""
-    if not (results / "evaluate.json").is_file():
-        note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
-    else:
-        about = read_json(results / "evaluate.json")
-        check_fields(about, {"hashes": dict}, str(results / "evaluate.json"), more=True)
-        hashes = about["hashes"]
-        check_fields(hashes, {"data": str, "model": str}, f"{results / 'evaluate.json'}: hashes", more=True)
-        wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
-        if not wrong:
-            rows, claims, effects = (
-                read_csv(results / f"evaluate{name}.csv", columns, numbers) for name, columns, numbers in EVALUATED
-            )
-            claims["verdict"] = verdicts(claims)  # by today's rule, whenever the table was made
-            return Evaluated(rows, claims, effects, "Of this survey and model are also the tables of `make evaluate`.")
-        note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
-    return Evaluated(pd.DataFrame({"method": []}), pd.DataFrame({"claim": []}), pd.DataFrame({"method": []}), note)
-
-
-def with_evaluated(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """A table with a row for each method and, below it, the rows of the methods that only `make evaluate` has."""
-    new = rows[~rows["method"].isin(table["method"])]
-    return pd.concat([table, new], ignore_index=True) if len(new) else table
-
-
-def evaluated_page(evaluated: Evaluated) -> str:
-    """MyST text: the claims page of `make evaluate`, after the note on where it comes from."""
-    claims = [replace(claim, figure="fig-evaluated", command="make evaluate") for claim in CLAIMS]
-    pages = [claims_page(claims, evaluated.claims)] if len(evaluated.claims) else []
-    return "\n\n".join([evaluated.note, *pages])
-
-
-def main(arguments: list[str]) -> None:
-    if len(arguments) != 1:
-        sys.exit(__doc__)
-    try:
-        print(f"written: {evaluate(load_profile(arguments[0]))}")
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+        return own
+    folder = run.work / "evaluate" / f"sae-{seed}-of-{own.sha256()[-12:]}"
+    if not (folder / "cfg.json").is_file():
+        size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
+        size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
+        sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
+        sae.save(folder)
+    return load_sae(folder).requires_grad_(False)

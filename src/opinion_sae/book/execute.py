@@ -9,17 +9,20 @@ import os
 import platform
 import re
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
-from opinion_sae.book.paths import ROOT, Run, open_run
+from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, parameters
+from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -107,7 +110,10 @@ def _run_alone(profile: Profile, notebook: Path, run: Run) -> Path:
     log, half = run.logs / f"{notebook.stem}.log", run.logs / f"{notebook.stem}.ipynb"
     log.write_text(f"{notebook.stem} {values}\n", encoding="utf-8")
     start = time.perf_counter()
-    executed = _execute(notebook, half, {name: values[name] for name in values if values[name] != defaults[name]}, log)
+    tell(f"{time.strftime('%H:%M:%S')}  {notebook.stem}")
+    with stages(notebook.stem, log):
+        changed = {name: values[name] for name in values if values[name] != defaults[name]}
+        executed = _execute(notebook, half, changed, log)
     cost = {
         "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_mb": round(_peak_memory() / 1e6),
@@ -116,11 +122,13 @@ def _run_alone(profile: Profile, notebook: Path, run: Run) -> Path:
     if warned:
         with log.open("a", encoding="utf-8") as file:
             file.write(warned)
-        print(f"{notebook.stem}: wrote to stderr, see {_short(log)}", file=sys.stderr)
+        print(f"{notebook.stem}: wrote to stderr, see {relative(log)}", file=sys.stderr)
     with replacing(run.chapters / notebook.name) as side:
         nbformat.write(executed, side)
     half.unlink()
     write_json(run.logs / f"{notebook.stem}.json", cost)
+    told = [f"done in {spoken(cost['seconds'])}", standing(run)]
+    tell(f"{time.strftime('%H:%M:%S')}  {notebook.stem}: {', '.join(filter(None, told))}")
     return run.chapters / notebook.name
 
 
@@ -135,7 +143,7 @@ def _alone(lock: Path) -> Iterator[None]:
 def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
     """The executed notebook; `half` keeps what was done so far."""
     os.environ.update(KERNEL_ENVIRONMENT)
-    os.environ[VARIABLE] = os.ttyname(2) if sys.stderr.isatty() else str(log)
+    os.environ[VARIABLE] = str(log)
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -149,26 +157,44 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
             kernel_name="python3",
             language="python",
             cwd=ROOT,
-            progress_bar={"desc": notebook.stem, "unit": "cell"},
+            progress_bar=False,
             config=Config(KernelManager={"transport_encryption": "auto"}),
         )
     except papermill.PapermillExecutionError as error:
         trace = COLOUR.sub("", "\n".join(error.traceback))
         with log.open("a", encoding="utf-8") as file:
             file.write(trace + "\n")
-        raise NotebookError(
-            f"{notebook.name}, cell In[{error.exec_count}]: {error.ename}: {COLOUR.sub('', error.evalue)}\n"
-            f"  traceback: {_short(log)}\n  notebook up to there: {_short(half)}"
-        ) from error
+        what = f"{notebook.name}, cell In[{error.exec_count}]: {error.ename}: {_first(COLOUR.sub('', error.evalue))}"
+        where = [what, *called(trace), f"traceback: {relative(log)}", f"notebook up to there: {relative(half)}"]
+        raise NotebookError("\n  ".join(where)) from error
     except DeadKernelError as error:
-        raise NotebookError(f"{notebook.name}: the kernel died, most likely out of memory") from error
+        raise NotebookError(
+            f"{notebook.name}: the kernel died, most likely out of memory\n  log: {relative(log)}"
+        ) from error
+
+
+def _first(text: str) -> str:
+    """Of a long message its first three lines, each no longer than four of a terminal."""
+    return "\n    ".join(line[:320] for line in text.splitlines()[:3])
+
+
+def called(trace: str) -> list[str]:
+    """Of IPython's traceback: the line of the cell that failed, and the last two lines that it led to."""
+    lines = anywhere(trace).splitlines()
+    places = [number for number, line in enumerate(lines) if re.match(r"(File|Cell In) ?\S+", line)]
+    found = []
+    for start, end in pairwise([*places, len(lines)]):
+        arrows = [line for line in lines[start:end] if re.match(r"-+> ?\d+ ", line)]
+        found += [f"{lines[start].removeprefix('File ')}: {re.sub(r'^-+> ?[0-9]+ +', '', line)}" for line in arrows[:1]]
+    return [line[:320] for line in (found if len(found) <= 3 else [found[0], *found[-2:]])]
 
 
 def cleaned(notebook: Any) -> str:
     """Strip, in place, what differs between equal runs; return what was on stderr.
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
-    version, the repository's own path, and stderr (progress and warnings).
+    version, the repository's own path, and stderr (progress and warnings). Code is tagged `hide-input`: a click on the
+    page shows it.
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -180,6 +206,7 @@ def cleaned(notebook: Any) -> str:
             cell.id = f"injected-{number}"
         if cell.cell_type != "code":
             continue
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
         warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
@@ -192,12 +219,8 @@ def cleaned(notebook: Any) -> str:
 
 
 def anywhere(text: str) -> str:
-    """The text without the place of this repository, which differs from machine to machine."""
-    return text.replace(f"{ROOT}/", "")
-
-
-def _short(path: Path) -> Path:
-    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    """The text without the place of this repository and of its runs, which differ from machine to machine."""
+    return text.replace(f"{ROOT}/", "").replace(f"{home()}/", "")
 
 
 def _peak_memory() -> int:
@@ -213,6 +236,9 @@ def summarise(profile: Profile) -> None:
     twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
+    speed = run.work / "throughput.json"
+    if not speed.is_file():
+        write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
     costs = {path.stem: read_json(path) for path in logs if path.exists()}
     for path in logs:
@@ -221,7 +247,7 @@ def summarise(profile: Profile) -> None:
     numbers = {
         "model": profile.model,
         "hook_layer": str(profile.hook_layer),
-        "machine": machine(),
+        "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
     for path in sorted(run.work.glob("numbers-*.json")):
@@ -237,7 +263,8 @@ def summarise(profile: Profile) -> None:
             "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
-            "machine": numbers["machine"],
+            "machine": machine(),
+            "throughput": read_json(speed),
             "notebooks": costs,
         },
     )
@@ -251,8 +278,26 @@ def machine() -> str:
     return f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()}){gpu}"
 
 
-def spoken(seconds: float) -> str:
-    """A duration in the unit that a reader would use."""
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+def throughput(side: int = 2048, rounds: int = 5, seconds: float = 1.0) -> dict[str, int | float]:
+    """What times are to be compared by: GFLOP/s of a product of two square matrices, the median of up to `rounds`
+    within about so many seconds for each type, on the CPU with so many threads of torch."""
+    import torch
+
+    found: dict[str, int | float] = {"side": side, "threads": torch.get_num_threads()}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix, taken = torch.ones(side, side, dtype=dtype), []
+        torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)  # whatever is set up once
+        while len(taken) < rounds and sum(taken) < seconds:
+            start = time.perf_counter()
+            _ = matrix @ matrix
+            taken.append(time.perf_counter() - start)
+        found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * side**3 / statistics.median(taken) / 1e9, 1)
+    return found
+
+
+def products(found: dict[str, int | float]) -> str:
+    """`throughput` for the prose."""
+    return (
+        f"which multiply matrices of side {found['side']} with {found['gflops_float32']:.0f} GFLOP/s in float32 and "
+        f"{found['gflops_bfloat16']:.0f} in bfloat16 (threads: {found['threads']})"
+    )

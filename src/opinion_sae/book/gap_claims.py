@@ -34,7 +34,16 @@ class GapClaim(NamedTuple):
         return f"{prose(self.method)} tells groups apart better than {prose(self.reference)}."
 
 
-OTHERS = ("toplines", "delta", "dense-reading", "shuffled-questions", "random-dictionary", "words")
+OTHERS = (
+    "toplines",
+    "delta",
+    "dense-reading",
+    "shuffled-questions",
+    "random-dictionary",
+    "words",
+    "prompt-best",
+    "lora",
+)
 GAP_CLAIMS = (
     *(GapClaim("delta-reading", other) for other in OTHERS),
     GapClaim("words+direct", "words"),

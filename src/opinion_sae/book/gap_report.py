@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.delta.files import load_answers
+from opinion_sae.delta.files import ANSWERS, load_answers
 from opinion_sae.score.gaps_table import with_toplines
-from opinion_sae.score.names import NAMES, label, prose, rank
+from opinion_sae.score.names import label, prose, rank
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
@@ -21,11 +21,8 @@ SHOWN = (
     *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
     *("shuffled-questions", "direct", "words", "words+direct"),
 )
-
-
-FIRST = ("delta-reading", "delta-reading-64", "delta", "words")
-# what the chapters before leave
-FILES = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected", "-reading"))
+FIRST = ("delta-reading", "delta-reading-64", "delta", "words")  # of a sentence, and in `answers.csv` from toplines too
+FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before leave
 
 
 def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
@@ -37,18 +34,20 @@ def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question opti
 def shown_answers(
     survey: Survey, tables: Mapping[str, Sequence[Float[np.ndarray, "_ question option"]]]
 ) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
-    """The columns of `answers.csv`: the methods of the page's table, and two of them from toplines."""
+    """The columns of `answers.csv`: the methods of the page's table, and some of them from toplines."""
     given = with_toplines(survey, tables, "toplines")
     shown = {name: list(given[name]) for name in SHOWN if name in given}
-    for name in ("delta-reading", "words"):
+    for name in (name for name in FIRST if name in given):
         shown[f"{name}-from-toplines"] = [from_toplines(survey, table) for table in given[name]]
     return shown
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """'0.43 (0.38 to 0.48)'; without an interval, or a value, why."""
+    """'0.43 (0.38 to 0.48)'; without an interval, or a value, why; '0.00' of what is so by definition."""
     if np.isnan(value):
         return FEW
+    if low == high == value:
+        return plain(value)
     return f"{plain(value)} ({FEW} for an interval)" if np.isnan(low) else f"{plain(value)} ({low:.2f} to {high:.2f})"
 
 
@@ -142,26 +141,6 @@ def constant_page(shares: pd.DataFrame) -> str:
     wide = shares.pivot(index="fold", columns="method", values="constant_share")[shares["method"].unique()]
     rows = [[str(fold), *("not used" if np.isnan(v) else f"{v:.2f}" for v in row)] for fold, *row in wide.itertuples()]
     return markdown_table(["Fold", *map(label, wide)], rows)
-
-
-def gap_numbers(gaps: pd.DataFrame, pairs: pd.DataFrame, claims: pd.DataFrame) -> dict[str, str]:
-    """Formatted values for the pages: task from toplines, all groups, and claims by their methods."""
-    numbers = {}
-    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
-    of_pair = pairs[pairs["task"] == "toplines"].set_index("method")
-    for method in (name for name in SHOWN if name in found.index and NAMES[name].key):
-        row, pair, key = found.loc[method], of_pair.loc[method], NAMES[method].key
-        numbers[f"gap_r_{key}"] = with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"])
-        closed = (row["group_kl_closed"], row["group_kl_closed_low"], row["group_kl_closed_high"])
-        numbers[f"group_kl_closed_{key}"] = with_interval(*closed)
-        numbers[f"pair_r_{key}"] = with_interval(pair["r"], pair["r_low"], pair["r_high"])
-    numbers["pair"] = " minus ".join(of_pair[["group", "other"]].iloc[0])
-    return numbers | {"claims_on_gaps": _count(claims)}
-
-
-def _count(claims: pd.DataFrame) -> str:
-    of = {name: int((claims["verdict"] == name).sum()) for name in ("supported", "not supported", "contradicted")}
-    return f"{of['supported']} supported, {of['not supported']} not supported, {of['contradicted']} contradicted"
 
 
 def choices_page(choices: pd.DataFrame) -> str:

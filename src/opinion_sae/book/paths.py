@@ -1,4 +1,7 @@
-"""Where every file lives: the one module that knows the folders, and the only one that empties them."""
+"""Where every file lives: the one module that knows the folders, and the only one that empties them.
+
+Runs write below `home()`: the repository, or $OPINION_SAE_HOME where that may not be written to.
+"""
 
 import os
 import shlex
@@ -13,6 +16,18 @@ RESERVED = ("html", "published", "model", "benchmarks")  # names that other thin
 LONGEST = 255  # bytes in one part of a path
 
 
+def home() -> Path:
+    """What holds `_build/`, `results/` and snakemake's own folder: $OPINION_SAE_HOME, else the repository.
+
+    Raises ValueError if the variable is not the path of a folder from the root on.
+    """
+    chosen = os.environ.get("OPINION_SAE_HOME")
+    folder = Path(chosen).expanduser() if chosen else ROOT
+    if not folder.is_absolute():
+        raise ValueError(f"OPINION_SAE_HOME must be a path from the root on, not {chosen!r}")
+    return folder.resolve()
+
+
 @dataclass(frozen=True)
 class Run:
     """The folders of one run of the book, named after the last part of its results folder."""
@@ -23,7 +38,7 @@ class Run:
     @property
     def build(self) -> Path:
         """Everything that is made on the way and never committed."""
-        return ROOT / "_build" / self.name
+        return home() / "_build" / self.name
 
     @property
     def work(self) -> Path:
@@ -53,11 +68,11 @@ class Run:
     @property
     def html(self) -> Path:
         """The finished book; the default profile's, published or new, has the short address."""
-        return ROOT / "_build" / "html" if self.name in ("default", "published") else self.build / "html"
+        return home() / "_build" / "html" if self.name in ("default", "published") else self.build / "html"
 
 
 def run_at(output: str | Path) -> Run:
-    """The run whose tables go to `output` (relative to the repository root); makes nothing.
+    """The run whose tables go to `output` (relative to `home()`); makes nothing.
 
     Its last part names the folder in `_build/` that the run may empty, so ValueError unless that is a plain name.
     """
@@ -76,7 +91,7 @@ def run_at(output: str | Path) -> Run:
             raise ValueError(f"output must have no part of more than {LONGEST} bytes, as {part[:40]!r}... is")
     if name in RESERVED:
         raise ValueError(f"output must not end in {name}, which names something else: {text!r}")
-    return Run(name, ROOT / Path(text).expanduser())
+    return Run(name, home() / Path(text).expanduser())
 
 
 def open_run(output: str | Path) -> Run:
@@ -86,7 +101,7 @@ def open_run(output: str | Path) -> Run:
     new = not run.results.is_dir() or not any(run.results.iterdir())
     for folder in (run.results, run.work, run.chapters, run.figures):
         folder.mkdir(parents=True, exist_ok=True)
-    if new and run.results.parent == ROOT / "results" and run.name not in PUBLISHED:
+    if new and run.results.parent == home() / "results" and run.name not in PUBLISHED:
         mark(run.results)  # so that `clean` may remove it
     return run
 
@@ -97,10 +112,14 @@ def published() -> Run:
 
 
 def claim(run: Run) -> None:
-    """Mark `run.build` as the run's own. Raises ValueError if something else, or another run, is in it."""
-    place = _relative(run.results)
+    """Mark `run.build` as the run's own. Raises ValueError if something else, or another run, is in it, and if it may
+    not be made."""
+    place = relative(run.results.resolve())
     if not (run.build / MARKER).is_file():
-        run.build.mkdir(parents=True, exist_ok=True)
+        try:
+            run.build.mkdir(parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise ValueError(f"{error}: set OPINION_SAE_HOME to a folder of your own") from error
         others = [path.name for path in run.build.iterdir() if path.name != MARKER]
         if others and not (run.build / MARKER).is_file():  # looked at again: two chapters may start at once
             raise ValueError(_not_made(run.build, place))
@@ -137,15 +156,16 @@ def remove_made(folder: Path) -> None:
 
 def clean() -> None:
     """Remove what runs left in `_build/` and `results/`, published results and all that no run made excepted."""
-    for marker in sorted(ROOT.glob(f"_build/*/{MARKER}")) + sorted(ROOT.glob(f"results/*/{MARKER}")):
+    place = home()
+    for marker in sorted(place.glob(f"_build/*/{MARKER}")) + sorted(place.glob(f"results/*/{MARKER}")):
         shutil.rmtree(marker.parent)
-    if (ROOT / "_build").is_dir() and not any((ROOT / "_build").iterdir()):
-        (ROOT / "_build").rmdir()
+    if (place / "_build").is_dir() and not any((place / "_build").iterdir()):
+        (place / "_build").rmdir()
 
 
-def _relative(path: Path) -> str:
-    path = path.resolve()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+def relative(path: Path) -> str:
+    """A path from `home()` on, where it lies there: short, and the same for snakemake wherever that is."""
+    return str(path.relative_to(home()) if path.is_relative_to(home()) else path)
 
 
 def _not_made(folder: Path, place: str = "") -> str:

@@ -9,8 +9,9 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from opinion_sae.artifacts import read_text
-from opinion_sae.book.paths import PUBLISHED, ROOT, Run, run_at
+from opinion_sae.book.paths import PUBLISHED, ROOT, Run, home, run_at
 from opinion_sae.delta.settings import FitSettings, JointSettings
+from opinion_sae.model.sources import BUILT_IN, parse_sources
 
 REQUIRED = ("model", "hook_layer", "survey", "sae", "seed", "output")  # in every profile
 MAY_BE_ZERO = {
@@ -45,7 +46,7 @@ class Profile:
     max_questions: int  # an evenly spread subset; 0 = all
     attributes: list[str]  # sex, age, race, education, income, party, ideology
     min_respondents: int  # cells with fewer answers are dropped
-    texts: str  # what the SAE is trained on: self, a folder of .txt, hf:<dataset>
+    texts: str | list[str]  # addresses, prompts, self, a folder of .txt, hf:<dataset>; a list gives each a share
     text_tokens: int
     sae_width: int  # latents
     sae_k: int  # active latents per token
@@ -97,8 +98,13 @@ class Profile:
 def find_profile(name: str) -> Path:
     """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
 
-    Raises FileNotFoundError that lists the profiles there are.
+    Raises FileNotFoundError that lists the profiles there are, or says that the repository is not there.
     """
+    if not (ROOT / "profiles").is_dir():
+        raise FileNotFoundError(
+            "opinion-sae was installed without its repository, which holds the profiles and the notebooks: get it, and "
+            "`make book` there. `opinion-sae predict` and `opinion-sae survey` work anywhere"
+        )
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in (ROOT / "profiles").glob("*.yaml")))
@@ -191,6 +197,10 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} must not hold the same twice: {value!r}")
     if name in CHOICES and value not in CHOICES[name]:
         raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+    if name == "texts":
+        for source in parse_sources(value):
+            if not (source in BUILT_IN or source.startswith("hf:") or (ROOT / Path(source).expanduser()).is_dir()):
+                raise ValueError(f"texts: {source!r} is none of {', '.join(BUILT_IN)}, hf:<dataset> and no folder")
 
 
 def _check_range(name: str, value: Any) -> None:
@@ -251,9 +261,9 @@ def _check_output(path: Path, profile: Profile) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     results = run.results.resolve()
-    if results.is_relative_to(ROOT) and results.parent != ROOT / "results":
-        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     inside = results.is_relative_to(ROOT)
+    if inside and results.parent not in (ROOT / "results", home() / "results"):
+        raise ValueError(f"{path}: output must be results/<name> or a folder outside the repository")
     for name in {run.name, results.name if inside else run.name} & set(PUBLISHED):
         if path != ROOT / "profiles" / f"{name}.yaml":
             raise ValueError(f"{path}: output {profile.output} is where profiles/{name}.yaml publishes; name another")

@@ -36,8 +36,13 @@ class Published(NamedTuple):
 
     @property
     def model(self) -> str:
-        """The model's name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
-        return self.run["profile"]["model"].split(":")[-1].split("/")[-1].removesuffix(".gguf")
+        """`model_name` of the run's model."""
+        return model_name(self.run["profile"]["model"])
+
+
+def model_name(model: str) -> str:
+    """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
+    return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
 
 
 def load_published(name: str = "opinionqa", results: Path = ROOT / "results") -> Published:

@@ -90,6 +90,7 @@ def sae_numbers(quality: Mapping[str, float]) -> dict[str, str]:
     """Formatted values of `sae.json` for the prose."""
     return {
         "sae_fvu": f"{100 * quality['fvu']:.1f}%",
+        "sae_fvu_at_answers": f"{100 * quality['fvu_at_answers']:.1f}%",
         "sae_l0": f"{quality['l0']:.0f}",
         "ce_recovered": f"{100 * quality['ce_recovered']:.1f}%",
     }

@@ -55,7 +55,7 @@ def layer_activations(
 
 
 class Layers:
-    """SAEs of several layers, trained on the same texts for fewer steps than the book's own."""
+    """SAEs of several layers, trained on a third of the book's texts for fewer steps."""
 
     def __init__(self, profile: Profile, lm: LanguageModel, texts: dict[str, list[str]]):
         self.profile, self.lm, self.texts = profile, lm, texts
@@ -66,7 +66,8 @@ class Layers:
         p = self.profile
         if self.tokens is None:
             parts = ("training", "held_out")
-            self.tokens = {part: layer_activations(self.lm, self.texts[part], p.select_layers) for part in parts}
+            third = {part: self.texts[part][::3] for part in parts}  # all of it at five layers would fill the memory
+            self.tokens = {part: layer_activations(self.lm, third[part], p.select_layers) for part in parts}
         options = {"steps": p.select_steps, "batch": p.sae_batch, "lr": p.sae_lr, "seed": p.seed}
         return train_sae(self.tokens["training"][layer], p.sae_width, p.sae_k, dtype=self.lm.dtype, **options)[0]
 
@@ -134,8 +135,8 @@ def select(profile: Profile) -> pd.DataFrame:
         lm = load_language_model(profile.model, profile.dtype)
         survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
         texts = read_json(source)
-        check_fields(texts, {"training": list, "held_out": list}, str(source))
-        layers = Layers(profile, lm, texts)
+        check_fields(texts, {"training": list, "prompts": list, "held_out": list}, str(source), more=True)
+        layers = Layers(profile, lm, texts | {"training": texts["training"] + texts["prompts"]})
         splits = by_question(question_folds(survey, profile.folds, profile.seed))
     for layer in dict.fromkeys(layer for layer, _ in missing):
         sae, answers = layers.sae(layer), AnswerPath(lm, survey.questions, layer, profile.option_orders)

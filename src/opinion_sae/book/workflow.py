@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from opinion_sae.artifacts import sweep
-from opinion_sae.book.paths import ROOT, Run, claim
+from opinion_sae.book.paths import ROOT, Run, claim, home
+from opinion_sae.model.sources import parse_sources
 
 TABLES = ("*.csv", "*.csv.gz", "*.json")  # what a survey's folder holds
 LOCK = ".lock"  # in `_build/<run>`; held, by the system, as long as the run's process lives
@@ -26,6 +27,8 @@ def user_files(values: Mapping[str, Any], root: Path = ROOT) -> list[Path]:
     found: set[Path] = set()
     for key in ("model", "sae", "texts", "survey"):
         value = values.get(key, [])
+        if key == "texts":
+            value = list(parse_sources(value))
         for text in [value] if isinstance(value, str) else value:
             path = root / Path(text.rpartition(":")[2]).expanduser()
             found |= survey_files(path) if key == "survey" else _files(path)
@@ -45,11 +48,6 @@ def survey_files(path: Path) -> set[Path]:
 
 def _files(path: Path) -> set[Path]:
     return {path} if path.is_file() else {file for file in path.glob("*") if file.is_file()}
-
-
-def relative(path: Path) -> str:
-    """A path from the repository on, since snakemake takes {braces} in one that is written for a wildcard."""
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def hold(run: Run) -> IO[str]:
@@ -80,8 +78,8 @@ def go_on(run: Run) -> None:
     hold(run).close()
     for folder in (run.results, run.build, *(path for path in run.build.rglob("*/"))):
         sweep(folder)
-    left = list((ROOT / ".snakemake" / "locks").glob("*"))
-    if left and not any(_held(lock) for lock in ROOT.glob(f"_build/*/{LOCK}")):
+    left = list((home() / ".snakemake" / "locks").glob("*"))
+    if left and not any(_held(lock) for lock in home().glob(f"_build/*/{LOCK}")):
         print("removed the lock of a run that was killed")
         for path in left:
             path.unlink(missing_ok=True)
@@ -90,7 +88,8 @@ def go_on(run: Run) -> None:
 def command(profile: str, targets: Sequence[str], flags: Sequence[str]) -> list[str]:
     """The call of snakemake for a profile; no shell reads it, and quotes keep the name from being read as YAML."""
     call = [sys.executable, "-m", "snakemake", "--cores", "all", "--rerun-incomplete", "--quiet", "host", "reason"]
-    call.append("--nolock")  # `hold` does it, and lets go when the process is killed
+    call += ["--nolock"]  # `hold` does it, and lets go when the process is killed
+    call += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home())]
     return [*call, *flags, "--config", f"profile={json.dumps(profile, ensure_ascii=False)}", "--", *targets]
 
 

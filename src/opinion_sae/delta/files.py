@@ -16,6 +16,8 @@ from opinion_sae.delta.offsets import DenseOffset, GroupDelta, read_offsets
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
+# of the chapters before those on offsets that read
+ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))
 Answers = dict[str, Float[ndarray, "_ question option"]]  # held-out log p by method
 
 

@@ -31,7 +31,7 @@ from opinion_sae.losses import mean_kl, reconstruction
 from opinion_sae.model.activations import Activations
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
-from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.autoencoder import SparseAutoencoder, SparseCode
 from opinion_sae.sae.quality import plain_text, sae_quality
 from opinion_sae.sae.topk import SparseDecode, TopKEncode
 from opinion_sae.sae.train import check_finite, untrained_sae
@@ -83,8 +83,9 @@ def fit_joint(
     """Minimise L_reconstruction + lambda L_sparsity + beta KL(h_g || p_g) + gamma |Delta|_1 over SAE and Delta.
 
     Each step takes one batch of questions for the KL and `token_steps` batches of activations for the first two terms
-    (more of them for an SAE that starts from scratch). L_reconstruction is the fraction of variance unexplained,
-    L_sparsity the mean |z|_1 of a token in units of its value at the start, so both begin near or below 1; lambda is
+    (more of them for an SAE that starts from scratch). L_reconstruction is the fraction of variance unexplained, the
+    mean over these batches and one of the questions' last tokens: the SAE has to be right where Delta is written too.
+    L_sparsity is the mean |z|_1 of a token in units of its value at the start, so both begin near or below 1; lambda is
     `sparsity` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`, gamma `l1`. Without `keep_error` the
     model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
 
@@ -163,6 +164,7 @@ class _Joint:
 
     def terms(self, questions: Tensor, batches: Sequence[Float[Tensor, "batch d"]]) -> dict[str, Float[Tensor, ""]]:
         """The terms that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
+        batches = [*batches, self.answers.residual[self.answers.items(questions)]]
         coded = [code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in batches]
         fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
         active = [values.sum(1).mean() / self.size for values, _ in coded]
@@ -183,19 +185,26 @@ class _Joint:
 def code_and_output(
     sae: SparseAutoencoder, x: Float[Tensor, "batch d"], dtype: torch.dtype = torch.float32
 ) -> tuple[Float[Tensor, "batch active"], Float[Tensor, "batch d"]]:
-    """Active latents' values and decode(z), with gradients for the SAE; for top-k SAEs as in `train_sae`.
+    """Active latents' values and decode(z), with gradients for the SAE."""
+    code = trainable_code(sae, x, dtype)
+    if sae.k is None:
+        return code.values, sae.decode_sparse(code)
+    x_hat = SparseDecode.apply(*code, sae.W_dec) + sae.b_dec
+    return code.values.to(x.device), x_hat.to(x.device)
 
-    Their encoder product runs in `dtype`, and has no gradient for x - b_dec; that of b_dec comes with the bias.
+
+def trainable_code(
+    sae: SparseAutoencoder, x: Float[Tensor, "batch d"], dtype: torch.dtype = torch.float32
+) -> SparseCode:
+    """Active latents with gradients for the SAE; those of a top-k SAE as in `train_sae`.
+
+    Its encoder product runs in `dtype`, and has no gradient for x - b_dec; that of b_dec comes with the bias.
     """
     if sae.k is None:
-        code = sae.encode_sparse(x)
-        return code.values, sae.decode_sparse(code)
-    rows = sae.W_enc.T
-    centre = sae.b_dec.detach()
+        return sae.encode_sparse(x)
+    rows, centre = sae.W_enc.T, sae.b_dec.detach()
     bias = sae.b_enc - rows.detach() @ (sae.b_dec - centre)  # b_enc, with a gradient for b_dec
-    values, indices = TopKEncode.apply(x.to(rows.device) - centre, rows, bias, sae.k, dtype)
-    x_hat = SparseDecode.apply(values, indices, sae.W_dec) + sae.b_dec
-    return values.to(x.device), x_hat.to(x.device)
+    return SparseCode(*TopKEncode.apply(x.to(rows.device) - centre, rows, bias, sae.k, dtype))
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 CONTEXT = 24  # tokens up to and including the one at which a latent fires
+MOST_TOKENS = 60_000  # looked at for a latent's contexts
 VOCABULARY = 1500  # words considered for labels, the most frequent ones
 
 
@@ -35,9 +36,11 @@ class Firing(NamedTuple):
 def firing(
     lm: LanguageModel, sae: SparseAutoencoder, texts: Sequence[str], hook_layer: int, latents: Int[Tensor, "latent"]
 ) -> Firing:
-    """Activations of `latents` at every content token of the texts, with what came before it."""
-    rows, contexts = [], []
-    for tokens, real in progress(text_windows(lm, texts), "contexts"):
+    """Activations of `latents` at the content tokens of the texts, with what came before each: of windows spread
+    evenly over the texts, about MOST_TOKENS tokens."""
+    rows, contexts, windows = [], [], text_windows(lm, texts, tokens_per_batch=1024)
+    step = max(1, sum(int(window.real.sum()) for window in windows) // MOST_TOKENS)
+    for tokens, real in progress(windows[::step], "contexts"):
         residual = lm.residual(tokens, hook_layer).cpu()
         keep = content(residual, real)
         rows.append(sae.encode(residual[keep])[:, latents])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from opinion_sae.artifacts import Item
 from opinion_sae.delta.held_out import Split
 from opinion_sae.effects.facts import Facts, fact_prompts
 from opinion_sae.effects.readers import LENGTH, SHARE, Cells, Passage, fact_cells, text_cells
@@ -29,7 +30,6 @@ from opinion_sae.model.whole_pass import Told, read_prompts
 from opinion_sae.survey import Survey
 
 Tables = dict[str, Float[np.ndarray, "_ question *option"]]
-Keep = Callable[..., Tables]  # `evaluate.remembered`, with all but a name and what makes the tables filled in
 SHOTS = 3  # examples in a few-shot prompt
 LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 
@@ -81,13 +81,10 @@ class Elsewhere:
         return accuracy | text_cells({"": readers}, self.passages, len(texts), self.share)[""]
 
 
-def prompts(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, elsewhere: Elsewhere, kept: Keep
-) -> tuple[Tables, dict[str, Cells]]:
-    """Persona prompts of the three styles, for each split the one that is best on validation, and few-shot prompts.
-
-    Held-out log p, and the cells of all but the best, which is one of the styles.
-    """
+def prompt_items(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], folder: Path, elsewhere: Elsewhere
+) -> dict[str, Item]:
+    """Persona prompts of the three styles, and few-shot prompts: held-out log p, and cells."""
     lm, orders = answers.lm, answers.orders
 
     def of_style(style: str) -> Tables:
@@ -101,31 +98,43 @@ def prompts(
         ]
         return few_shot(lm, survey, splits, orders, folder, SHOTS)._asdict() | joined(parts)
 
-    found = {f"prompt-{style}": kept(f"prompt-{style}", partial(of_style, style), elsewhere.key) for style in STYLES}
-    styles = {name: part["log_probs"] for name, part in found.items()}
-    found["few-shot"] = kept("few-shot", of_examples, SHOTS, elsewhere.key)
+    items = {f"prompt-{style}": Item([elsewhere.key], partial(of_style, style)) for style in STYLES}
+    return items | {"few-shot": Item([SHOTS, elsewhere.key], of_examples)}
+
+
+def prompts(survey: Survey, splits: Sequence[Split], parts: Mapping[str, Tables]) -> tuple[Tables, dict[str, Cells]]:
+    """Of those `prompt_items` that are there: held-out log p, for each split also of the style that is best on
+    validation where all are there, and the cells of all but the best, which is one of the styles."""
+    found = {name: part for name, part in parts.items() if name == "few-shot" or name.startswith("prompt-")}
     tables = {name: part["log_probs"] for name, part in found.items()}
-    return tables | {"prompt-best": choose(survey, styles, splits)[0]}, {
-        name: cells_of(survey, part) for name, part in found.items()
-    }
+    styles = {f"prompt-{style}": tables.get(f"prompt-{style}") for style in STYLES}
+    if all(table is not None for table in styles.values()):
+        tables["prompt-best"] = choose(survey, styles, splits)[0]
+    return tables, {name: cells_of(survey, part) for name, part in found.items()}
 
 
-def lora(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], seed: int, elsewhere: Elsewhere, kept: Keep
-) -> tuple[Tables, dict[str, Cells]]:
-    """Held-out answers of an adapter per split, each kept as soon as it is fitted, and their cells."""
-    asked = GroupPrompts(answers.lm, survey, answers.orders)
-    texts = [persona(asked.style, survey, group) for group in range(len(survey.groups))]
-    parts = []
-    for number, split in enumerate(splits):
+def lora_items(
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], seed: int, elsewhere: Elsewhere
+) -> dict[str, Item]:
+    """An adapter per split: answers to its test questions, and cells."""
 
-        def make(number: int = number, split: Split = split) -> Tables:
-            with fit_lora(asked, split, seed=seed, **LORA):
-                return asked.predict(split.test)._asdict() | elsewhere.cells(texts, number, len(splits))
+    def make(number: int, split: Split) -> Tables:
+        asked = GroupPrompts(answers.lm, survey, answers.orders)
+        texts = [persona(asked.style, survey, group) for group in range(len(survey.groups))]
+        with fit_lora(asked, split, seed=seed, **LORA):
+            return asked.predict(split.test)._asdict() | elsewhere.cells(texts, number, len(splits))
 
-        parts.append(kept(f"lora-{number}", make, sorted(LORA.items()), elsewhere.key))
-    answered = assemble_told([Told(*map(part.get, Told._fields)) for part in parts], splits, len(survey.questions))
-    others = [{name: part[name] for name in part if name not in Told._fields} for part in parts]
+    about = [sorted(LORA.items()), elsewhere.key]
+    return {f"lora-{number}": Item(about, partial(make, number, split)) for number, split in enumerate(splits)}
+
+
+def lora(survey: Survey, splits: Sequence[Split], parts: Mapping[str, Tables]) -> tuple[Tables, dict[str, Cells]]:
+    """Held-out answers of the adapters and their cells, once every split's is there."""
+    found = [parts[name] for name in (f"lora-{number}" for number in range(len(splits))) if name in parts]
+    if len(found) < len(splits):
+        return {}, {}
+    answered = assemble_told([Told(*map(part.get, Told._fields)) for part in found], splits, len(survey.questions))
+    others = [{name: part[name] for name in part if name not in Told._fields} for part in found]
     whole = answered._asdict() | joined(others)
     return {"lora": answered.log_probs}, {"lora": cells_of(survey, whole)}
 

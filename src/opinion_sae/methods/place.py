@@ -7,6 +7,7 @@ sets the middle against the ends, and so on. One row of tilts t stands for quest
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,11 @@ def place_basis(questions: Sequence[Question], degrees: int) -> Float[np.ndarray
     """
     if degrees < 1:
         raise ValueError(f"place_basis: degrees must be at least 1, got {degrees}")
+    return _place_basis(tuple(questions), degrees).copy()
+
+
+@lru_cache(maxsize=8)  # a run asks for that of the same questions some hundred times
+def _place_basis(questions: tuple[Question, ...], degrees: int) -> Float[np.ndarray, "question degree option"]:
     basis = np.zeros((len(questions), degrees, max(len(question.options) for question in questions)))
     for row, question in zip(basis, questions, strict=True):
         count = len(question.options)

@@ -257,6 +257,26 @@ def held_out_reading(
     return HeldOutReading(assemble(found, splits, questions), *map(list, zip(*fitted, strict=True)))
 
 
+def read_outs(
+    answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, latents: int = 64, seed: int = 0
+) -> dict[str, tuple[ReadOut, bool]]:
+    """`delta-reading`, the same with few latents read by an axis, and controls, by their names in `gaps.csv`; and
+    whether each has the SAE's own shared part."""
+    return {
+        "delta-reading": (reading(answers, sae, survey), True),
+        f"delta-reading-{latents}": (reading(answers, sae, survey, latents), True),
+        "shuffled-questions": (reading(shuffled_questions(answers, seed), sae, survey), True),
+        "dense-reading": (dense_reading(answers, survey), False),
+        "random-dictionary": (reading(answers, random_dictionary(answers, sae, seed), survey), False),
+    }
+
+
+def held_out_readings(each: Mapping[str, tuple[ReadOut, bool]], bases: Sequence[Base]) -> dict[str, HeldOutReading]:
+    """`held_out_reading` of all of them, one after the other."""
+    steps = progress(list(each.items()), "offsets that read")
+    return {name: held_out_reading([one] * len(bases), bases, own_shared) for name, (one, own_shared) in steps}
+
+
 def reading_and_controls(
     answers: AnswerPath,
     sae: SparseAutoencoder,
@@ -265,23 +285,10 @@ def reading_and_controls(
     latents: int = 64,
     seed: int = 0,
 ) -> dict[str, HeldOutReading]:
-    """`delta-reading`, the same with few latents read by an axis, and the controls, by their names in `gaps.csv`.
-
-    All start from the same shared part, if the bases have one.
-    """
-    few = reading(answers, sae, survey, latents)
-    own = {
-        "delta-reading": reading(answers, sae, survey),
-        f"delta-reading-{latents}": few,
-        "shuffled-questions": reading(shuffled_questions(answers, seed), sae, survey),
-    }
-    others = {
-        "dense-reading": dense_reading(answers, survey),
-        "random-dictionary": reading(answers, random_dictionary(answers, sae, seed), survey),
-    }
-    steps = progress([(name, one, name in own) for name, one in (own | others).items()], "offsets that read")
-    found = {name: held_out_reading([one] * len(bases), bases, mine) for name, one, mine in steps}
-    drawn = [random_read_latents(few, offset, seed) for offset in found[f"delta-reading-{latents}"].offsets]
+    """All of `read_outs`, and `random-read-latents`. All start from the same shared part, if the bases have one."""
+    each, few = read_outs(answers, sae, survey, latents, seed), f"delta-reading-{latents}"
+    found = held_out_readings(each, bases)
+    drawn = [random_read_latents(each[few][0], offset, seed) for offset in found[few].offsets]
     return found | {"random-read-latents": held_out_reading(drawn, bases)}
 
 

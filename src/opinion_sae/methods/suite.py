@@ -6,22 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.files import Answers
 from opinion_sae.delta.fit import fit_dense, fit_from_shared, fit_frozen
 from opinion_sae.delta.held_out import HeldOut, Split, by_survey, by_topic, held_out
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.reading import BETWEEN
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import position_prior, uniform
 from opinion_sae.methods.controls import diff_means, from_offsets, permuted_decoder, shuffled_groups
+from opinion_sae.methods.from_features import all_candidates, read_only, word_candidates
 from opinion_sae.methods.personas import persona_residuals, spread
+from opinion_sae.methods.question_tokens import QuestionTokens
+from opinion_sae.methods.reading import (
+    Base,
+    fit_reading,
+    held_out_reading,
+    held_out_readings,
+    read_outs,
+    reading,
+    reading_and_controls,
+)
 from opinion_sae.methods.readout import calibrated, probe, unembedding
 from opinion_sae.model.answers import AnswerPath
+from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
+
+READ_OUTS_OF_SAE = ("direct", "words+direct", "direct-shuffled")  # the others are the same under every seed
+ON_OTHER_SPLITS = ("delta-reading", "delta-reading-64", "dense-reading")
+LEARNING = ("delta-reading", "dense-reading", "words")
 
 
 def first_stage(
@@ -110,14 +129,102 @@ def persona_directions(answers: AnswerPath, survey: Survey, splits: Sequence[Spl
     return diff_means(answers, survey, splits, residuals, asked)
 
 
-def one_seed(
+def of_seed(
+    answers: AnswerPath,
+    tokens: QuestionTokens,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    settings: FitSettings,
+) -> tuple[Answers, dict[str, HeldOut]]:
+    """Under one seed 'shared-delta' and 'delta', the offsets that read with their controls, and the read-outs of the
+    SAE's latents; and the fits of the first two."""
+    fits = two_stages(answers, sae, survey, splits, settings)
+    bases = bases_of(answers, splits, fits["shared-delta"].offsets)
+    reads = reading_and_controls(answers, sae, survey, bases, seed=settings.seed)
+    candidates = all_candidates(survey, tokens, sae, settings.seed)
+    tables, _ = read_only(survey, splits, {name: candidates[name] for name in READ_OUTS_OF_SAE})
+    return {name: fit.log_probs for name, fit in (fits | reads).items()} | tables, fits
+
+
+def rest_of_seed(
+    answers: AnswerPath,
+    survey: Survey,
+    splits: Sequence[Split],
+    shared: Sequence[GroupDelta],
+    deltas: Sequence[GroupDelta],
+    settings: FitSettings,
+) -> Answers:
+    """'dense', and the `controls` of the two stages' offsets, under one seed."""
+    dense = held_out(answers, splits, lambda split: fit_dense(answers, survey, split, settings))
+    return {"dense": dense.log_probs, **controls(answers, survey, splits, shared, deltas, settings)}
+
+
+def bases_of(answers: AnswerPath, splits: Sequence[Split], shared: Sequence[GroupDelta]) -> list[Base]:
+    """What offsets that read start from: each split's shared part."""
+    return [Base.of(answers, split, offset) for split, offset in zip(splits, shared, strict=True)]
+
+
+def on_other_splits(
+    answers: AnswerPath,
+    tokens: QuestionTokens,
+    sae: SparseAutoencoder,
+    survey: Survey,
+    splits: Sequence[Split],
+    settings: FitSettings,
+) -> Answers:
+    """'shared-delta' and 'delta', `ON_OTHER_SPLITS` of the offsets that read, and read-outs of words and of latents."""
+    fits = two_stages(answers, sae, survey, splits, settings)
+    each = read_outs(answers, sae, survey, seed=settings.seed)
+    bases = bases_of(answers, splits, fits["shared-delta"].offsets)
+    reads = held_out_readings({name: each[name] for name in ON_OTHER_SPLITS}, bases)
+    candidates = all_candidates(survey, tokens, sae, settings.seed)
+    tables, _ = read_only(survey, splits, {name: candidates[name] for name in ("words", "direct", "words+direct")})
+    return {name: fit.log_probs for name, fit in (fits | reads).items()} | tables
+
+
+def with_fewer(split: Split, share: float, seed: int) -> Split:
+    """A share of the split's training and of its validation questions, two of each at least; a smaller share is part of
+    a larger one."""
+    rng = np.random.default_rng(seed)
+    train, validation = (
+        np.sort(rng.permutation(part)[: max(2, round(share * len(part)))]) for part in (split.train, split.validation)
+    )
+    return split._replace(train=train, validation=validation)
+
+
+def learned_from(
     answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, splits: Sequence[Split], settings: FitSettings
 ) -> Answers:
-    """Every method that is fitted on kept answers, and its controls, under one seed."""
-    fits = fit_methods(answers, sae, survey, splits, settings)
-    shared, deltas = fits["shared-delta"].offsets, fits["delta"].offsets
-    others = controls(answers, survey, splits, shared, deltas, settings)
-    return {name: fit.log_probs for name, fit in fits.items() if name != "unsteered"} | others
+    """`LEARNING`: reading latents, the stream or words, for the learning curve."""
+    shared = first_stage(answers, sae, survey, splits, settings).offsets
+    each = read_outs(answers, sae, survey, seed=settings.seed)
+    chosen = {name: each[name] for name in LEARNING if name in each}
+    reads = held_out_readings(chosen, bases_of(answers, splits, shared))
+    words, _ = read_only(survey, splits, {"words": word_candidates(survey)})
+    return {name: held.log_probs for name, held in reads.items()} | words
+
+
+def leave_intersections_out(
+    answers: AnswerPath, sae: SparseAutoencoder, crossed: Survey, splits: Sequence[Split]
+) -> Answers:
+    """`delta-reading` for intersections of groups, from toplines, so without a shared part: fitted to all of them
+    ('delta-reading-fitted'), and each by the sum of its groups' codes as fitted to the other intersections
+    ('delta-reading-left-out'). NaN for one with a group that is in no other."""
+    effects = Effects(answers)
+    bases = [Base(split, effects) for split in splits]
+    fitted = held_out_reading([reading(answers, sae, crossed)] * len(splits), bases).log_probs
+    out = np.full_like(fitted, np.nan)
+    for number, group in enumerate(progress(crossed.groups, "intersections left out")):
+        others = [other for other in range(len(crossed.groups)) if other != number]
+        parts = {part for other in others for part in crossed.groups[other].split(BETWEEN)}
+        if not parts >= set(group.split(BETWEEN)):
+            continue
+        read_out = reading(answers, sae, crossed.select(groups=others))
+        for base in bases:
+            offset = fit_reading(read_out, base.split, effects)[0].for_groups([group])
+            out[number, base.split.test] = answers.predict(offset, torch.from_numpy(base.split.test))[0]
+    return {"delta-reading-fitted": fitted, "delta-reading-left-out": out}
 
 
 def other_splits(survey: Survey, count: int, seed: int) -> dict[str, list[Split]]:

@@ -16,6 +16,7 @@ from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 
 SINK_NORM = 5.0  # in medians: tokens with a longer residual are attention sinks, not content
+PROMPT_ENDS = 32  # times that a prompt's last token counts in training: offsets act there, and there is one a prompt
 
 
 class Windows(NamedTuple):
@@ -61,18 +62,19 @@ def content(residual: Float[Tensor, "batch token d"], real: Bool[Tensor, "batch 
 
 
 def activations(
-    lm: LanguageModel, texts: Sequence[str], hook_layer: int, length: int = 128
+    lm: LanguageModel, texts: Sequence[str], hook_layer: int, length: int = 128, ends: int = 1
 ) -> Float[Tensor, "token d"]:
     """Residual stream after `hook_layer` at every token of the texts, in float32, without padding and sinks.
 
     The layers above the hook are not run. Attention sinks (mostly the first token) have norms many times the others',
-    carry no content, and keep an SAE from training, so they are dropped.
+    carry no content, and keep an SAE from training, so they are dropped. A window's last token comes `ends` times.
     """
     lm.check_layer(hook_layer)
     found = []
     for tokens, real in progress(text_windows(lm, texts, length, lm.tokens_per_batch), "activations"):
         residual = lm.residual(tokens, hook_layer).cpu()
         found.append(residual[content(residual, real)])
+        found += [residual[torch.arange(len(real)), real.sum(1) - 1]] * (ends - 1)
     return torch.cat(found)
 
 
@@ -84,13 +86,13 @@ class Activations(NamedTuple):
 
 
 def save_activations(folder: Path, found: Activations) -> None:
-    """Write `activations.safetensors`."""
+    """Write `activations.safetensors`, in float16: half the size, and three digits are enough to train on."""
     with replacing(folder / "activations.safetensors") as side:
-        save_file(found._asdict(), side)
+        save_file({name: x.half() for name, x in found._asdict().items()}, side)
 
 
 def load_activations(folder: Path) -> Activations:
-    """What `save_activations` wrote."""
+    """What `save_activations` wrote, in float32."""
     path = folder / "activations.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no activations there; run chapter 03_sae first")
@@ -99,4 +101,4 @@ def load_activations(folder: Path) -> Activations:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if set(shapes) != set(Activations._fields) or len({shape[1:] for shape in shapes.values()}) > 1:
         raise ValueError(f"{path}: expected {' and '.join(Activations._fields)} of one width, found {shapes}")
-    return Activations(**tensors)
+    return Activations(**{name: x.float() for name, x in tensors.items()})

@@ -1,16 +1,19 @@
-"""Text to train an SAE on: written by the model itself about the surveys, or the user's own."""
+"""Text to train an SAE on: public speeches, survey prompts, the model's own about the surveys, or the user's."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from opinion_sae.artifacts import read_text
+from opinion_sae.model.addresses import addresses
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import build_prompts, chat, describe
+from opinion_sae.model.sources import BUILT_IN, parse_sources
 from opinion_sae.progress import progress
 from opinion_sae.survey import Survey
 
@@ -22,25 +25,86 @@ TASKS = (
 )
 
 
-def load_texts(source: str, lm: LanguageModel, survey: Survey, tokens: int, seed: int) -> list[str]:
-    """Texts by a profile's `texts`: 'self', a folder of .txt files, or 'hf:<dataset>' (its `text` column).
+HELD_OUT = 30  # one token is held out for so many to train on
 
-    'self' adds the survey's prompts (never anybody's answers), since those are what the SAE will be used on.
+
+class Texts(NamedTuple):
+    """Texts to train an SAE on, prompts likewise, and others to judge it on."""
+
+    training: list[str]
+    prompts: list[str]
+    held_out: list[str]
+
+
+def load_texts(texts: str | list[str], lm: LanguageModel, survey: Survey, tokens: int, seed: int) -> Texts:
+    """About `tokens` tokens by a profile's `texts`, a mixture as `parse_sources` reads it, and a few held out.
+
+    'addresses' (other years held out), 'prompts' (the survey's, all questions, never anybody's answers; none held out),
+    'self' (written by the model), a folder of .txt files, or 'hf:<dataset>' (its `text` column). A source that has less
+    than its share gives what it has. Raises ValueError where nothing would be held out.
     """
+    found = Texts([], [], [])
+    for source, share in parse_sources(texts).items():
+        for part, own in zip(found, from_source(source, lm, survey, round(share * tokens), seed), strict=True):
+            part.extend(own)
+    if not found.held_out:
+        raise ValueError(f"texts {texts!r}: no text is left to judge the SAE on; add another source to the prompts")
+    return found
+
+
+def from_source(source: str, lm: LanguageModel, survey: Survey, tokens: int, seed: int) -> Texts:
+    """About `tokens` tokens of one source, and at least 100 others held out."""
+    judged = max(100, tokens // HELD_OUT)
+    if source == "prompts":
+        return Texts([], prompt_texts(lm, survey, tokens), [])
+    if source == "addresses":
+        return split_addresses(lm, addresses(), tokens, judged)
     if source == "self":
-        return [*write_texts(lm, survey, tokens, seed), *prompt_texts(lm, survey)]
-    if source.startswith("hf:"):
-        return hub_texts(source.removeprefix("hf:"), characters=4 * tokens)
-    folder = Path(source).expanduser()
-    files = sorted(folder.glob("*.txt"))
+        written = write_texts(lm, survey, tokens, seed)
+    elif source.startswith("hf:"):
+        written = hub_texts(source.removeprefix("hf:"), characters=4 * (tokens + judged))
+    else:
+        written = folder_texts(source)
+    training, held_out = split_texts(written, 0.1, seed)
+    return Texts(first_tokens(lm, training, tokens), [], first_tokens(lm, held_out, judged))
+
+
+def first_tokens(lm: LanguageModel, texts: Sequence[str], tokens: int) -> list[str]:
+    """The first of the texts, up to so many tokens; the last of them is cut there."""
+    kept: list[str] = []
+    for text in texts:
+        ids = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        kept.append(text if len(ids) <= tokens else lm.tokenizer.decode(ids[:tokens]))
+        tokens -= len(ids)
+        if tokens <= 0:
+            break
+    return kept
+
+
+def split_addresses(lm: LanguageModel, found: Sequence[tuple[int, str]], tokens: int, judged: int) -> Texts:
+    """The latest addresses, and the beginnings of those of the years ending in 5, which are held out, in that time."""
+    kept, other = ([pair for pair in found if (pair[0] % 10 == 5) is last] for last in (False, True))
+    training = first_tokens(lm, [text for _, text in kept], tokens)
+    since = kept[len(training) - 1][0]
+    held_out = [text for year, text in other if year >= since] or [other[0][1]]
+    beginnings = [part for text in held_out for part in first_tokens(lm, [text], judged // len(held_out))]
+    return Texts(training, [], beginnings)
+
+
+def folder_texts(source: str) -> list[str]:
+    files = sorted(Path(source).expanduser().glob("*.txt"))
     if not files:
-        raise FileNotFoundError(f"texts {source!r}: no folder with .txt files; else use 'self' or 'hf:<dataset>'")
+        raise FileNotFoundError(
+            f"texts {source!r}: no folder with .txt files; else use {', '.join(BUILT_IN)} or hf:<dataset>"
+        )
     return [read_text(file) for file in files]
 
 
-def prompt_texts(lm: LanguageModel, survey: Survey) -> list[str]:
-    """The survey prompts as text, each in two orders of its options."""
-    return [lm.tokenizer.decode(prompt.tokens) for prompt in build_prompts(lm.tokenizer, survey.questions, 2)]
+def prompt_texts(lm: LanguageModel, survey: Survey, tokens: int) -> list[str]:
+    """The survey prompts as text, in as many orders of their options as come closest to `tokens`, at least one."""
+    one = sum(len(prompt.tokens) for prompt in build_prompts(lm.tokenizer, survey.questions, 1))
+    orders = max(1, round(tokens / one))
+    return [lm.tokenizer.decode(prompt.tokens) for prompt in build_prompts(lm.tokenizer, survey.questions, orders)]
 
 
 def writing_tasks(survey: Survey, tasks: int, seed: int) -> list[str]:

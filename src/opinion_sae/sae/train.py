@@ -102,17 +102,16 @@ def train_sae(
     """
     generator = torch.Generator().manual_seed(seed)
     mean = train.mean(0)
-    scale = 1 / (train - mean).pow(2).mean().sqrt()
-    scaled = (train - mean) * scale
+    scale = 1 / train.var(0, correction=0).mean().sqrt()
     W_dec = normalize(torch.randn(width, train.shape[1], generator=generator), dim=1)
-    variance = scaled.pow(2).sum(1).mean().item()
-    training = TopKTraining(W_dec, k, lr=lr, variance=variance, dtype=dtype)
+    training = TopKTraining(W_dec, k, lr=lr, variance=train.shape[1], dtype=dtype)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
     )
     rows, fired, every = [], torch.zeros(width, dtype=torch.bool), max(1, steps // 50)
     for step in progress(range(steps), "SAE"):
-        x = scaled[torch.randint(len(scaled), (batch,), generator=generator)]
+        # a batch at a time, as a scaled copy of everything would be the largest tensor by far
+        x = (train[torch.randint(len(train), (batch,), generator=generator)] - mean) * scale
         loss, values, indices = training.step(x)
         schedule.step()
         fired[indices[values > 0]] = True

@@ -8,6 +8,7 @@ the estimate itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ class Replicates(NamedTuple):
     room: Float[np.ndarray, "replicate row"]  # KL_toplines - floor, nats
 
 
+@lru_cache(maxsize=4)  # a chapter asks for the same survey's again and again
 def people(survey: Survey, seed: int = 0) -> People:
     """Gaps, their noise, the KL of the toplines and the floor."""
     return People(*actual_gaps(survey), cell_kl(survey, everyone(survey)), toplines_floor(survey, seed=seed))

@@ -26,6 +26,7 @@ NAMES = {
     "position-prior": Name("people's place preference", "people's place preference", "place"),
     "delta-reading": Name("reading Δ", "the reading Δ", "reading"),
     "delta-reading-64": Name("reading Δ, 64 latents per axis", "the reading Δ with 64 latents per axis", "reading_64"),
+    "delta-reading-joint": Name("reading Δ, SAE trained along", "the reading Δ with the SAE trained along"),
     "dense-reading": Name("dense reading", "dense reading", "dense_reading"),
     "shuffled-questions": Name("reading Δ, questions shuffled", "the reading Δ with questions shuffled"),
     "random-dictionary": Name("reading Δ, random dictionary", "the reading Δ with a random dictionary"),
@@ -71,6 +72,14 @@ NAMES = {
     "shared-delta-by-topic": Name("Δ_shared from other topics", "Δ_shared fitted to other topics"),
     "sibling-delta": Name("siblings' Δ", "the Δ of its attribute's other groups"),
     "sign-flip-deviation": Name("Δ, own part's sign flipped", "Δ with its own part's sign flipped"),
+}
+NAMES |= {
+    f"{method}-by-{split}": Name(f"{NAMES[method].label}, {short}", f"{NAMES[method].prose} fitted to {long}")
+    for method in ("delta-reading", "delta-reading-64", "dense-reading", "words", "direct", "words+direct")
+    for split, short, long in (
+        ("survey", "from the other survey", "the other survey"),
+        ("topic", "from other topics", "other topics"),
+    )
 }
 
 

@@ -1,0 +1,174 @@
+"""What `make evaluate` left, for the chapters that show it beside their own run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from opinion_sae.artifacts import check_fields, read_csv, read_json
+from opinion_sae.book.claims import CLAIMS, claims_page
+from opinion_sae.book.gap_claims import gap_claims_page
+from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, markdown_table, plain, with_interval
+from opinion_sae.score.names import label, prose
+from opinion_sae.score.statistics import verdicts
+from opinion_sae.survey import Survey, survey_hash
+
+IN_TABLE = (*SHOWN, "prompt-best", "few-shot", "lora")
+LEFT_OUT = ("delta", "delta-reading", "delta-reading-64", "dense-reading", "words", "words+direct")
+ENDINGS = {"topic": "-by-topic", "survey": "-by-survey"}  # of a method's name, by split
+
+
+class Evaluated(NamedTuple):
+    """What `make evaluate` left for a run; tables without rows, and a note that says why, if it is of another."""
+
+    folder: Path | None
+    note: str
+
+    def table(self, name: str = "") -> pd.DataFrame:
+        """`evaluate_<name>.csv`; without rows if there is none of this run."""
+        path = self.folder / f"evaluate{'_' if name else ''}{name}.csv" if self.folder else None
+        return read_csv(path, ("method",)) if path and path.is_file() else pd.DataFrame({"method": []})
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The columns of `alignment.csv`."""
+        return self.table()
+
+    @property
+    def claims(self) -> pd.DataFrame:
+        """The columns of `claims.csv`, with verdicts by today's rule, whenever the table was made."""
+        table = self.table("claims")
+        return table.assign(verdict=verdicts(table)) if len(table) else table
+
+
+def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
+    """The tables of `evaluate` in a results folder, if they are of this survey and of the model of this hash."""
+    if not (results / "evaluate.json").is_file():
+        note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
+        return Evaluated(None, note)
+    path = results / "evaluate.json"
+    about = read_json(path)
+    check_fields(about, {"hashes": dict}, str(path), more=True)
+    hashes = about["hashes"]
+    check_fields(hashes, {"data": str, "model": str}, f"{path}: hashes", more=True)
+    wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
+    if wrong:
+        note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
+        return Evaluated(None, note)
+    note = "Of this survey and model are also the tables of `make evaluate`."
+    missing = about.get("missing", [])
+    if missing:
+        note += f" Not all that it does is there; missing are {', '.join(f'`{name}`' for name in missing)}."
+    return Evaluated(results, note)
+
+
+def with_evaluated(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row for each method and, below it, the rows of the methods that only `make evaluate` has."""
+    new = rows[~rows["method"].isin(table["method"])]
+    return pd.concat([table, new], ignore_index=True) if len(new) else table
+
+
+def evaluated_page(evaluated: Evaluated) -> str:
+    """MyST text: the claims page of `make evaluate`, after the note on where it comes from."""
+    claims, tested = [replace(one, figure="fig-evaluated", command="make evaluate") for one in CLAIMS], evaluated.claims
+    pages = [claims_page(claims, tested)] if len(tested) else []
+    return "\n\n".join([evaluated.note, *pages])
+
+
+def overall(table: pd.DataFrame, task: str = "toplines") -> pd.DataFrame:
+    """Rows over all groups of one task, by method."""
+    return table[(table["task"] == task) & (table["group"] == "all")].set_index("method")
+
+
+def seeds_sentence(evaluated: Evaluated) -> str:
+    """The gap correlations with seeds drawn, and each seed's by itself; or that there are none."""
+    gaps = evaluated.table("gaps")
+    if not len(gaps):
+        return evaluated.note
+    found, each = overall(gaps), evaluated.table("gaps_by_seed")
+    each = each[each["task"] == "toplines"]
+
+    def said(method: str) -> str:
+        row, alone = found.loc[method], each.loc[each["method"] == method, "gap_r"]
+        apart = f", {plain(alone.min())} to {plain(alone.max())} in single seeds" if len(alone) else ""
+        return f"{with_interval(row['gap_r'], row['gap_r_low'], row['gap_r_high'])}{apart} for {prose(method)}"
+
+    listed, seeds = [said(method) for method in FIRST if method in found.index], found["n_seeds"].max()
+    return (
+        f"Under {seeds} seeds, each with an SAE of its own, the correlation of predicted and actual gaps from toplines "
+        f"is {'; '.join(listed[:-1])}; and {listed[-1]} (95% intervals, questions and seeds drawn)."
+    )
+
+
+def seeds_page(evaluated: Evaluated) -> str:
+    """MyST text: the note, and under several seeds the sentence, the table of methods and the claims."""
+    gaps = evaluated.table("gaps")
+    if not len(gaps):
+        return evaluated.note
+    parts = [evaluated.note, seeds_sentence(evaluated), gaps_page(gaps, evaluated.table("pair_gaps"), IN_TABLE)]
+    return "\n\n".join([*parts, gap_claims_page(evaluated.table("gap_claims"))])
+
+
+def learning_sentence(evaluated: Evaluated) -> str:
+    """What the gap correlation of each method is with the fewest questions and with all, and what the last doubling
+    added; or that it is not known."""
+    table = evaluated.table("learning")
+    if not len(table) or table["share"].nunique() < 2:
+        return "How it grows with the number of questions has not been measured: `make evaluate` does that."
+    part, said = table[(table["task"] == "toplines") & (table["group"] == "all")], []
+    for method, rows in part.groupby("method", sort=False):
+        rows = rows.sort_values("n_seen")
+        first, before, last = rows.iloc[0], rows.iloc[-2], rows.iloc[-1]
+        said.append(
+            f"{prose(method)} goes from {plain(first['gap_r'])} to {plain(last['gap_r'])}, "
+            f"{last['gap_r'] - before['gap_r']:+.2f} of it from {before['n_seen']:.0f} questions on"
+        )
+    fewest, most = part["n_seen"].min(), part["n_seen"].max()
+    return (
+        f"From {fewest:.0f} questions to fit and choose by to {most:.0f}, the gap correlation of {'; of '.join(said)}."
+    )
+
+
+def splits_page(evaluated: Evaluated) -> str:
+    """MyST text: a sentence and a table, the gap correlation from toplines by what was left out."""
+    table = evaluated.table("splits")
+    if not len(table):
+        return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
+    table = table[table["task"] == "toplines"]
+    wide = {split: _by_method(part, split) for split, part in table.groupby("split", sort=False)}
+    columns = {split: of for split, of in wide.items() if split not in ("intersection", "group")}
+    head = ["Method", *(_left_out(split) for split in columns)]
+    rows = [
+        [label(method), *(_cell(of, method) for of in columns.values())]
+        for method in LEFT_OUT
+        if any(method in of.index for of in columns.values())
+    ]
+    parts = [f"{_left_out(split)} {_cell(of, 'delta-reading')}" for split, of in columns.items()]
+    said = f"The gap correlation of {prose('delta-reading')} by what its fit did not see: {'; '.join(parts)}."
+    if "intersection" in wide:
+        of = wide["intersection"]
+        said += (
+            " For an intersection of groups that took no part in the fit, answered by the sum of its groups' codes, it "
+            f"is {_cell(of, 'delta-reading-left-out')}; for the same fitted along, {_cell(of, 'delta-reading-fitted')}."
+        )
+    return f"{said}\n\n{markdown_table(head, rows)}"
+
+
+def _left_out(split: str) -> str:
+    names = {"question": "questions", "topic": "topics", "survey": "the survey"}
+    return names.get(split, f"all but one survey, {split}")
+
+
+def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
+    ending = ENDINGS.get("survey" if split.startswith("to ") else split, "")
+    return part.assign(method=part["method"].str.removesuffix(ending)).set_index("method")
+
+
+def _cell(of: pd.DataFrame, method: str) -> str:
+    if method not in of.index:
+        return ""
+    row = of.loc[method]
+    return with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"])

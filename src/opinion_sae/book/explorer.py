@@ -1,0 +1,139 @@
+"""What the explorer shows: the page's data in JSON, from held-out answers or from questions of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from opinion_sae.artifacts import write_json
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.effects.interpret import token_effects
+from opinion_sae.effects.strengths import STRENGTHS, Strengths, at_strengths
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.progress import progress
+from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.metrics import option_positions
+from opinion_sae.score.toplines import everyone, group_weights
+from opinion_sae.survey import Question, Survey
+from opinion_sae.use.asked import Asked
+from opinion_sae.use.predict import AT_ONCE, as_survey
+from opinion_sae.use.published_run import PublishedRun
+
+FORMAT = "opinion-sae-explorer-1"
+LARGEST = 3_000_000  # bytes
+UNIT = 1000  # numbers are whole thousandths
+
+
+def numbers(table: Float[np.ndarray, "*row option"], options: int) -> str:
+    """A row per group, ';' between rows and ',' between options: thousandths; an empty row where nothing is known."""
+    rows = np.atleast_2d(table)[:, :options]
+    return ";".join("" if np.isnan(row).any() else ",".join(str(round(UNIT * value)) for value in row) for row in rows)
+
+
+def answered(question: Question, at: int, found: Strengths) -> dict[str, Any]:
+    """What is known of one question, the `at`-th of those in `found`: log p of each strength, and what changes in log p
+    when a latent is taken out."""
+    count, logs = len(question.options), found.log_probs[:, :, at].double().numpy()
+    whole = logs[STRENGTHS.index(1.0)]
+    places = option_positions([question], count)[0]
+    taken = [n for n, latent in enumerate(found.latents[at].tolist()) if latent >= 0]
+    without = found.without[:, :, at].double().numpy()
+    return {
+        "key": question.key,
+        "topic": question.topic,
+        "text": question.text,
+        "options": list(question.options),
+        "places": [] if np.isnan(places).any() else [round(float(place), 4) for place in places],
+        # at strength 0 all groups are answered alike
+        "logs": [numbers(table if s else table[:1], count) for s, table in zip(STRENGTHS, logs, strict=True)],
+        "latents": [int(found.latents[at, n]) for n in taken],
+        "without": [numbers(without[n][:, :count] - whole[:, :count], count) for n in taken],
+    }
+
+
+def page(
+    groups: Sequence[tuple[str, str]], weights: Float[np.ndarray, "group"], questions: list[dict[str, Any]], about: str
+) -> dict[str, Any]:
+    """The whole file. groups: attribute and name; weights: those of `score.toplines.group_weights`; about: a sentence
+    on where the answers come from. What the latents stand for is left to `named`."""
+    used = sorted({latent for one in questions for latent in one["latents"]})
+    return {
+        "format": FORMAT,
+        "about": about,
+        "attributes": [attribute for attribute, _ in groups],
+        "groups": [group for _, group in groups],
+        "weights": [round(float(weight), 6) for weight in weights],
+        "strengths": list(STRENGTHS),
+        "latents": {str(latent): "" for latent in used},
+        "questions": questions,
+    }
+
+
+def named(found: dict[str, Any], lm: LanguageModel, sae: SparseAutoencoder) -> dict[str, Any]:
+    """The page with the tokens that each of its latents promotes, as a first word on what the latent is."""
+    latents = [int(latent) for latent in found["latents"]]
+    promoted = token_effects(lm, sae, torch.tensor(latents)) if latents else []
+    said = [", ".join(dict.fromkeys(token.strip() for token in up if token.strip())) for up, _ in promoted]
+    return found | {"latents": dict(zip(found["latents"], said, strict=True))}
+
+
+def held_out_page(
+    survey: Survey, answers: AnswerPath, splits: Sequence[Split], offsets: Sequence[ReadingDelta]
+) -> dict[str, Any]:
+    """Every question under the offset that was fitted without it, with people's answers beside.
+
+    A question has `people` (shares), `people_n` (Kish's effective numbers) and `everyone` (log h_all) besides what
+    `answered` gives.
+    """
+    known, rows = everyone(survey)[0], {}
+    for split, offset in zip(progress(splits, "explorer"), offsets, strict=True):
+        found = at_strengths(answers, offset, torch.from_numpy(split.test))
+        for at, q in enumerate(split.test.tolist()):
+            count = len(survey.questions[q].options)
+            rows[q] = answered(survey.questions[q], at, found) | {
+                "people": numbers(survey.shares[:, q], count),
+                "people_n": [round(float(n)) for n in np.nan_to_num(survey.effective[:, q])],
+                "everyone": numbers(known[q], count),
+            }
+    groups = list(zip(survey.attributes, survey.groups, strict=True))
+    said = f"Held-out answers to {len(rows)} questions of {survey.name}, each under an offset fitted without it."
+    return named(page(groups, group_weights(survey), [rows[q] for q in sorted(rows)], said), answers.lm, offsets[0].sae)
+
+
+def asked_page(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel) -> dict[str, Any]:
+    """Questions of one's own under the run's offset; `everyone` only where toplines are known, and no people.
+
+    ValueError for a run whose offset does not read.
+    """
+    if not isinstance(run.offset, ReadingDelta):
+        raise ValueError(
+            f"the run {run.about['survey']} keeps an offset that reads no question: there is no --json of it"
+        )
+    rows = []
+    for first in range(0, len(asked), AT_ONCE):
+        part = asked[first : first + AT_ONCE]
+        hook_layer, orders = int(str(run.about["hook_layer"])), int(str(run.about["option_orders"]))
+        answers = AnswerPath(lm, [one.question for one in part], hook_layer, orders)
+        found = at_strengths(answers, run.offset, torch.arange(len(part)))
+        for at, one in enumerate(part):
+            rows.append(answered(one.question, at, found))
+            if one.toplines:
+                rows[-1]["everyone"] = numbers(everyone(as_survey(run, [one]))[0, 0], len(one.question.options))
+    groups, weights = list(zip(run.attributes, run.groups, strict=True)), group_weights(as_survey(run, asked[:1]))
+    return named(page(groups, weights, rows, "Predictions for questions of your own."), lm, run.offset.sae)
+
+
+def write_page(path: str | Path, found: dict[str, Any]) -> None:
+    """Write the file. ValueError if it takes more than 3 MB, which a page should not load."""
+    size = len(json.dumps(found, ensure_ascii=False).encode())
+    if size > LARGEST:
+        raise ValueError(f"{path}: {size / 1e6:.1f} MB; the explorer takes {LARGEST / 1e6:.0f} MB at most")
+    write_json(path, found)

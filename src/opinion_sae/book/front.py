@@ -1,0 +1,85 @@
+"""The first page: what was done, what was found and how sure it is, in four sentences, six rows and one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.book.figures.gaps import front_figure
+from opinion_sae.book.figures.style import save_svg
+from opinion_sae.book.gap_claims import MEASURES
+from opinion_sae.book.gap_report import markdown_table, plain, with_interval
+from opinion_sae.book.published import model_name
+from opinion_sae.score.names import label
+
+FRONT = ("toplines", "delta", "delta-reading", "delta-reading-64", "dense-reading", "words")
+SAID = {"supported": "does better", "contradicted": "does worse", "not supported": "is not shown to do better"}
+
+
+def make_front(results: Path, figures: Path) -> dict[str, str]:
+    """Draw `front.svg`; return `abstract` and `front_table` for the pages. Nothing of a run without group gaps."""
+    if not (results / "gaps.csv").is_file():
+        return {}
+    gaps, claims = (read_csv(results / f"{name}.csv", ("method",)) for name in ("gaps", "gap_claims"))
+    save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
+    about = read_json(results / "run.json")["profile"]
+    return {"abstract": abstract(gaps, claims, about), "front_table": front_table(gaps)}
+
+
+def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `gaps.csv` that the first page shows: task from toplines, all groups; by method."""
+    return gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method").loc[list(FRONT)]
+
+
+def front_table(gaps: pd.DataFrame) -> str:
+    """A row per method of `FRONT`."""
+    rows = [
+        [label(str(method)), *(_measured(row, measure) for measure in MEASURES)]
+        for method, row in front_rows(gaps).iterrows()
+    ]
+    return markdown_table(["Held out, with 95% intervals", "Gap correlation", "Group KL closed"], rows)
+
+
+def _measured(row: pd.Series, measure: str) -> str:
+    return with_interval(row[measure], row[f"{measure}_low"], row[f"{measure}_high"])
+
+
+def beside(claims: pd.DataFrame, reference: str) -> str:
+    """What the tests say of the reading offset beside a reference: 'does better by correlation and ... by KL'."""
+    rows = claims[(claims["method"] == "delta-reading") & (claims["reference"] == reference)]
+    by_r, by_kl = (SAID[verdict] for verdict in rows.set_index("measure").loc[list(MEASURES), "verdict"])
+    if by_r != by_kl:
+        return f"{by_r} by correlation and {by_kl} by KL"
+    return f"{by_r} on {'either measure' if ' not ' in by_r else 'both measures'}"
+
+
+def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
+    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do.
+
+    `about` is the profile in `run.json`.
+    """
+    rows = front_rows(gaps)
+    r, closed = ({method: plain(value) for method, value in rows[measure].items()} for measure in MEASURES)
+    sure = {method: _measured(row, "gap_r") for method, row in rows.iterrows()}
+    groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
+    model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
+    read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
+    return "\n".join(
+        [
+            f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
+            f"{groups} groups of people answered surveys, and predicted how each group differs from everybody on {n} "
+            "questions that were held out.",
+            f"An offset that reads the question predicts these gaps with a correlation of {sure[read]} and closes "
+            f"{closed[read]} of the KL that everybody's answers leave; it {beside(claims, 'delta')} than one that is "
+            f"the same for every question ({r['delta']} and {closed['delta']}).",
+            f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
+            f"{beside(claims, dense)} than its like without an autoencoder ({r[dense]} and {closed[dense]}).",
+            f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
+            f"and the reading offset {beside(claims, 'words')} than they do (95% intervals over questions, tests "
+            "corrected for their number).",
+        ]
+    )

@@ -1,0 +1,246 @@
+"""The one sentence that each figure of the chapters shows, made from its table so that it turns with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from opinion_sae.book.claims import count_verdicts
+from opinion_sae.score.names import label, prose
+
+
+def group_distance(table: pd.DataFrame) -> str:
+    """Of `report.distance_table`."""
+    above = int((table["tv_low"] > table["floor"]).sum())
+    far, near = table.loc[table["tv"].idxmax()], table.loc[table["tv"].idxmin()]
+    return (
+        f"{above} of {len(table)} groups differ from all respondents by more than sampling alone would show; furthest "
+        f"is {far['group']} ({far['tv']:.3f}), nearest {near['group']} ({near['tv']:.3f})."
+    )
+
+
+def group_pairs(distance: Float[np.ndarray, "group group"], groups: Sequence[str]) -> str:
+    """Of `report.pairwise_distance`."""
+    rows, columns = np.triu_indices(len(groups), 1)
+    values = distance[rows, columns]
+    if np.isnan(values).all():
+        return "No two groups answered the same questions."
+    said = [
+        f"{groups[rows[at]]} and {groups[columns[at]]} ({values[at]:.3f})"
+        for at in (np.nanargmax(values), np.nanargmin(values))
+    ]
+    return f"Furthest apart are {said[0]}, nearest {said[1]}."
+
+
+def position(table: pd.DataFrame) -> str:
+    """Of `report.position_table`: the first place, and how far places are from people's on average."""
+    first = table[table["place"] == 0]
+    model, people = (np.average(first[who], weights=first["questions"]) for who in ("model", "people"))
+    apart = (table["model"] - table["people"]).abs().groupby(table["options"]).sum() / 2
+    weights = first.set_index("options")["questions"]
+    return (
+        f"The model gives the first option {model:.2f} on average, people {people:.2f}; by place alone, "
+        f"{np.average(apart, weights=weights.loc[apart.index]):.2f} of the model's answers would have to move."
+    )
+
+
+def sae_training(history: pd.DataFrame) -> str:
+    """Of `sae_history.csv`."""
+    if history.empty:
+        return "The SAE was loaded, and not trained here."
+    last = history.iloc[-1]
+    return (
+        f"At step {last['step']:.0f}, {last['validation_fvu']:.1%} of the variance of held-out text is unexplained "
+        f"({last['fvu']:.1%} of the training batch), and {last['dead']:.1%} of the latents are dead."
+    )
+
+
+def delta_training(history: pd.DataFrame) -> str:
+    """Of one method's rows of `delta_history.csv`: validation KL at the start and at each stage's best epoch."""
+    kl = history.groupby(["stage", "fold"])["validation_kl"]
+    start, best = kl.first().groupby("stage").mean(), kl.min().groupby("stage").mean()
+    return (
+        f"Validation KL goes from {start['shared']:.3f} to {best['shared']:.3f} with the shared part, and to "
+        f"{best['deviation']:.3f} with the groups' own (best epochs, means over folds)."
+    )
+
+
+def joint_training(history: pd.DataFrame) -> str:
+    """Of `joint_history.csv`: from the first epoch to the last, means over folds."""
+    epochs = (
+        history[history["stage"] == "joint"].groupby("epoch")[["validation_kl", "validation_reconstruction"]].mean()
+    )
+    start, end = epochs.iloc[0], epochs.iloc[-1]
+    return (
+        f"Over {len(epochs) - 1} epochs validation KL goes from {start['validation_kl']:.3f} to "
+        f"{end['validation_kl']:.3f}, and unexplained variance from {start['validation_reconstruction']:.3f} to "
+        f"{end['validation_reconstruction']:.3f} (means over folds)."
+    )
+
+
+def _sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of paired differences whose interval lies below zero, and above."""
+    return table[table["high"] < 0], table[table["low"] > 0]
+
+
+def against(table: pd.DataFrame) -> str:
+    """Of `controls.csv`, all groups: what the offset is surely closer than, and what surely further."""
+    closer, further = _sides(table)
+    named = f": {', '.join(label(name) for name in further['reference'])}" if len(further) else ""
+    return (
+        f"The offset is surely closer to the groups than {len(closer)} of {len(table)} references and controls, and "
+        f"surely further than {len(further)}{named}."
+    )
+
+
+def alignment(table: pd.DataFrame) -> str:
+    """Of `alignment.csv`: the method with the lowest KL, 'everyone' left out."""
+    kl = table[table["group"] == "all"].set_index("method")["kl"].drop("everyone", errors="ignore")
+    best = str(kl.idxmin())
+    return (
+        f"The lowest mean KL has {prose(best)} ({kl[best]:.3f}); the unsteered model has {kl['unsteered']:.3f}, "
+        f"Δ {kl['delta']:.3f}."
+    )
+
+
+def alignment_by_group(table: pd.DataFrame) -> str:
+    """Of `alignment.csv`: Δ beside the unsteered model, group by group."""
+    kl = table[table["group"] != "all"].pivot(index="group", columns="method", values="kl")
+    delta = kl["delta"]
+    return (
+        f"Δ has a lower KL than the unsteered model for {int((delta < kl['unsteered']).sum())} of {len(kl)} groups; it "
+        f"is lowest for {delta.idxmin()} ({delta.min():.3f}), highest for {delta.idxmax()} ({delta.max():.3f})."
+    )
+
+
+def differences(table: pd.DataFrame, method: str, reference: str) -> str:
+    """Of `comparisons.csv`: for how many groups the interval leaves out zero; not corrected for their number."""
+    rows = table[(table["method"] == method) & (table["reference"] == reference) & (table["group"] != "all")]
+    closer, further = _sides(rows)
+    return (
+        f"{prose(method)} is closer than {prose(reference)} for {len(closer)} of {len(rows)} groups and further for "
+        f"{len(further)}, by intervals that leave out zero and are not corrected for the number of groups."
+    )
+
+
+def transfer(table: pd.DataFrame) -> str:
+    """Of `transfer.csv`: the mean off the diagonal, group by group."""
+    values = table.to_numpy(float)
+    others = (np.nansum(values, 0) - np.diag(values)) / max(1, len(values) - 1)
+    return (
+        f"For {int((others > 0).sum())} of {len(others)} groups the own offset is better than the mean of the others', "
+        f"by {others.mean():.4f} nats on average."
+    )
+
+
+def latent_path(table: pd.DataFrame) -> str:
+    """Of `path.csv`, all groups: KL with most and fewest latents, refitted and dense."""
+    part = table[table["group"] == "all"].sort_values("latents")
+    few, many = part.iloc[0]["latents"], part.iloc[-1]["latents"]
+    kl = {name: rows["kl"].iloc[[-1, 0]].tolist() for name, rows in part.groupby("method")}
+    return (
+        f"From {many:.0f} latents to {few:.0f} the refitted offset's KL goes from {kl['refitted'][0]:.3f} to "
+        f"{kl['refitted'][1]:.3f}, that of a dense vector of the same norm from {kl['dense'][0]:.3f} to "
+        f"{kl['dense'][1]:.3f}."
+    )
+
+
+def latent_path_by_group(table: pd.DataFrame) -> str:
+    """Of `path.csv`: with the fewest latents, for how many groups the refitted offset is below the dense vector."""
+    rows = table[(table["group"] != "all") & table["method"].isin(["refitted", "dense"])].sort_values("latents")
+    kl = rows.groupby(["method", "group"])["kl"].first()
+    below = int((kl["refitted"] < kl["dense"]).sum())
+    of = f"{below} of {len(kl['dense'])} groups"
+    return f"With fewest latents the refitted offset has a lower KL than the dense vector for {of}."
+
+
+def tilt(table: pd.DataFrame) -> str:
+    """Of `tilt.csv`: KL of the worst-off group and the mean, without and with the steepest tilt."""
+    values = table[table["measure"] == "kl"].set_index(["which", "t"])["value"]
+    most = table["t"].max()
+    worst, mean = ([values[which, t] for t in (0.0, most)] for which in ("worst-off group", "mean over groups"))
+    return (
+        f"Tilting the loss to the worst-off group (t = {most:g}) moves its KL from {worst[0]:.3f} to {worst[1]:.3f}, "
+        f"the mean from {mean[0]:.3f} to {mean[1]:.3f}."
+    )
+
+
+def dose(curve: pd.DataFrame) -> str:
+    """Of `dose.csv`: the strength with the lowest KL, and its price."""
+    best = curve.loc[curve["kl"].idxmin()]
+    return (
+        f"The lowest KL, {best['kl']:.3f}, is at strength {best['strength']:g}, where {best['option_mass']:.2f} of the "
+        f"probability is on a letter and perplexity is {best['perplexity_ratio']:.2f} times the unsteered model's."
+    )
+
+
+def doses(grid: pd.DataFrame) -> str:
+    """Of `doses.csv`: what each fold chooses, and how much validation KL that gains over the full dose."""
+    chosen = grid[grid["chosen"]]
+    said = [f"{row.shared:g} Δ_shared" + (f" and {row.group:g} D" if row.group else "") for row in chosen.itertuples()]
+    return (
+        f"The folds choose {', '.join(said)}, with a validation KL of {chosen['validation_kl'].mean():.3f} on average."
+    )
+
+
+def layer_grid(table: pd.DataFrame) -> str:
+    """Of `selection.csv`: the layer with the lowest validation KL."""
+    if table.empty:
+        return "`make select` has not been run for this profile."
+    kl = table[~table["mode"].isin(["joint", "unsteered"])].groupby(["layer", "l1"])["kl"].mean()
+    layer, l1 = kl.idxmin()
+    return f"The lowest validation KL, {kl.min():.3f} on average over folds, is at layer {layer} with γ = {l1:g}."
+
+
+def trade_off(table: pd.DataFrame) -> str:
+    """Of `side_effects.csv`: Δ at full and half strength, what is gained and what it costs."""
+    value = table[table["group"] == "all"].set_index(["method", "quantity"])["value"]
+    gain, price = value[:, "alignment_change"], value[:, "next_token_kl"]
+    said = [f"{prose(name)} {gain[name]:.3f} at {price[name]:.3f}" for name in ("delta", "delta-half", "dense")]
+    return f"Alignment gained, and the price in nats per token of plain text: {'; '.join(said)}."
+
+
+def compare_models(overall: Mapping[str, pd.DataFrame]) -> str:
+    """The methods with the lowest KL, model by model; 'everyone' left out."""
+    said = []
+    for model, table in overall.items():
+        kl = table["kl"].drop("everyone", errors="ignore")
+        best = str(kl.idxmin())
+        said.append(
+            f"with {model} {prose(best)} ({kl[best]:.3f}; unsteered {kl['unsteered']:.3f}, Δ {kl['delta']:.3f})"
+        )
+    return f"The lowest mean KL has {', '.join(said)}." if said else "No published run is in this checkout."
+
+
+def groups_by_model(tables: Mapping[str, pd.DataFrame]) -> str:
+    """For how many groups Δ has a lower KL than the dense vector, model by model."""
+    said = []
+    for model, table in tables.items():
+        kl = table[table["group"] != "all"].pivot(index="group", columns="method", values="kl")
+        said.append(f"{int((kl['delta'] < kl['dense']).sum())} of {len(kl)} groups with {model}")
+    return f"Δ has a lower KL than the dense vector for {', '.join(said)}." if said else "No published run to show."
+
+
+def claims(table: pd.DataFrame) -> str:
+    """Of `claims.csv` or `evaluate_claims.csv`."""
+    tested = table[table["group"] == "all"]
+    if tested.empty:
+        return "`make evaluate` has not been run for this profile."
+    return f"Of {len(tested)} claims, {count_verdicts(tested['verdict'])}."
+
+
+def speed(ratios: pd.DataFrame) -> str:
+    """Of the ratios to other libraries, a row per benchmark and peer."""
+    ratio = ratios["ratio"].dropna()
+    faster = f"{int((ratio > 1).sum())} of {len(ratio)} comparisons"
+    return f"Ours is faster in {faster}; the ratios run from {ratio.min():.3g} to {ratio.max():.3g}."
+
+
+def growth(slopes: pd.DataFrame) -> str:
+    """Of the fitted slopes, a row per kind of work."""
+    fitted = {what: slopes[f"{what}, fitted"] for what in ("time", "memory")}
+    said = [f"{what} with slopes from {one.min():.2f} to {one.max():.2f}" for what, one in fitted.items()]
+    return f"With the size of the work grow {said[0]} and {said[1]}; 1 is in proportion."

@@ -1,0 +1,115 @@
+"""Tables as the book shows them: a caption, heads with units, names of methods, intervals in their cell."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+from opinion_sae.score.names import label
+
+WIDEST = 12  # columns
+HEADS = {
+    "accuracy": "factual accuracy",
+    "accuracy_change": "accuracy, change",
+    "alignment_change": "alignment, change",
+    "ce_recovered": "CE recovered",
+    "dead_fraction": "dead latents (share)",
+    "difference": "difference (nats)",
+    "effect": "effect (nats)",
+    "entropy": "entropy (nats)",
+    "fvu": "variance unexplained",
+    "fvu_at_answers": "the same at the answers",
+    "kl": "KL (nats)",
+    "kl_at_1": "KL at strength 1 (nats)",
+    "kl_change": "KL, change (nats)",
+    "kl_difference": "KL, difference (nats)",
+    "minus direct fit": "minus direct fit (nats)",
+    "n_questions": "questions",
+    "next_token_kl": "next-token KL (nats)",
+    "option_mass": "on option letters",
+    "order_tv": "TV between orders",
+    "others_kl": "others' KL (nats)",
+    "others_kl_change": "others' KL, change (nats)",
+    "perplexity_ratio": "perplexity, ratio",
+    "test_kl": "test KL (nats)",
+    "text_loss": "text loss (nats)",
+    "tv": "total variation",
+}
+
+
+def table(frame: pd.DataFrame, caption: str, digits: int = 3) -> HTML:
+    """The rows of a frame, its index first, for a page.
+
+    `x`, `x_low` and `x_high`, or `low` and `high` after a column, become one column 'x (low to high)'. Columns `method`
+    and `reference` show the methods' labels. Raises ValueError above `WIDEST` columns.
+    """
+    flat = _flat(frame)
+    columns = {name: _cells(flat, name, digits) for name in flat if not _is_end(flat, name)}
+    if len(columns) > WIDEST:
+        raise ValueError(f"{caption}: {len(columns)} columns, at most {WIDEST} can be read: {list(columns)}")
+    right = {name: pd.api.types.is_numeric_dtype(flat[name]) for name in columns}
+    head = "".join(_cell("th", _head(name), right[name]) for name in columns)
+    rows = [
+        "<tr>" + "".join(_cell("td", text, right[name]) for name, text in zip(columns, row, strict=True)) + "</tr>"
+        for row in zip(*columns.values(), strict=True)
+    ]
+    about = f'class="typeset" role="region" tabindex="0" aria-label="{escape(caption)}"'
+    body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
+    return HTML(f"<div {about}>\n<table><caption>{escape(caption)}</caption>\n{body}</table>\n</div>")
+
+
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """The index, unless it only counts, as columns; heads of two levels in one, 'block, name'."""
+    counts = frame.index.nlevels == 1 and frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
+    flat = frame.copy() if counts else frame.reset_index(names=[name or " " for name in frame.index.names])
+    flat.columns = [", ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in flat]
+    return flat
+
+
+def _head(name: str) -> str:
+    block, _, last = name.rpartition(", ")
+    head = HEADS.get(last, last.replace("_", " ")).strip()
+    return f"{block}: {head}" if block else head
+
+
+def _ends(flat: pd.DataFrame, name: str) -> tuple[str, str] | None:
+    """The two columns that hold the interval of one."""
+    names = list(flat)
+    block = name[: len(name) - len(name.rpartition(", ")[2])]
+    own, after = (f"{name}_low", f"{name}_high"), (f"{block}low", f"{block}high")
+    if set(own) <= set(names):
+        return own
+    place = names.index(name) + 1
+    return after if tuple(names[place : place + 2]) == after else None
+
+
+def _is_end(flat: pd.DataFrame, name: str) -> bool:
+    return any(name in (_ends(flat, other) or ()) for other in flat if other != name)
+
+
+def _cells(flat: pd.DataFrame, name: str, digits: int) -> list[str]:
+    values = [_text(value, digits) for value in flat[name]]
+    if name.rpartition(", ")[2] in ("method", "reference"):
+        return [label(value) for value in values]
+    ends = _ends(flat, name)
+    if ends is None:
+        return values
+    low, high = ([_text(value, digits) for value in flat[end]] for end in ends)
+    return [f"{v} ({a} to {b})" if a else v for v, a, b in zip(values, low, high, strict=True)]
+
+
+def _text(value: Any, digits: int) -> str:
+    """Empty for what is missing; never '-0.000'."""
+    if not isinstance(value, float | np.floating):
+        return "" if value is None else str(value)
+    return "" if np.isnan(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    scope = ' scope="col"' if tag == "th" else ""
+    kind = ' class="number"' if right else ""
+    return f"<{tag}{scope}{kind}>{escape(text)}</{tag}>"

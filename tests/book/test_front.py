@@ -1,0 +1,79 @@
+"""The first page says what the tables say: when they turn, its sentences do."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae.book.figures.gaps import front_figure
+from opinion_sae.book.front import FRONT, abstract, front_rows, front_table, make_front
+from opinion_sae.book.gap_claims import MEASURES
+
+ABOUT = {"model": "packaged:a-model", "hook_layer": 7}
+
+
+@pytest.fixture
+def gaps():
+    """The six methods at 0, 0.1, ... on both measures, and one group beside all."""
+    rows = []
+    for place, method in enumerate(FRONT):
+        values = {name: place / 10 for name in MEASURES}
+        values |= {
+            f"{name}_{end}": place / 10 + by for name in MEASURES for end, by in (("low", -0.05), ("high", 0.05))
+        }
+        about = {"task": "toplines", "method": method, "n_questions": 12}
+        rows += [about | {"group": group} | values for group in ("all", "Female")]
+    return pd.DataFrame(rows)
+
+
+def claims(**verdicts):
+    """All supported but those named, such as words=('not supported', 'contradicted'): by correlation, by KL."""
+    rows = []
+    for reference in ("delta", "dense-reading", "words"):
+        found = verdicts.get(reference.replace("-", "_"), ("supported", "supported"))
+        for measure, verdict in zip(MEASURES, found, strict=True):
+            rows.append(dict(method="delta-reading", reference=reference, measure=measure, verdict=verdict))
+    return pd.DataFrame(rows)
+
+
+def test_four_sentences_with_the_numbers_of_the_table(gaps):
+    did, found, made_of, words = abstract(gaps, claims(), ABOUT).splitlines()
+    assert "after layer 7 of a-model" in did and "1 groups" in did and "12 questions" in did
+    assert "0.20 (0.15 to 0.25) and closes 0.20" in found and "(0.10 and 0.10)" in found
+    assert "0.30 and 0.30" in made_of and "(0.40 and 0.40)" in made_of
+    assert "0.50 (0.45 to 0.55) and 0.50" in words
+
+
+def test_a_number_turns_with_the_table(gaps):
+    gaps.loc[gaps["method"] == "words", ["gap_r", "gap_r_low", "gap_r_high"]] = -0.2, -0.3, -0.1
+    assert "reach -0.20 (-0.30 to -0.10)" in abstract(gaps, claims(), ABOUT)
+
+
+@pytest.mark.parametrize("reference", ["delta", "dense-reading", "words"])
+def test_a_verdict_turns_with_the_tests(gaps, reference):
+    line = {"delta": 1, "dense-reading": 2, "words": 3}[reference]
+
+    def said(*verdicts):
+        return abstract(gaps, claims(**{reference.replace("-", "_"): verdicts}), ABOUT).splitlines()[line]
+
+    assert "does better on both measures than" in said("supported", "supported")
+    assert "does worse on both measures than" in said("contradicted", "contradicted")
+    assert "is not shown to do better on either measure than" in said("not supported", "not supported")
+    mixed = said("not supported", "contradicted")
+    assert "is not shown to do better by correlation and does worse by KL than" in mixed
+
+
+def test_the_table_has_six_rows_and_no_nan(gaps):
+    gaps.loc[gaps["method"] == "words", "gap_r"] = np.nan
+    lines = front_table(gaps).splitlines()
+    assert len(lines) == 8 and "too few questions" in lines[-1] and "nan" not in lines[-1]
+
+
+def test_the_picture_shows_the_rows_of_the_table(gaps):
+    figure = front_figure(front_rows(gaps))
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()][2] == "reading Δ"
+    drawn = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
+    assert drawn == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_a_run_without_gaps_has_no_first_page(tmp_path):
+    assert make_front(tmp_path, tmp_path) == {}

@@ -1,0 +1,162 @@
+"""The finished book as a browser draws it: `_build/smoke/html` after `make test` made it, or the folder `$HTML`.
+
+Every page is opened once, from disk, and looked at on a phone, on a screen in both themes, and on paper.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote, unquote, urldefrag
+
+import axe_playwright_python
+import pytest
+from playwright.async_api import async_playwright
+
+from opinion_sae.book.paths import ROOT
+
+HTML = Path(os.environ.get("HTML", ROOT / "_build" / "smoke" / "html")).resolve()
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+AT_ONCE = 2  # pages
+PHONE, SCREEN, PAPER = (
+    {"width": 390, "height": 844},
+    {"width": 1280, "height": 800},
+    {"width": 717, "height": 1000},  # A4 less Chromium's margins, at 96 dots per inch
+)
+SCRIPTS = Path(axe_playwright_python.__file__).with_name("axe.min.js"), Path(__file__).with_name("page.js")
+
+
+async def look(page, path):
+    """What there is to say of one page: facts, and a list of findings by rule."""
+    name, said = path.relative_to(HTML).as_posix(), []
+    page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    asked = []
+    await page.set_viewport_size(SCREEN)
+    await page.emulate_media(reduced_motion="reduce")  # or colours are measured while they turn
+    await page.goto(path.as_uri())
+    await page.evaluate("document.fonts.ready.then(() => window.MathJax?.startup?.promise).then(() => null)")
+    for script in SCRIPTS:
+        await page.evaluate(script.read_text(encoding="utf-8"))
+    seen = {"name": name, "url": path.as_uri(), **await page.evaluate("pageOf.facts()"), "axe": []}
+    await page.evaluate("pageOf.thin()")
+    seen["axe"] += await page.evaluate("pageOf.rest()")
+    for theme in ("light", "dark"):
+        await page.emulate_media(color_scheme=theme)
+        await page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+        seen["axe"] += [f"{theme}: {one}" for one in await page.evaluate("pageOf.contrast()")]
+    await page.set_viewport_size(PHONE)
+    await page.evaluate("pageOf.settled()")
+    seen["phone"] = await page.evaluate("pageOf.wide()")
+    seen["axe"] += [f"phone: {one}" for one in await page.evaluate("pageOf.scrollable()")]
+    await page.set_viewport_size(PAPER)
+    await page.emulate_media(media="print")
+    seen["paper"] = await page.evaluate("pageOf.cut()")
+    seen["console"] = said
+    seen["foreign"] = [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    return seen
+
+
+async def search(page, words):
+    """The pages that the book's search finds."""
+    await page.goto(f"{(HTML / 'search.html').as_uri()}?q={quote(words)}")
+    await page.get_by_text("Search finished").wait_for()
+    return await page.eval_on_selector_all("#search-results ul.search li a", "links => links.map(link => link.href)")
+
+
+async def visit(browser_path):
+    """All pages, each in a window of its own; the middle one's address, and those that a search for its title finds."""
+    free = asyncio.Semaphore(AT_ONCE)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=browser_path)
+
+        async def one(see, *given):
+            async with free:
+                context = await browser.new_context()
+                found = await see(await context.new_page(), *given)
+                await context.close()
+                return found
+
+        paths = sorted(path for path in HTML.rglob("*.html") if "_static" not in path.parts)
+        pages = [path for path in paths if 'http-equiv="Refresh"' not in path.read_text(encoding="utf-8")]
+        seen = await asyncio.gather(*(one(look, path) for path in pages))
+        order = seen[0]["sidebar"]
+        sought = order[len(order) // 2]
+        title = {page["url"]: page["title"] for page in seen}[sought]
+        found = await one(search, re.sub(r"^[\d.]+ | — .*$", "", title))
+        await browser.close()
+    return {page["name"]: page for page in seen}, sought, found
+
+
+@pytest.fixture(scope="module")
+def visited():
+    if not HTML.is_dir():
+        pytest.skip(f"{HTML} is not there: make test builds it")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None and not os.environ.get("CI"):
+        pytest.skip(f"none of {', '.join(BROWSERS)} is on the PATH")
+    assert browser, f"none of {', '.join(BROWSERS)} is on the PATH"
+    return asyncio.run(visit(browser))
+
+
+@pytest.fixture(scope="module")
+def pages(visited):
+    return visited[0]
+
+
+@pytest.mark.parametrize("rule", ["console", "foreign", "images", "phone", "paper", "axe"])
+def test_no_page_has_a_finding(pages, rule):
+    found = [f"{name}: {rule}: {one}" for name, page in pages.items() for one in page[rule]]
+    assert not found, "\n".join(["", *found])
+
+
+def test_every_link_leads_somewhere(pages):
+    """Within the book: to a file that is there, and to something of that name on its page."""
+    ids = {(HTML / name).as_uri(): {"", *page["ids"]} for name, page in pages.items()}
+    broken = []
+    for name, page in pages.items():
+        for link in page["links"]:
+            url, anchor = urldefrag(link)
+            if not url.startswith("file:"):
+                continue
+            path = Path(unquote(url.removeprefix("file://")).partition("?")[0])
+            if not (path.is_file() and path.is_relative_to(HTML)):
+                broken.append(f"{name}: link: {path} is not in the book")
+            elif unquote(anchor) not in ids.get(url, {"", anchor}):
+                broken.append(f"{name}: link: nothing on {path.name} is named {anchor}")
+    assert not broken, "\n".join(["", *broken])
+
+
+def test_every_page_says_what_it_is(pages):
+    wanted = {"description", "citation_title", "citation_author", "citation_publication_date"}
+    found = [f"{name}: lang: {page['lang']!r}" for name, page in pages.items() if page["lang"] != "en"]
+    titles = Counter(page["title"] for page in pages.values())
+    for name, page in pages.items():
+        parts = page["title"].split(" — ")
+        if len(set(parts)) < len(parts) or titles[page["title"]] > 1 or not parts[0].strip():
+            found.append(f"{name}: title: {page['title']}")
+        found += [f"{name}: meta: no {meta}" for meta in sorted(wanted) if not page["metas"].get(meta)]
+    assert not found, "\n".join(["", *found])
+
+
+def test_every_page_leads_to_the_one_before_and_after_it(pages):
+    order = list(dict.fromkeys(pages["search.html"]["sidebar"]))
+    assert len(order) > 10
+    for before, link, after in zip([None, *order], order, [*order[1:], None], strict=False):
+        name = Path(link.removeprefix("file://")).relative_to(HTML).as_posix()
+        assert pages[name]["turns"] == [before, after], f"{name}: previous and next: {pages[name]['turns']}"
+
+
+def test_every_page_links_to_the_repository_where_one_is_named(pages):
+    address = os.environ.get("REPOSITORY_URL")
+    if not address:
+        pytest.skip("REPOSITORY_URL is not set")
+    assert not [name for name, page in pages.items() if address not in page["links"]]
+
+
+def test_the_search_finds_a_page_by_its_title(visited):
+    _, sought, found = visited
+    assert sought in [urldefrag(link)[0].partition("?")[0] for link in found]

@@ -1,0 +1,97 @@
+"""The sentence under a figure is made from its table: another table, another sentence."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae.book import sentences
+from opinion_sae.book.paths import ROOT
+
+
+def table(name):
+    return pd.read_csv(ROOT / "results" / "default" / f"{name}.csv")
+
+
+def overall(frame):
+    return frame[frame["group"] == "all"]
+
+
+def by_model(name):
+    return {"a model": overall(table(name)).set_index("method")}
+
+
+# sentence: its table, and how that is turned
+TURNED = {
+    sentences.group_distance: (lambda: table("surveys"), lambda t: t.assign(floor=1.0)),
+    sentences.sae_training: (lambda: table("sae_history"), lambda t: t.assign(validation_fvu=0.5)),
+    sentences.joint_training: (lambda: table("joint_history"), lambda t: t.assign(validation_kl=0.5)),
+    sentences.against: (lambda: overall(table("controls")), lambda t: t.assign(low=0.1, high=0.2)),
+    sentences.alignment: (lambda: table("alignment"), lambda t: t.assign(kl=t["kl"].max() - t["kl"])),
+    sentences.alignment_by_group: (lambda: table("alignment"), lambda t: t.assign(kl=-t["kl"])),
+    sentences.transfer: (lambda: table("transfer"), lambda t: -t),
+    sentences.latent_path: (lambda: table("path"), lambda t: t.assign(kl=t["kl"] + 1)),
+    sentences.latent_path_by_group: (lambda: table("path"), lambda t: t.assign(kl=-t["kl"])),
+    sentences.tilt: (lambda: table("tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
+    sentences.dose: (lambda: table("dose"), lambda t: t.assign(kl=-t["kl"])),
+    sentences.doses: (lambda: table("doses"), lambda t: t.assign(shared=t["shared"] + 1)),
+    sentences.trade_off: (lambda: table("side_effects"), lambda t: t.assign(value=-t["value"])),
+    sentences.claims: (lambda: table("claims"), lambda t: t.assign(verdict="contradicted")),
+    sentences.compare_models: (
+        lambda: by_model("alignment"),
+        lambda ts: {name: t.assign(kl=1 - t["kl"]) for name, t in ts.items()},
+    ),
+    sentences.groups_by_model: (lambda: {"a model": table("alignment")}, lambda ts: {"another": ts["a model"]}),
+}
+
+
+@pytest.mark.parametrize("sentence", TURNED, ids=lambda sentence: sentence.__name__)
+def test_it_turns_with_its_table(sentence):
+    make, turn = TURNED[sentence]
+    said, turned = sentence(make()), sentence(turn(make()))
+    assert said != turned
+    assert said.endswith(".") and "nan" not in said + turned
+
+
+def test_training_curves_are_told_by_stage():
+    history = pd.DataFrame(
+        {"stage": ["shared"] * 2 + ["deviation"] * 2, "fold": 0, "validation_kl": [0.4, 0.3, 0.3, 0.25]}
+    )
+    assert "from 0.400 to 0.300 with the shared part, and to 0.250" in sentences.delta_training(history)
+
+
+def test_pairs_and_places():
+    apart = np.array([[0, 0.1, 0.3], [0.1, 0, 0.2], [0.3, 0.2, 0]])
+    assert sentences.group_pairs(apart, "abc") == "Furthest apart are a and c (0.300), nearest a and b (0.100)."
+    assert "No two groups" in sentences.group_pairs(np.full((2, 2), np.nan), "ab")
+    rows = [(2, 0, 0.9, 0.5, 3), (2, 1, 0.1, 0.5, 3)]
+    places = pd.DataFrame(rows, columns=["options", "place", "model", "people", "questions"])
+    assert sentences.position(places) == (
+        "The model gives the first option 0.90 on average, people 0.50; by place alone, 0.40 of the model's answers "
+        "would have to move."
+    )
+
+
+def test_differences_count_groups_on_either_side():
+    rows = [("all", -1, 1), ("a", -2, -1), ("b", -1, 1), ("c", 1, 2), ("d", -2, -1)]
+    found = pd.DataFrame(rows, columns=["group", "low", "high"]).assign(method="delta", reference="dense")
+    assert "Δ is closer than the dense vector for 2 of 4 groups and further for 1" in sentences.differences(
+        found, "delta", "dense"
+    )
+
+
+def test_what_was_not_run_is_said():
+    assert "not trained here" in sentences.sae_training(pd.DataFrame(columns=["step"]))
+    assert "has not been run" in sentences.layer_grid(pd.DataFrame()) + sentences.claims(
+        pd.DataFrame(columns=["group"])
+    )
+    assert "No published run" in sentences.compare_models({}) + sentences.groups_by_model({})
+
+
+def test_layers_speed_and_growth():
+    grid = pd.DataFrame({"mode": ["unsteered", "both", "shared"], "layer": [3, 5, 7], "l1": 0.1, "kl": [0.1, 0.2, 0.3]})
+    assert "0.200 on average over folds, is at layer 5 with γ = 0.1" in sentences.layer_grid(grid)
+    assert "1 of 2 comparisons; the ratios run from 0.5 to 20" in sentences.speed(
+        pd.DataFrame({"ratio": [0.5, 20, None]})
+    )
+    slopes = pd.DataFrame({"time, fitted": [0.9, 1.1], "memory, fitted": [0.5, 0.6]})
+    assert "time with slopes from 0.90 to 1.10 and memory with slopes from 0.50 to 0.60" in sentences.growth(slopes)

