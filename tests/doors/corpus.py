@@ -799,12 +799,9 @@ def texts(folder: Path) -> list[Damage]:
 
 
 def read_texts(folder: Path) -> object:
-    from opinion_sae.model.language_model import LanguageModel
-    from opinion_sae.model.texts import load_texts
-    from opinion_sae.survey import Survey
+    from opinion_sae.model.texts import folder_texts
 
-    nobody = (kind.__new__(kind) for kind in (LanguageModel, Survey))  # neither is looked at
-    return load_texts(str(folder / "texts"), *nobody, 100, 0)
+    return folder_texts(str(folder / "texts"))
 
 
 ASKED = "question,options,key,ordinal,toplines\nIs it so?,Yes|No,a,true,60|40\nIs it not?,Yes|No|Both,b,false,\n"

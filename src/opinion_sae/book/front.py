@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_json
+from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
@@ -24,7 +24,7 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
     """Draw `front.svg`; return `abstract` and `front_table` for the pages. Nothing of a run without group gaps."""
     if not (results / "gaps.csv").is_file():
         return {}
-    gaps, claims = (pd.read_csv(results / f"{name}.csv") for name in ("gaps", "gap_claims"))
+    gaps, claims = (read_csv(results / f"{name}.csv", ("method",)) for name in ("gaps", "gap_claims"))
     save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
     about = read_json(results / "run.json")["profile"]
     return {"abstract": abstract(gaps, claims, about), "front_table": front_table(gaps)}

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import MARKS, group_labels
+from opinion_sae.book.figures.style import MARKS, group_labels, log_scale
 from opinion_sae.score.gap_pairs import Pair
 from opinion_sae.score.names import label, rank
 from opinion_sae.survey import Survey
@@ -114,7 +114,7 @@ def learning_curve(table: pd.DataFrame) -> Figure:
                 label(method), (1.02, place), xycoords=("axes fraction", "data"), color=MARKS[method][0], va="center"
             )
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set_xscale("log", base=2)
+        log_scale(axes.xaxis, base=2)
         seen = sorted(part["n_seen"].unique())
         axes.set_xticks(seen, [f"{count:.0f}" for count in seen])
         axes.minorticks_off()

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from opinion_sae.book.figures.style import log_scale
 from opinion_sae.book.one_question import columns_of
 from opinion_sae.score.gap_pairs import Pair
 from opinion_sae.score.names import label
@@ -45,7 +46,7 @@ def before_and_after(rows: pd.DataFrame, question: Question, pair: Pair, task: s
         axes.set_yticks([])
     panels[0].set_ylim(0, 1.25 * max(rows[list(columns.values())].to_numpy().max() * 100, rows["high"].max() * 100))
     options = ["\n".join(textwrap.wrap(option, 14)) for option in question.options]
-    panels[-1].set_xticks(range(len(options)), options, fontsize=8, parse_math=False)
+    panels[-1].set_xticks(range(len(options)), options, fontsize=8)
     panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, fontsize=8, borderpad=0)
     return figure
 
@@ -57,7 +58,7 @@ def kl_scale(table: pd.DataFrame) -> Figure:
     'kl-of-<task>-<method>'.
     """
     figure, axes = plt.subplots(figsize=(4.6, 0.27 * len(table) + 0.8))
-    axes.set_xscale("log")
+    log_scale(axes.xaxis)
     middle = np.sqrt(table["kl"].min() * table["kl"].max())
     for place, (task, method, kl, low, high) in enumerate(table.itertuples(index=False)):
         said, marker = TASKS[task]
