@@ -19,6 +19,7 @@ import yaml
 
 from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
+from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
 from opinion_sae.book.terminal import tell
@@ -73,6 +74,7 @@ def stage(run: Run) -> None:
         else:
             shutil.copy2(path, run.book)
     (run.book / "api.md").write_text(api_page(), encoding="utf-8")
+    (run.book / "faults.md").write_text(faults_page(), encoding="utf-8")
     (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
