@@ -4,6 +4,8 @@ PYTHON ?= python3
 DEVICE ?= cpu
 # for snakemake, such as --profile profiles/slurm
 FLAGS ?=
+# of the smoke book by make test-faults
+KILLS ?= 50
 # of make evaluate, such as "seeds splits"
 ITEMS ?=
 
@@ -16,7 +18,7 @@ PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
 READY := .venv/.ready
 
-.PHONY: help book tables html select evaluate test lint bench full-size clean
+.PHONY: help book tables html select evaluate test lint bench full-size test-faults clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -34,6 +36,8 @@ help:
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
 	@echo "                          benchmarks/*.json, *.csv; DEVICE=cuda for a GPU"
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
+	@echo "make test-faults          kills of the smoke book at random moments (KILLS=50), full disks, no network:"
+	@echo "                          benchmarks/faults.json"
 	@echo "make clean                remove everything that a run made, except published results"
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
@@ -74,6 +78,10 @@ bench: $(READY)
 
 full-size: $(READY)
 	$(OPINION_SAE) bench full-size
+
+# Half an hour on two cores that have nothing else to do; the fewer kills, the sooner.
+test-faults: $(READY)
+	$(PY) tools/faults.py --kills $(KILLS)
 
 clean:
 	[ ! -x $(PY) ] || $(OPINION_SAE) clean

@@ -10,7 +10,7 @@ from opinion_sae.book.paths import ROOT, home, relative
 from opinion_sae.book.profile import find_profile, load_profile
 from opinion_sae.book.reach import code_hash
 from opinion_sae.book.terminal import plan
-from opinion_sae.book.workflow import hold, user_files
+from opinion_sae.book.workflow import hold, sizes, user_files
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -228,6 +228,8 @@ for chapter, files in CHAPTERS.items():
             notebook=chapter,
             values=lambda wildcards, name=chapter: PARAMETERS[name],
             code=code_hash(ROOT / f"notebooks/{chapter}.ipynb"),
+        resources:
+            **sizes(RUN, chapter),
         message:
             "{params.notebook}"
         priority: len(FIRST) - FIRST.index(chapter) if chapter in FIRST else 0

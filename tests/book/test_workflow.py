@@ -218,3 +218,16 @@ def test_the_committed_book_is_built_without_running_anything(odd, opinion_sae):
     pages = {path.stem for path in (odd / "_build" / "html" / "chapters").glob("*.html")}
     assert pages == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert (odd / "_build" / "html" / "index.html").is_file() and not (odd / "_build" / "default").exists()
+
+
+def test_a_job_asks_for_what_the_chapter_took_and_twice_that_the_second_time(place):
+    run = open_run("results/mine")
+    assert workflow.sizes(run, "03_sae") == {}
+    run.logs.mkdir()
+    (run.logs / "03_sae.json").write_text('{"seconds": 545.0, "peak_memory_mb": 2600}')
+    found = workflow.sizes(run, "03_sae")
+    assert [found["runtime"](None, attempt) for attempt in (1, 2)] == [28, 56]
+    assert [found["mem_mb"](None, attempt) for attempt in (1, 2)] == [3900, 7800]
+    (run.logs / "03_sae.json").write_text('{"seconds": 1.0, "peak_memory_mb": 200}')
+    found = workflow.sizes(run, "03_sae")
+    assert (found["runtime"](None, 1), found["mem_mb"](None, 1)) == (10, 2000)

@@ -48,7 +48,8 @@ def book(given: argparse.Namespace) -> None:
     run.logs.mkdir(exist_ok=True)
     call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
     watch(call, run.logs / "snakemake.log", everything=bool(given.flags))
-    print(f"the tables: {run.results}" if given.tables else f"the book: {run.html / 'index.html'}")
+    if not given.flags:  # which may ask for less
+        print(f"the tables: {run.results}" if given.tables else f"the book: {run.html / 'index.html'}")
 
 
 def run(given: argparse.Namespace) -> None:

@@ -6,11 +6,11 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from opinion_sae.artifacts import sweep
+from opinion_sae.artifacts import read_json, sweep
 from opinion_sae.book.paths import ROOT, Run, claim, home
 from opinion_sae.model.sources import parse_sources
 
@@ -83,6 +83,23 @@ def go_on(run: Run) -> None:
         print("removed the lock of a run that was killed")
         for path in left:
             path.unlink(missing_ok=True)
+
+
+def sizes(run: Run, chapter: str) -> dict[str, Callable[..., int]]:
+    """What a cluster's job for a chapter asks for: three times the time and half as much again of the memory that the
+    chapter took when this run was made before (at least 10 minutes, 2 GB), and twice that on the second attempt.
+
+    Nothing for a chapter that was not measured: the cluster profile's `default-resources` hold.
+    """
+    log = run.logs / f"{chapter}.json"
+    if not log.is_file():
+        return {}
+    cost = read_json(log)
+    minutes, mb = max(10, cost["seconds"] // 20 + 1), max(2000, cost["peak_memory_mb"] * 1.5)
+    return {
+        "runtime": lambda wildcards, attempt: int(minutes * attempt),
+        "mem_mb": lambda wildcards, attempt: int(mb * attempt),
+    }
 
 
 def command(profile: str, targets: Sequence[str], flags: Sequence[str]) -> list[str]:
