@@ -72,11 +72,12 @@ STYLE = {
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
-if "ipykernel" in sys.modules:  # in a chapter
+if "ipykernel" in sys.modules:
     from IPython.core.getipython import get_ipython
     from matplotlib_inline.config import InlineBackend
 
-    InlineBackend.instance(parent=get_ipython()).figure_formats = {"svg"}
+    if get_ipython() is not None:  # in a chapter
+        InlineBackend.instance(parent=get_ipython()).figure_formats = {"svg"}
 
 
 def reference_line(axes: Axes, measure: str, method: str, value: float, upright: bool = False) -> None:
