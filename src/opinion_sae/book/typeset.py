@@ -78,24 +78,24 @@ def table(frame: pd.DataFrame, caption: str, digits: int | None = 3) -> Shown:
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """The index, unless it only counts, as columns; heads of two levels in one, 'block, name'."""
+    """The index, unless it only counts, as columns; heads of two levels in one, 'block: name'."""
     counts = frame.index.nlevels == 1 and frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
     flat = frame.copy() if counts else frame.reset_index(names=[name or " " for name in frame.index.names])
-    flat.columns = [", ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in flat]
+    flat.columns = [": ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in flat]
     return flat
 
 
 def head(name: str) -> str:
     """What stands above a column; of a method its label."""
-    block, _, last = name.rpartition(", ")
-    text = label(last) if last in NAMES else HEADS.get(last, last.replace("_", " ")).strip()
+    block, _, last = name.rpartition(": ")
+    text = label(last) if last in NAMES else HEADS.get(last, last.replace("_", " ") if last.isascii() else last).strip()
     return f"{block}: {text}" if block else text
 
 
 def _ends(flat: pd.DataFrame, name: str) -> tuple[str, str] | None:
     """The two columns that hold the interval of one."""
     names = list(flat)
-    block = name[: len(name) - len(name.rpartition(", ")[2])]
+    block = name[: len(name) - len(name.rpartition(": ")[2])]
     own, after = (f"{name}_low", f"{name}_high"), (f"{block}low", f"{block}high")
     if set(own) <= set(names):
         return own
@@ -109,7 +109,7 @@ def _is_end(flat: pd.DataFrame, name: str) -> bool:
 
 def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str]:
     values = [_text(value, digits) for value in flat[name]]
-    if name.rpartition(", ")[2] in ("method", "reference"):
+    if name.rpartition(": ")[2] in ("method", "reference"):
         return [label(value) for value in values]
     ends = _ends(flat, name)
     if ends is None:
@@ -124,6 +124,8 @@ def _text(value: Any, digits: int | None) -> str:
         return "" if value is None else str(value)
     if np.isnan(value):
         return ""
+    if digits is not None and abs(value) >= 1000:
+        return f"{value:.0f}"
     return f"{value:.3g}" if digits is None else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 

@@ -76,7 +76,7 @@ STYLE = {
     "svg.fonttype": "none",
 }
 plt.rcParams.update(STYLE)
-if "ipykernel" in sys.modules:  # in a chapter
+if "ipykernel" in sys.modules:
     from IPython.core.getipython import get_ipython
     from matplotlib_inline.config import InlineBackend
 
