@@ -131,7 +131,7 @@ def _change(card: Mapping[str, Any], name: str) -> str:
     if value is None:
         return MISSING
     digits = 3 if name == "gap_r" else 5
-    interval = "" if low is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+    interval = "" if low is None or high is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
     return f"{value:+.{digits}f}{interval}"
 
 
