@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.delta.reading import ReadingDelta, ReadingOffset
 from opinion_sae.effects.axes import in_one_order
 from opinion_sae.effects.firing import Corpus
 from opinion_sae.effects.interpret import quoted, token_effects
@@ -77,7 +77,7 @@ class Used:
         return [(self.whole.groups[g], float(value[g])) for g in most if value[g]]
 
 
-def _along(offset: ReadingDelta, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
+def _along(offset: ReadingOffset, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
     return torch.stack([sign * offset.a[max(column, 0), 0] for column, sign in order])
 
 
