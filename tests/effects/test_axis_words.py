@@ -46,8 +46,8 @@ def test_scores_are_those_of_the_offset_with_the_axes_signs(lm, tiny):
     items = torch.arange(3) * answers.orders
     scores = offset.scores(answers.read(offset.sae, "question", items))[:, 0, 0]
     for fact, sign in zip(facts, (1, -1), strict=True):
-        up = {text: score for text, _, score in fact["up"]}
-        assert up and all(score > 0 for score in up.values())
+        up = {text: score for text, _, score in (*fact["up"], *fact["down"])}
+        assert up and all(score > 0 for *_, score in fact["up"]) and all(score < 0 for *_, score in fact["down"])
         for q, question in enumerate(tiny.questions):
             assert question.text not in up or abs(up[question.text] - sign * scores[q].item()) < 1e-6
     assert facts[0]["groups"][0][:2] == ["Up", 0.5]

@@ -51,7 +51,7 @@ def test_kl_tv_and_alignment_keep_their_bounds(h, p):
 
 
 def test_alignment_by_hand_with_even_steps(tiny):
-    questions = [tiny.question(options="abc"), tiny.question(options="ab")]
+    questions = tiny.question(options="abc"), tiny.question(options="ab")
     positions = option_positions(questions, 4)
     np.testing.assert_array_equal(positions, [[0, 0.5, 1, 1], [0, 1, 1, 1]])
     h = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0]], float)

@@ -49,7 +49,7 @@ def _group_row(group: str, code: float, low: float, high: float) -> list[str]:
     return [_md(group), f"{code:+.2f}", f"{low:+.2f} to {high:+.2f}"]
 
 
-def _questions(title: str, rows: Sequence[tuple[str, str, float]]) -> str:
+def _questions(title: str, rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return f"{title}: none.\n"
     return f"{title}:\n\n" + _table(["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
@@ -105,7 +105,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
     return f'{head}\n```{{raw}} html\n<div class="latent-card"><dl>{facts}</dl>{shown}</div>\n```\n'
 
 
-def _contexts(found: Sequence[tuple[str, str, str, float]]) -> str:
+def _contexts(found: Sequence[Sequence[Any]]) -> str:
     lines = (
         f"<li>{_flat(before)}<mark>{_flat(word)}</mark>{_flat(after)} <small>{value:.1f}</small></li>"
         for before, word, after, value in found
@@ -131,7 +131,7 @@ def _change(card: Mapping[str, Any], name: str) -> str:
     if value is None:
         return MISSING
     digits = 3 if name == "gap_r" else 5
-    interval = "" if low is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+    interval = "" if low is None or high is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
     return f"{value:+.{digits}f}{interval}"
 
 

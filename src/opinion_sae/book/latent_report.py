@@ -86,7 +86,7 @@ def removal_sentence(table: pd.DataFrame) -> str:
     if not len(part):
         return NOTHING
     worse, better = (part["gap_r_high"] < 0).sum(), (part["gap_r_low"] > 0).sum()
-    most = part.loc[part["gap_r_if_removed"].idxmin()]
+    most = part.sort_values("gap_r_if_removed", kind="stable").iloc[0]
     return (
         f"Of {len(part)} latents that some fold reads, taking one out lowers the gap correlation clearly for {worse} "
         f"(the interval lies below 0) and raises it for {better}; latent {most['latent']} ({most['label']}) costs "
@@ -106,11 +106,11 @@ def label_sentence(table: pd.DataFrame) -> str:
     return f"The labels' mean scores, 0.50 being chance: {'; '.join(said)}." if said else NOTHING
 
 
-def scored(value: float) -> str:
+def scored(value: Any) -> str:
     return "not measured" if pd.isna(value) else f"{value:.2f}"
 
 
-def changed(value: float, low: float, high: float) -> str:
+def changed(value: Any, low: Any, high: Any) -> str:
     if pd.isna(value):
         return "not measured"
     return f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -95,7 +95,9 @@ class Corpus:
         first, last = int(self.word[same].min()), int(self.word[same].max())
         before, after = max(first, word - AROUND[0]), min(last, word + AROUND[1])
         place = torch.searchsorted(self.word, torch.tensor([before, word, word + 1, after + 1])).tolist()
-        said = [self.tokenizer.decode(self.ids[a:b], clean_up_tokenization_spaces=False) for a, b in pairwise(place)]
+        said = [
+            str(self.tokenizer.decode(self.ids[a:b], clean_up_tokenization_spaces=False)) for a, b in pairwise(place)
+        ]
         space = said[1][: len(said[1]) - len(said[1].lstrip())]
         return Context(said[0] + space, said[1].lstrip(), said[2], round(value, 2))
 

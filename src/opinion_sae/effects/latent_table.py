@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.delta.reading import ReadingDelta, ReadingOffset
 from opinion_sae.effects.axes import in_one_order
 from opinion_sae.effects.firing import Corpus
 from opinion_sae.effects.interpret import quoted, token_effects
@@ -25,31 +24,28 @@ ALIKE = 0.7  # cosine of two decoder rows, of different SAEs, that count as one 
 Key = tuple[str, int]  # role ('read' or 'write') and latent
 
 
-@dataclass(frozen=True, eq=False)
 class Used:
-    """What an offset fitted to all questions, and those of the folds, read and write, with axes in one order.
+    """What an offset fitted to all questions, and those of the folds, read and write, with axes in one `order`.
 
     weights: of the offset fitted to all, along the scale, `read` by axis; `write`: b where it is largest over axes and
     directions, which all axes of a fit share. In the folds' place where the former leaves a latent alone: their mean.
     pull: how far a latent that is read moves a group, sum_k c_gk a_kj along the scale; of one that is written, D_g.
     """
 
-    whole: ReadingDelta
-    folds: Sequence[ReadingDelta]
-
-    def __post_init__(self) -> None:
-        every = [*self.folds, self.whole]
-        object.__setattr__(self, "order", in_one_order(every))
+    def __init__(self, whole: ReadingDelta, folds: Sequence[ReadingDelta]):
+        self.whole, self.folds = whole, folds
+        every = [one.copy().requires_grad_(False).cpu() for one in (*folds, whole)]
+        self.order = in_one_order(every)
         read = torch.stack([_along(one, own) for one, own in zip(every, self.order, strict=True)])
-        write = torch.stack([_largest(one.b.detach().cpu().flatten(0, 1)) for one in every])[:, None]
-        constant = [(one.members @ one.deviation).detach().cpu() for one in every]
-        pull = [one.codes().detach().cpu() @ one.a.detach().cpu()[:, 0] for one in every]
+        write = torch.stack([_largest(one.b.flatten(0, 1)) for one in every])[:, None]
+        constant = [one.members @ one.deviation for one in every]
         own = [(part != 0).any(0) | (b[0] != 0) for part, b in zip(constant, write, strict=True)]
-        parts = {
-            "read": (read, torch.stack([(one.a.detach().cpu() != 0).flatten(0, 1).any(0) for one in every]), pull),
+        reads = torch.stack([(one.a != 0).flatten(0, 1).any(0) for one in every])
+        # by role: weights, which of the offsets use it, and what it does to the groups
+        self.parts = {
+            "read": (read, reads, [one.codes() @ one.a[:, 0] for one in every]),
             "write": (write, torch.stack(own), constant),
         }
-        object.__setattr__(self, "parts", parts)
 
     def keys(self) -> list[Key]:
         """Role and latent of whatever some fit reads or writes."""
@@ -81,8 +77,8 @@ class Used:
         return [(self.whole.groups[g], float(value[g])) for g in most if value[g]]
 
 
-def _along(offset: ReadingDelta, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
-    return torch.stack([sign * offset.a.detach().cpu()[max(column, 0), 0] for column, sign in order])
+def _along(offset: ReadingOffset, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
+    return torch.stack([sign * offset.a[max(column, 0), 0] for column, sign in order])
 
 
 def _largest(values: Float[Tensor, "row latent"]) -> Float[Tensor, "latent"]:

@@ -48,8 +48,8 @@ def _of_log_probs(asked: AnswerPath, at: ReadingDelta) -> Float[Tensor, "item op
     p is the mean over orders, so each order counts by its share of p_o.
     """
     items, gradients = torch.arange(len(asked.prompts)), Effects(asked, at).gradients
-    logits = asked.option_logits(items, asked.steered(items, at))[:, 0].cpu()
-    log_probs = logits.masked_fill(~asked.has_option, -1e9).log_softmax(-1)
+    parts = [asked.option_logits(some, asked.steered(some, at))[:, 0].cpu() for some in items.split(16)]
+    log_probs = torch.cat(parts).masked_fill(~asked.has_option, -1e9).log_softmax(-1)
     gradients = gradients - torch.einsum("io,iod->id", log_probs.exp(), gradients)[:, None]
     share = log_probs.unflatten(0, (-1, asked.orders)).softmax(1).flatten(0, 1)
     return gradients * (share * asked.has_option)[..., None]
