@@ -226,9 +226,9 @@ def groups_by_model(tables: Mapping[str, pd.DataFrame]) -> str:
 
 def claims(table: pd.DataFrame) -> str:
     """Of `claims.csv` or `evaluate_claims.csv`."""
-    tested = table[table["group"] == "all"]
-    if tested.empty:
+    if table.empty:
         return "`make evaluate` has not been run for this profile."
+    tested = table[table["group"] == "all"]
     return f"Of {len(tested)} claims, {count_verdicts(tested['verdict'])}."
 
 
