@@ -110,6 +110,7 @@ def test_answers_to_test_questions_never_enter(case, tiny):
 def test_a_split_with_three_training_questions_is_no_error(case):
     """Half of them is one question, of which a read-out can learn nothing but its mean."""
     answers, sae, survey, texts = case
-    few = Split("few", np.arange(3), np.arange(12, 17), np.arange(17, 24))
-    _, history = tune_sae(answers, sae, survey, few, reader(case)[1], texts, SETTINGS)
+    few, choice = Split("few", np.arange(3), np.arange(12, 17), np.arange(17, 24)), reader(case)[1]
+    for place in ("question", "last"):
+        _, history = tune_sae(answers, sae, survey, few, choice._replace(reads=place), texts, SETTINGS)
     assert history[["validation_kl", "validation_reconstruction"]].notna().all().all()

@@ -45,7 +45,8 @@ class _Reading:
         self.phi, self.known = torch.from_numpy(self.basis).float(), torch.from_numpy(everyone(survey)[0]).float()
         self.shares = torch.from_numpy(survey.shares).float()
         self.side = torch.tensor([turned(prompt) for prompt in answers.prompts])[:, None]
-        self.tokens, self.spread = answers.kept.tokens(choice.reads), spread_of(answers.residual)
+        self.tokens = answers.kept.tokens(choice.reads)
+        self.read_spread, self.written_spread = spread_of(self.tokens.stream.float()), spread_of(answers.residual)
         order, prompts = self.tokens.item.argsort(stable=True), len(answers.prompts)
         self.of_item = order.split(torch.bincount(self.tokens.item, minlength=prompts).tolist())
         self.toplines = mean_kl(self.shares[:, split.train], self.known[None, split.train]).item()
@@ -195,8 +196,8 @@ def _terms(
     items = answers.items(questions)
     r = reader.features(reader.bag(code, row, weight, len(items)), idf, reader.side[items])
     x_hat = sae.decode_sparse(code) if sae.k is None else SparseDecode.apply(*code, sae.W_dec) + sae.b_dec
-    fvu = [reconstruction(x, x_hat)]
-    for other, spread in ((text, None), (answers.residual[items], reader.spread)):
+    fvu = [reconstruction(x, x_hat, reader.read_spread)]
+    for other, spread in ((text, None), (answers.residual[items], reader.written_spread)):
         fvu.append(reconstruction(other, code_and_output(sae, other, answers.lm.dtype)[1], spread))
     return reader.kl(fitted, weights, r, questions), torch.stack(fvu).mean()
 
