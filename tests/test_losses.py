@@ -151,3 +151,11 @@ def test_contrast_kl_asks_for_differences_only_and_leaves_padding_alone():
     # a group without answers still counts in p̄, so it gets a gradient where another answered
     assert logits.grad[1, 1].abs().sum() > 0
     torch.testing.assert_close(loss(logits + torch.tensor([1.0, -2.0, 0.5])), loss(logits))
+
+
+def test_a_single_activation_is_measured_by_the_spread_of_all():
+    x = torch.tensor([[1.0, 0.0]])
+    assert reconstruction(x, torch.zeros(1, 2), torch.tensor(4.0)).item() == 0.25
+    everything = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    spread = torch.tensor(1.0)  # mean |x - mean(x)|^2 of these two
+    assert reconstruction(everything, 0 * everything, spread) == reconstruction(everything, 0 * everything) == 1

@@ -10,9 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def reconstruction(x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2, without unit."""
-    return (x - x_hat).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+def reconstruction(
+    x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"], spread: Float[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean(x)|^2, without unit.
+
+    With `spread`, the mean |x - mean(x)|^2 of all activations of which x are some: for a batch too small to tell.
+    """
+    total = (x - x.mean(0)).pow(2).sum() if spread is None else len(x) * spread
+    return (x - x_hat).pow(2).sum() / total
 
 
 def kl(shares: Float[Tensor, "*cell option"], log_probs: Float[Tensor, "*cell option"]) -> Float[Tensor, "*cell"]:

@@ -13,7 +13,6 @@ from opinion_sae.effects.labels import balanced_accuracy, labels, of_equal_rate
 from opinion_sae.effects.latent_table import Used, describe, found_again
 from opinion_sae.effects.removal import Change, Removal, changes, path_table
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.texts import prompt_texts
 from opinion_sae.score.gap_replicates import PooledGaps, people, question_weights, replicates_of, seed_weights
 
 TEXTS = ["it's old strugglings of the land", "the land's cold <b> & no rain, they say of land"]
@@ -71,10 +70,9 @@ def test_contexts_show_the_whole_word_and_each_text_once(corpus):
         assert context.word in corpus.words and isinstance(context, Context)
 
 
-def test_texts_of_the_survey_are_no_plain_text(lm, two_groups):
-    prompts = prompt_texts(lm, two_groups)
-    texts = {"training": [prompts[0], "one", "two"], "held_out": ["three", "one"]}
-    assert plain_texts(texts, lm, two_groups) == ["three", "one", "two"]
+def test_prompts_are_no_plain_text_and_none_comes_twice():
+    texts = {"training": ["asked", "one", "two"], "prompts": ["asked"], "held_out": ["three", "one"]}
+    assert plain_texts(texts) == ["three", "one", "two"]
 
 
 def test_a_label_is_scored_where_it_was_not_chosen(tiny):

@@ -105,3 +105,12 @@ def test_answers_to_test_questions_never_enter(case, tiny):
     np.testing.assert_array_equal(one.log_probs[:, SPLIT.test], two.log_probs[:, SPLIT.test])
     assert np.isnan(one.log_probs[:, SPLIT.train]).all() and set(history["split"]) == {"one"}
     assert one.offsets[0].sae is not sae
+
+
+def test_a_split_with_three_training_questions_is_no_error(case):
+    """Half of them is one question, of which a read-out can learn nothing but its mean."""
+    answers, sae, survey, texts = case
+    few, choice = Split("few", np.arange(3), np.arange(12, 17), np.arange(17, 24)), reader(case)[1]
+    for place in ("question", "last"):
+        _, history = tune_sae(answers, sae, survey, few, choice._replace(reads=place), texts, SETTINGS)
+    assert history[["validation_kl", "validation_reconstruction"]].notna().all().all()

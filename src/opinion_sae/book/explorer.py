@@ -43,7 +43,7 @@ def answered(question: Question, at: int, found: Strengths) -> dict[str, Any]:
     when a latent is taken out."""
     count, logs = len(question.options), found.log_probs[:, :, at].double().numpy()
     whole = logs[STRENGTHS.index(1.0)]
-    places = option_positions([question], count)[0]
+    places = option_positions((question,), count)[0]
     taken = [n for n, latent in enumerate(found.latents[at].tolist()) if latent >= 0]
     without = found.without[:, :, at].double().numpy()
     return {

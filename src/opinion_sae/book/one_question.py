@@ -89,7 +89,7 @@ def rows_of(answers: pd.DataFrame, question: Question, pair: Pair) -> pd.DataFra
 
 def apart_in(rows: pd.DataFrame, column: str, question: Question, pair: Pair) -> float:
     """place(first group) - place(second) as a column of shares has it, from -1 to 1."""
-    place = option_positions([question], len(question.options))[0]
+    place = option_positions((question,), len(question.options))[0]
     shares = [rows.loc[rows["group"] == group, column].to_numpy() for group in pair]
     return round(float(((shares[0] - shares[1]) * place).sum()), 4) + 0.0
 

@@ -126,6 +126,7 @@ class _Joint:
     ):
         self.answers, self.delta, self.texts, self.settings = answers, delta, texts, settings
         self.shares = torch.from_numpy(survey.shares).float()
+        self.spread = spread_of(answers.residual)
         step_size, unit = units(answers, delta)
         self.optimiser = torch.optim.Adam(
             [
@@ -164,9 +165,10 @@ class _Joint:
 
     def terms(self, questions: Tensor, batches: Sequence[Float[Tensor, "batch d"]]) -> dict[str, Float[Tensor, ""]]:
         """The terms that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
-        batches = [*batches, self.answers.residual[self.answers.items(questions)]]
-        coded = [code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in batches]
-        fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded, strict=True)]
+        written = self.answers.residual[self.answers.items(questions)]
+        coded = [code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in (*batches, written)]
+        fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded[:-1], strict=True)]
+        fvu.append(reconstruction(written, coded[-1][1], self.spread))
         active = [values.sum(1).mean() / self.size for values, _ in coded]
         log_probs = self.answers.log_probs(self.delta, questions)
         return {
@@ -180,6 +182,11 @@ class _Joint:
         kl = mean_kl(self.shares[:, questions], self.answers.predict(self.delta, questions)).item()
         fvu, active = judged_tokens(self.delta.sae, self.texts.held_out)
         return {"kl": kl, "reconstruction": fvu, "sparsity": active / self.size}
+
+
+def spread_of(x: Float[Tensor, "token d"]) -> Float[Tensor, ""]:
+    """mean |x - mean(x)|^2, in the units of the stream, squared."""
+    return (x - x.mean(0)).pow(2).sum(1).mean()
 
 
 def code_and_output(

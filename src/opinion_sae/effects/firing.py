@@ -16,11 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.model.texts import prompt_texts
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
-from opinion_sae.survey import Survey
 
 CHARACTERS = 120_000  # of plain text that are read
 # letters and digits with apostrophes between them, or one other sign; parts of characters count as letters
@@ -102,10 +99,10 @@ class Corpus:
         return Context(said[0] + space, said[1].lstrip(), said[2], round(value, 2))
 
 
-def plain_texts(texts: Mapping[str, Sequence[str]], lm: LanguageModel, survey: Survey) -> list[str]:
+def plain_texts(texts: Mapping[str, Sequence[str]]) -> list[str]:
     """The first of a run's texts that are no prompts of the survey, each once, about CHARACTERS of them; those that the
     SAE was judged on come first."""
-    known, found, left = set(prompt_texts(lm, survey)), [], CHARACTERS
+    known, found, left = set(texts["prompts"]), [], CHARACTERS
     for text in dict.fromkeys([*texts["held_out"], *texts["training"]]):
         if text not in known and left > 0:
             found.append(text[:left])

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from opinion_sae.delta.fit import BestEpoch, shrinking_steps
 from opinion_sae.delta.held_out import Split
-from opinion_sae.delta.joint import code_and_output, judged_tokens, trainable_code
+from opinion_sae.delta.joint import code_and_output, judged_tokens, spread_of, trainable_code
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.delta.settings import JointSettings
 from opinion_sae.losses import mean_kl, reconstruction
@@ -46,6 +46,7 @@ class _Reading:
         self.shares = torch.from_numpy(survey.shares).float()
         self.side = torch.tensor([turned(prompt) for prompt in answers.prompts])[:, None]
         self.tokens = answers.kept.tokens(choice.reads)
+        self.read_spread, self.written_spread = spread_of(self.tokens.stream.float()), spread_of(answers.residual)
         order, prompts = self.tokens.item.argsort(stable=True), len(answers.prompts)
         self.of_item = order.split(torch.bincount(self.tokens.item, minlength=prompts).tolist())
         self.toplines = mean_kl(self.shares[:, split.train], self.known[None, split.train]).item()
@@ -195,9 +196,9 @@ def _terms(
     items = answers.items(questions)
     r = reader.features(reader.bag(code, row, weight, len(items)), idf, reader.side[items])
     x_hat = sae.decode_sparse(code) if sae.k is None else SparseDecode.apply(*code, sae.W_dec) + sae.b_dec
-    fvu = [reconstruction(x, x_hat)]
-    for other in (text, answers.residual[items]):
-        fvu.append(reconstruction(other, code_and_output(sae, other, answers.lm.dtype)[1]))
+    fvu = [reconstruction(x, x_hat, reader.read_spread)]
+    for other, spread in ((text, None), (answers.residual[items], reader.written_spread)):
+        fvu.append(reconstruction(other, code_and_output(sae, other, answers.lm.dtype)[1], spread))
     return reader.kl(fitted, weights, r, questions), torch.stack(fvu).mean()
 
 

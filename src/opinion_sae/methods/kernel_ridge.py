@@ -90,7 +90,7 @@ class Decomposed:
             means[:, degree] = mean
             axes.append(np.linalg.svd(centred, full_matrices=False))
         spread = [np.square(size) / max(len(rows), 1) for (_, size, _), rows in zip(axes, self.rows, strict=True)]
-        largest = max(part.max(initial=0) for part in spread)
+        largest = max(part.max(initial=0) for part in spread) or 1.0  # of one question nothing is left to explain
         for degree, ((u, size, along), (values, vectors), rows) in enumerate(
             zip(axes, self.parts, self.rows, strict=True)
         ):

@@ -104,7 +104,7 @@ def train_sae(
     mean = train.mean(0)
     scale = 1 / train.var(0, correction=0).mean().sqrt()
     W_dec = normalize(torch.randn(width, train.shape[1], generator=generator), dim=1)
-    training = TopKTraining(W_dec, k, lr=lr, variance=train.shape[1], dtype=dtype)
+    training = TopKTraining(W_dec, k, lr=lr, variance=float(train.shape[1]), dtype=dtype)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
     )

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import legend_above
 from opinion_sae.score.names import label
 
 # verdict: colour, marker, how much of it is filled
@@ -48,7 +47,7 @@ def claims(table: pd.DataFrame) -> Figure:
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
     axes.set_yticks(np.arange(len(part)), _differences(part))
     axes.set_xlabel("difference in mean held-out KL (nats)\nbelow zero is closer")
-    legend_above(axes, 3)
+    figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 
