@@ -272,12 +272,12 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
     assert "missing are `controls-1`, `split-by-topic`" in page and "Under 2 seeds" in page and "LoRA" not in page
     assert "has not been measured" in shown.learning_sentence(first)
     page = shown.seeds_page(last)
-    assert "missing are" not in page and "| LoRA |" in page
+    assert "missing are" not in page and "\n| LoRA |" in page
     assert shown.learning_sentence(last).startswith(
         "From 4 questions to fit and choose by to 8, the gap correlation of"
     )
     page = shown.splits_page(last)
-    head = "| Method | questions | the survey | topics | all but one survey, to one | all but one survey, to two |"
+    head = "| Method | questions | topics | surveys | surveys, tested on one | surveys, tested on two |"
     assert head in page and "intersection" in page and page.count("\n| reading Δ |") == 1
     figure = learning_curve(last.table("learning"))
     figure.canvas.draw()

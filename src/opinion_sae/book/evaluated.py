@@ -18,6 +18,7 @@ from opinion_sae.survey import Survey, survey_hash
 
 IN_TABLE = (*SHOWN, "prompt-best", "few-shot", "lora")
 LEFT_OUT = ("delta", "delta-reading", "delta-reading-64", "dense-reading", "words", "words+direct")
+SPLITS = {"question": "questions", "topic": "topics", "survey": "surveys"}  # what is left out
 ENDINGS = {"topic": "-by-topic", "survey": "-by-survey"}  # of a method's name, by split
 
 
@@ -138,7 +139,8 @@ def splits_page(evaluated: Evaluated) -> str:
     if not len(table):
         return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
     table = table[table["task"] == "toplines"]
-    wide = {split: _by_method(table[table["split"] == split], split) for split in table["split"].unique()}
+    order = sorted(table["split"].unique(), key=lambda split: list(SPLITS).index(split) if split in SPLITS else 9)
+    wide = {split: _by_method(table[table["split"] == split], split) for split in order}
     columns = {split: of for split, of in wide.items() if split not in ("intersection", "group")}
     head = ["Method", *(_left_out(split) for split in columns)]
     rows = [
@@ -158,8 +160,7 @@ def splits_page(evaluated: Evaluated) -> str:
 
 
 def _left_out(split: str) -> str:
-    names = {"question": "questions", "topic": "topics", "survey": "the survey"}
-    return names.get(split, f"all but one survey, {split}")
+    return SPLITS.get(split, f"surveys, {split.replace('to ', 'tested on ', 1)}")
 
 
 def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
