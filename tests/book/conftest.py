@@ -9,7 +9,17 @@ import pytest
 
 from opinion_sae.book.paths import ROOT
 
-PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results/default", "Snakefile", "_config.yml")
+PARTS = (
+    "src",
+    "notebooks",
+    "profiles",
+    "book",
+    "benchmarks",
+    "results/default",
+    "Snakefile",
+    "_config.yml",
+    "CITATION.cff",
+)
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_a_profile_by_path_takes_the_rest_from_the_default(tmp_path):
         ({"texts": "adresses"}, "texts: 'adresses' is none of addresses, prompts, self, hf:<dataset> and no folder"),
         ({"texts": ["absent/folder 1"]}, "texts: 'absent/folder' is none of"),
         ({"texts": ["addresses", "self 0.1"]}, "texts: 'addresses' must be a source and its share"),
-        ({"texts": ["self 0.5", "self 0.5"]}, "texts must not hold the same twice"),
+        ({"texts": ["self 0.5", "self 0.5"]}, "texts: 'self' is given twice"),
         ({"attributes": "sex"}, r"attributes must be list\[str\], not str"),
         ({"dtype": "float16"}, "dtype must be one of auto, float32, bfloat16"),
         ({"output": "results/default"}, "is where profiles/default.yaml publishes"),

@@ -109,7 +109,8 @@ def small(tmp_path, lm, two_groups, monkeypatch):
         layers, "open_run", lambda _: dataclasses.make_dataclass("Run", ["results", "work"])(tmp_path, tmp_path)
     )
     write_json(
-        tmp_path / "texts.json", {"training": ["It is cold, and the road is long."] * 3, "held_out": ["Good bread."]}
+        tmp_path / "texts.json",
+        {"training": ["It is cold, and the road is long."] * 3, "held_out": ["Good bread."], "prompts": []},
     )
     return dataclasses.replace(load_profile("smoke"), **changes)
 

