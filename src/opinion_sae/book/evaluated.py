@@ -171,5 +171,5 @@ def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
 def _cell(of: pd.DataFrame, method: str) -> str:
     if method not in of.index:
         return ""
-    value, low, high = of.loc[method, ["gap_r", "gap_r_low", "gap_r_high"]].tolist()
+    value, low, high = of.loc[[method], ["gap_r", "gap_r_low", "gap_r_high"]].to_numpy()[0].tolist()
     return with_interval(value, low, high)
