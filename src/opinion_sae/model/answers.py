@@ -30,7 +30,10 @@ NEVER = -1e4  # logit of an option that a question does not have; finite, so tha
 class Steering(Protocol):
     """Anything that moves the residual stream differently for each group."""
 
-    reads: str | None  # the place of the prompts that `steer` wants read beside x ('question', say); None: nothing
+    @property
+    def reads(self) -> str | None:
+        """The place of the prompts that `steer` wants read beside x ('question', say); None: nothing."""
+        ...
 
     def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]: ...
 
