@@ -181,7 +181,7 @@ def test_the_page_shows_the_held_out_answers_and_follows_the_controls(opened, ca
     part.a.data[:, :, found["questions"][0]["latents"][0]] = 0
     without = np.exp(answers.predict(part, torch.tensor([0]))[:, 0, :2].numpy())
     np.testing.assert_allclose(np.array(shown(opened))[:, [1, 3]], without.T, atol=2e-3)
-    opened.get_by_label("Question", exact=True).select_option("4")
+    opened.locator('select[data-at="question"]').select_option("4")
     assert [row[2] for row in shown(opened)] == ["not asked"] * len(survey.questions[4].options)
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
