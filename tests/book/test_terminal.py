@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -145,7 +146,13 @@ def test_ctrl_c_waits_for_what_snakemake_ends(run):
         "import time\ntry: print('\\x1eon', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print('\\x1eended')"
     )
     code += f"watch([sys.executable, '-c', {child!r}], Path({str(run.logs / 'a.log')!r}), False)"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a job in the background ignores
+    )
     assert process.stderr and process.stderr.readline() == "on\n"
     os.killpg(process.pid, 2)
     error = process.communicate(timeout=30)[1]

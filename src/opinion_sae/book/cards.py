@@ -119,7 +119,8 @@ def _flat(text: str) -> str:
 
 
 def _tokens(tokens: Sequence[str]) -> str:
-    return " ".join(f"<code>{escape(token.strip() or repr(token))}</code>" for token in tokens)
+    seen = (token.strip() or token.replace("\n", "⏎").replace(" ", "␣") for token in tokens)
+    return " ".join(f"<code>{escape(token)}</code>" for token in seen)
 
 
 def _link(latent: int, at: Mapping[int, int]) -> str:

@@ -6,11 +6,14 @@ are a list whose entries are not marked as its items.
 
 import re
 from html import escape, unescape
+from pathlib import Path
 
 import yaml
 
 from opinion_sae.book.paths import ROOT
 
+UNNAMED = '<summary><span class="toctree-toggle"'
+TOGGLE = "Show or hide the pages of this section"
 LENGTH = 160  # characters of a description that search engines show
 MARKUP = re.compile(r'<span class="section-number">.*?</span>|<[^>]+>')
 
@@ -44,6 +47,16 @@ def add(app, page: str, template: str, context: dict, doctree) -> None:
         context["body"] = body.replace(' role="doc-biblioentry"', "")
 
 
+def name_toggles(app, exception: Exception | None) -> None:
+    """At `build-finished`: the arrows that open a part of the sidebar, which the theme leaves without a name."""
+    for path in [] if exception else Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        named = text.replace(UNNAMED, UNNAMED.replace(">", f' aria-label="{TOGGLE}">', 1))
+        if named != text:
+            path.write_text(named, encoding="utf-8")
+
+
 def setup(app) -> dict:
     app.connect("html-page-context", add)
+    app.connect("build-finished", name_toggles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
