@@ -119,7 +119,7 @@ def _flat(text: str) -> str:
 
 
 def _tokens(tokens: Sequence[str]) -> str:
-    seen = (token.strip() or token.replace("\n", "⏎").replace(" ", "␣") for token in tokens)
+    seen = (token.strip() or token.replace("\n", "\\n").replace(" ", "space") for token in tokens)
     return " ".join(f"<code>{escape(token)}</code>" for token in seen)
 
 
