@@ -119,8 +119,8 @@ def _flat(text: str) -> str:
 
 
 def _tokens(tokens: Sequence[str]) -> str:
-    seen = (token.strip() or token.replace("\n", "\\n").replace(" ", "space") for token in tokens)
-    return " ".join(f"<code>{escape(token)}</code>" for token in seen)
+    seen = (token.strip() for token in tokens)  # blank ones say nothing
+    return " ".join(f"<code>{escape(token)}</code>" for token in seen if token)
 
 
 def _link(latent: int, at: Mapping[int, int]) -> str:
