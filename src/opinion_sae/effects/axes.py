@@ -84,7 +84,8 @@ def constant_share(
         |mean_q s_gq|^2 / mean_q |s_gq|^2,   s_gq = x_g - x with the shared part alone
 
     in the residual stream, over the fold's test questions with their options in the order asked; mean over groups.
-    `size` is the mean |s|. A share of 1: the group's part is one vector, whatever is asked. NaN where it is not used.
+    `size` is the mean |s|. A share of 1: the group's part is one vector, whatever is asked. NaN where it is not used: where s is
+    shorter than a millionth of x, the rounding of float32.
     """
     rows = []
     for method, offsets in methods.items():
@@ -94,7 +95,7 @@ def constant_share(
             moved = [answers.steered(some, offset) - answers.steered(some, alone) for some in items.split(32)]
             own = torch.cat(moved).cpu().double()
             square = own.square().sum(-1).mean(0)
-            used = square > 1e-12
+            used = square > (1e-6 * answers.residual[items].norm(dim=1).mean()).square()  # less is rounding
             share = own.mean(0).square().sum(-1)[used] / square[used]
             rows.append((method, fold, share.mean().item() if len(share) else np.nan, own.norm(dim=-1).mean().item()))
     return pd.DataFrame(rows, columns=["method", "fold", "constant_share", "size"])
