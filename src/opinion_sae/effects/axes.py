@@ -84,8 +84,8 @@ def constant_share(
         |mean_q s_gq|^2 / mean_q |s_gq|^2,   s_gq = x_g - x with the shared part alone
 
     in the residual stream, over the fold's test questions with their options in the order asked; mean over groups.
-    `size` is the mean |s|. A share of 1: the group's part is one vector, whatever is asked. NaN where it is not used: where s is
-    shorter than a millionth of x, the rounding of float32.
+    `size` is the mean |s|. A share of 1: the group's part is one vector, whatever is asked. NaN where it is not used:
+    where s is shorter than a millionth of x, the rounding of float32.
     """
     rows = []
     for method, offsets in methods.items():
