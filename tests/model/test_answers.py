@@ -1,5 +1,7 @@
 """The short answer path against whole forward passes, for every family of models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -155,3 +157,41 @@ def test_length_batches_hold_every_item_once_within_the_budget(lengths, budget):
     assert sorted(sum(batches, [])) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+def test_prompts_that_were_run_before_are_read_from_their_file(tiny, tmp_path, monkeypatch):
+    lm, file, vectors = tiny.lm("llama"), tmp_path / "prompts.safetensors", pushes(2)
+    first = AnswerPath(lm, tiny.questions, HOOK, orders=2, file=file)
+    monkeypatch.setattr(AnswerPath, "_run_prompts", lambda self, tokens: pytest.fail("the prompts were run again"))
+    again = AnswerPath(lm, tiny.questions, HOOK, orders=2, file=file)
+    assert torch.equal(again.log_probs(Push(vectors)), first.log_probs(Push(vectors)))
+    assert torch.equal(again.kept.tokens("question").stream, first.kept.tokens("question").stream)
+    assert torch.equal(
+        again.read(tiny.sae(), "last", torch.tensor([1])), first.read(tiny.sae(), "last", torch.tensor([1]))
+    )
+
+
+@pytest.mark.parametrize("other", ["model", "layer", "questions", "orders"])
+def test_a_file_of_other_prompts_is_written_anew(other, tiny, tmp_path):
+    file = tmp_path / "prompts.safetensors"
+    asked = {"lm": tiny.lm("llama"), "questions": tiny.questions, "hook_layer": HOOK, "orders": 2}
+    AnswerPath(**asked, file=file)
+    before = file.read_bytes()
+    new = {
+        "model": replace(tiny.lm("qwen2"), sha256="another"),
+        "layer": HOOK - 1,
+        "questions": tiny.questions[:2],
+        "orders": 1,
+    }[other]
+    asked |= {{"model": "lm", "layer": "hook_layer"}.get(other, other): new}
+    changed = AnswerPath(**asked, file=file)
+    assert torch.equal(changed.log_probs(), AnswerPath(**asked).log_probs())
+    assert file.read_bytes() != before
+
+
+def test_a_broken_file_of_prompts_is_named(tiny, tmp_path):
+    file = tmp_path / "prompts.safetensors"
+    AnswerPath(tiny.lm("llama"), tiny.questions, HOOK, orders=1, file=file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{file}: not a safetensors file"):
+        AnswerPath(tiny.lm("llama"), tiny.questions, HOOK, orders=1, file=file)

@@ -64,10 +64,11 @@ class Chapter:
 
     @cached_property
     def answers(self) -> AnswerPath:
-        """The survey's prompts, run once up to the hook layer."""
+        """The survey's prompts, run once for all chapters."""
         from opinion_sae.model.answers import AnswerPath
 
-        return AnswerPath(self.lm, self.survey.questions, self["hook_layer"], self["option_orders"])
+        questions, layer, orders = self.survey.questions, self["hook_layer"], self["option_orders"]
+        return AnswerPath(self.lm, questions, layer, orders, file=self.run.prompts)
 
     @cached_property
     def folds(self) -> Int[np.ndarray, "question"]:

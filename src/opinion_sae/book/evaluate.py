@@ -322,7 +322,7 @@ def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
     asked = (profile.min_respondents, profile.attributes, profile.max_questions)
     survey = load_survey(profile.survey, *asked)
     lm = load_language_model(profile.model, profile.dtype)
-    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders)
+    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders, file=run.prompts)
     splits = by_question(question_folds(survey, profile.folds, profile.seed))
     facts = load_facts(profile.max_questions)
     passages = load_passages(profile.folds if profile.max_questions else 0)

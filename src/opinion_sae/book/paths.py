@@ -56,6 +56,11 @@ class Run:
         return self.build / "book"
 
     @property
+    def prompts(self) -> Path:
+        """What `AnswerPath` keeps of the survey's prompts: made by the chapter that asks first, anew when needed."""
+        return self.work / "prompts.safetensors"
+
+    @property
     def chapters(self) -> Path:
         """Executed notebooks."""
         return self.book / "chapters"

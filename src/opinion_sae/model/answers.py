@@ -9,14 +9,20 @@ and values serve all groups without a copy.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import save_file
 from torch import Tensor
 
+from opinion_sae.artifacts import read_tensors, replacing
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import Prompt, build_prompts
 from opinion_sae.model.reading import Bag, Encoder, Kept, bag_of_latents, mean_stream
@@ -44,7 +50,8 @@ class AnswerPath:
     p(option) is the softmax over the option letters' logits, averaged over `orders` orders of the options. After the
     constructor, `residual` holds x: Float[Tensor, "item d"] in float32, the stream after `hook_layer` at the last
     prompt token, one item per prompt (question-major: item = question * orders + order). `prompts`, one per item, stand
-    in for those of `build_prompts`; the tokens that they name are scored as letters are.
+    in for those of `build_prompts`; the tokens that they name are scored as letters are. With `file`, what the prompts
+    leave is read from there if the same model, prompts and code left it, and otherwise written to it.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class AnswerPath:
         persona: str = "",
         tokens_per_batch: int | None = None,
         prompts: Sequence[Prompt] | None = None,
+        file: Path | None = None,
     ):
         lm.check_layer(hook_layer)
         self.lm, self.questions, self.hook_layer, self.orders = lm, tuple(questions), hook_layer, orders
@@ -64,16 +72,48 @@ class AnswerPath:
         self.residual = torch.empty(len(self.prompts), lm.width)
         self.kept, self.item = Kept(self.prompts, self.residual, lm.dtype), torch.arange(len(self.prompts))
         self._read: dict[tuple[int, str], tuple[Encoder | None, Bag | Tensor]] = {}
-        self._run_prompts(tokens_per_batch or lm.tokens_per_batch)
+        self.lengths = torch.tensor([len(prompt.tokens) - 1 for prompt in self.prompts])
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        if file is None or not self._recall(file):
+            self._run_prompts(tokens_per_batch or lm.tokens_per_batch)
+            if file is not None:
+                self._keep(file)
+
+    def _key(self) -> str:
+        """A hash of all that the prompts' passes depend on, the code of this room included."""
+        about = [self.lm.sha256, str(self.lm.dtype), self.hook_layer, torch.__version__, transformers.__version__]
+        digest = hashlib.sha256(
+            json.dumps([about, [(prompt.tokens, prompt.asked) for prompt in self.prompts]]).encode()
+        )
+        for module in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(module.read_bytes())
+        return digest.hexdigest()
+
+    def _keep(self, file: Path) -> None:
+        tensors = {f"layer-{index}": layer.cpu() for index, layer in self.keys_values.items()}
+        with replacing(file) as side:
+            save_file(
+                tensors | {"residual": self.residual, "stream": self.kept.stream}, side, metadata={"key": self._key()}
+            )
+
+    def _recall(self, file: Path) -> bool:
+        """Whether the file was left for the same `_key`; if so its tensors are taken, which the system reads as they
+        are used."""
+        if not file.exists() or read_tensors(file, names=[])[0].get("key") != self._key():
+            return False
+        tensors = read_tensors(file)[1]
+        self.residual.copy_(tensors.pop("residual"))
+        self.kept.stream = tensors.pop("stream")
+        layers = {int(name.removeprefix("layer-")): layer for name, layer in tensors.items()}
+        self.keys_values = {index: layer.to(self.lm.layer_device(index)) for index, layer in layers.items()}
+        return True
 
     @torch.no_grad()
     def _run_prompts(self, tokens_per_batch: int) -> None:
-        lengths = torch.tensor([len(prompt.tokens) for prompt in self.prompts])
+        lengths = self.lengths + 1
         upper = range(self.hook_layer + 1, len(self.lm.layers))
         config = self.lm.model.config
-        kept = int(lengths.sum()) - len(self.prompts)  # all tokens but each prompt's last
-        self.lengths = lengths - 1
-        self.starts = self.lengths.cumsum(0) - self.lengths
+        kept = int(self.lengths.sum())  # all tokens but each prompt's last
         heads = (kept, getattr(config, "num_key_value_heads", config.num_attention_heads))
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         # two tensors a layer, filled in place: the only large things this object holds
