@@ -66,7 +66,8 @@ lint: $(READY)
 # --touch, so that the next run does not take them for changed).
 test: lint
 	$(OPINION_SAE) book smoke
-	$(PY) -m pytest --nbval tests _build/smoke/book/chapters
+	$(PY) -m pytest -m alone tests
+	$(PY) -m pytest -m "not alone" -n logical --maxprocesses 8 --dist loadfile --nbval tests _build/smoke/book/chapters
 	@$(OPINION_SAE) book -- smoke --touch >/dev/null 2>&1
 
 # The peers are installed for this only, and not with what they ask for: dictionary-learning's

@@ -22,6 +22,7 @@ print(json.dumps([seconds, names, sorted(sys.modules)]))
 """
 
 
+@pytest.mark.alone
 def test_importing_the_package_loads_nothing_of_it():
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     runs = [

@@ -120,6 +120,7 @@ print(min(taken[1:]))
 """
 
 
+@pytest.mark.alone
 def test_a_fit_beside_a_busy_process_takes_at_most_two_and_a_half_times_as_long():
     """Threads that spin while they wait make it twenty times; the best of three, since others may use the machine."""
     environment = command.WAITING | {"OMP_NUM_THREADS": str(os.cpu_count()), "OPINION_SAE_PROGRESS": os.devnull}

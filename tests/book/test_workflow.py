@@ -211,6 +211,7 @@ def test_a_chapter_is_run_under_awkward_names(odd, opinion_sae):
     assert not list(odd.glob("[XYZ]"))
 
 
+@pytest.mark.alone
 def test_the_committed_book_is_built_without_running_anything(odd, opinion_sae):
     start = time.perf_counter()
     done = opinion_sae(odd, "html")
