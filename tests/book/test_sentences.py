@@ -95,3 +95,10 @@ def test_layers_speed_and_growth():
     )
     slopes = pd.DataFrame({"time, fitted": [0.9, 1.1], "memory, fitted": [0.5, 0.6]})
     assert "time with slopes from 0.90 to 1.10 and memory with slopes from 0.50 to 0.60" in sentences.growth(slopes)
+
+
+def test_joint_training_from_scratch_is_held_against_reconstruction_alone():
+    names = ["from scratch, e kept", "from scratch, reconstruction alone"]
+    costs = pd.DataFrame({"fvu": [0.6, 0.5], "fvu_at_answers": [1.0, 4.0]}, index=names)
+    assert "leaves 1.20 times" in sentences.joint_costs(costs) and "0.25 times" in sentences.joint_costs(costs)
+    assert "none was trained" in sentences.joint_costs(costs.iloc[:1])

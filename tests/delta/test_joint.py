@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from opinion_sae.delta import joint
 from opinion_sae.delta.held_out import by_question
-from opinion_sae.delta.joint import code_and_output, cross_fit_joint, fit_constant, fit_joint, joint_variants
+from opinion_sae.delta.joint import (
+    code_and_output,
+    cross_fit_joint,
+    fit_constant,
+    fit_joint,
+    joint_variants,
+    scratch_alone,
+)
 from opinion_sae.delta.offsets import AdditiveDelta, GroupDelta, MultiplicativeDelta, RectifiedShift
 from opinion_sae.delta.settings import FitSettings, JointSettings
 from opinion_sae.losses import mean_kl
@@ -131,6 +139,16 @@ def test_variants_start_from_a_trained_or_a_random_sae(answers, sae, tokens, two
     start = unexplained(untrained_sae(tokens, WIDTH, K, 0), tokens)
     assert unexplained(variants["from scratch, e kept"].offset.sae, tokens) < 0.9 * start
     assert all(np.isfinite(variant.test_kl) for variant in variants.values())
+
+
+def test_reconstruction_alone_gets_as_many_token_batches_as_joint_training_from_scratch(sae, tokens, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(joint, "train_sae", lambda *given, **more: asked.update(more, given=given) or (sae, None))
+    settings = JointSettings(epochs=6, batch=1, token_batch=7)
+    split = SPLITS[0]
+    assert scratch_alone(texts(tokens), sae, split, settings, 40) is sae
+    assert (asked["steps"], asked["batch"]) == (6 * len(split.train) * 40, 7)
+    assert asked["given"][1:] == (WIDTH, K)
 
 
 def test_both_modes_and_a_budget_behind_one_call(answers, sae, tokens, two_groups):

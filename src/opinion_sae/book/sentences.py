@@ -81,6 +81,18 @@ def joint_training(history: pd.DataFrame) -> str:
     )
 
 
+def joint_costs(table: pd.DataFrame) -> str:
+    """Of `joint.csv`: the SAE from scratch beside the one that was trained on reconstruction alone."""
+    fvu, alone = table[["fvu", "fvu_at_answers"]], "from scratch, reconstruction alone"
+    if alone not in fvu.index:
+        return "The SAE was loaded, and none was trained from scratch on reconstruction alone."
+    text, written = (fvu.loc["from scratch, e kept"] / fvu.loc[alone]).tolist()
+    return (
+        f"From scratch, joint training leaves {text:.2f} times the variance of text unexplained that reconstruction "
+        f"alone leaves after as many tokens, and {written:.2f} times that at the answers."
+    )
+
+
 def _sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of paired differences whose interval lies below zero, and above."""
     return table[table["high"] < 0], table[table["low"] > 0]

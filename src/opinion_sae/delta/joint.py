@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -34,10 +35,11 @@ from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder, SparseCode
 from opinion_sae.sae.quality import plain_text, sae_quality
 from opinion_sae.sae.topk import SparseDecode, TopKEncode
-from opinion_sae.sae.train import check_finite, untrained_sae
+from opinion_sae.sae.train import check_finite, train_sae, untrained_sae
 from opinion_sae.survey import Survey
 
 TERMS = ("reconstruction", "sparsity", "kl")
+SCRATCH_LR = 2e-3  # of an SAE that starts from random directions
 
 
 def fit_constant(
@@ -270,7 +272,7 @@ def joint_variants(
     sae, shares = start.sae, torch.from_numpy(survey.shares).float()[:, split.test]
     blank = untrained_sae(texts.tokens, sae.width, sae.k, 0, sae.metadata).requires_grad_(False)
     blank_start, _ = fit_frozen(answers, blank, survey, split, settings, stages=("shared",))
-    scratch = replace(settings, token_steps=scratch_steps, sae_lr=2e-3)
+    scratch = replace(settings, token_steps=scratch_steps, sae_lr=SCRATCH_LR)
     variants = {}
     for name, given, chosen, keep in [
         ("trained SAE, e dropped", start, settings, False),
@@ -284,18 +286,31 @@ def joint_variants(
     return variants
 
 
+def scratch_alone(
+    texts: Activations, sae: SparseAutoencoder, split: Split, settings: JointSettings, scratch_steps: int
+) -> SparseAutoencoder | None:
+    """What joint training from scratch is measured against: an untrained SAE of the same size that gets as many token
+    batches as in `joint_variants`, and no offset. None for one without k, which `train_sae` does not train."""
+    if sae.k is None:
+        return None
+    steps = settings.epochs * math.ceil(len(split.train) / settings.batch) * scratch_steps
+    asked = {"steps": steps, "batch": settings.token_batch, "lr": SCRATCH_LR, "seed": settings.seed}
+    return train_sae(texts.tokens, sae.width, sae.k, metadata=sae.metadata, **asked)[0]
+
+
 def joint_table(
     answers: AnswerPath,
     survey: Survey,
     split: Split,
     texts: Sequence[str],
-    sae: SparseAutoencoder,
     frozen: Answers,
     joint: HeldOut,
     variants: dict[str, Variant],
+    saes: dict[str, SparseAutoencoder | None],
 ) -> pd.DataFrame:
     """The first split's test KL and the quality of the SAE on held-out text, for the frozen fit and every way of joint
-    training. `frozen` holds the held-out log p of 'unsteered' and 'delta' from chapter 04.
+    training. `frozen` holds the held-out log p of 'unsteered' and 'delta' from chapter 04; `saes` are that of the
+    frozen fit ('given') and that of `scratch_alone`, which has no offset and so no KL ('alone').
     """
     lm, shares = answers.lm, torch.from_numpy(survey.shares).float()[:, split.test]
 
@@ -304,9 +319,10 @@ def joint_table(
 
     rows = {
         "unsteered": (test_kl(frozen["unsteered"]), None),
-        "Δ only, SAE as it was": (test_kl(frozen["delta"]), sae),
+        "Δ only, SAE as it was": (test_kl(frozen["delta"]), saes["given"]),
         "trained SAE, e kept": (test_kl(joint.log_probs), joint.offsets[0].sae),
         **{name: (variant.test_kl, variant.offset.sae) for name, variant in variants.items()},
+        **({} if saes["alone"] is None else {"from scratch, reconstruction alone": (np.nan, saes["alone"])}),
     }
     table, plain = [], plain_text(lm, texts, answers.hook_layer)
     for name, (kl, own) in rows.items():
