@@ -81,13 +81,6 @@ def test_latents_are_counted_fold_by_fold():
     np.testing.assert_array_equal(counts["shared + group"], [2, 2, 3, 1.5])  # x: 3, 2, 4 latents; y: 1, 2, 2
     page = report.latents_page(counts)
     assert page.loc["fold 1", "group"] == "not used" and page.loc["fold 0", "group"] == 1.5
-    said = report.latent_numbers(counts, 4)["n_latents_delta"]
-    own = "and for the average group 2 in its own part"
-    assert said == f"2 of 4 in the shared part, {own} (in the 2 of 3 folds that use it)"
-    idle = report.latent_numbers(latents_touched(deltas(none, none)), 4)["n_latents_delta"]
-    assert idle == "2 of 4 in the shared part, and for the average group none in its own part (no fold uses it)"
-    whole = report.latent_numbers(latents_touched(deltas([[1.0] * 4] * 2)), 4)["n_latents_delta"]
-    assert whole == "2 of 4 in the shared part, and for the average group 4 in its own part"
 
 
 def test_fits_that_stayed_at_their_start_are_counted():

@@ -23,7 +23,6 @@ from opinion_sae.effects.side_effects import (
     load_steered,
     measure,
     rescaled_cells,
-    side_effect_numbers,
     side_effects_table,
     summary_table,
     survey_cells,
@@ -266,15 +265,6 @@ def test_tables_to_show(table, facts):
     assert examples.loc["b"].tolist() == [2, "Which is 1?", "G", "H, E, F"]
 
 
-def test_numbers_for_the_prose(table):
-    numbers = side_effect_numbers(table)
-    assert all(name.startswith("side_") and isinstance(value, str) for name, value in numbers.items())
-    assert numbers["side_facts"] == "10" and numbers["side_texts"] == "4"
-    assert numbers["side_perplexity_delta"] == "2.00 (2.00 to 2.00)"
-    assert numbers["side_accuracy_change_delta"].startswith("-10.0 (")
-    assert numbers["side_others_change_delta"] == "+0.000 (+0.000 to +0.000)"
-
-
 @pytest.mark.parametrize(
     ("low", "high", "sentence"),
     [
@@ -285,8 +275,8 @@ def test_numbers_for_the_prose(table):
     ],
 )
 def test_the_verdict_follows_the_interval(low, high, sentence):
-    row = pd.Series({"value": (low + high) / 2, "low": low, "high": high, "n": 240})
-    assert accuracy_verdict(row).startswith(sentence)
+    row = {"group": "all", "method": "delta", "quantity": "accuracy_change", "value": (low + high) / 2}
+    assert accuracy_verdict(pd.DataFrame([row | {"low": low, "high": high, "n": 240}])).startswith(sentence)
 
 
 def test_the_figure_has_a_mark_per_method_where_there_is_something_to_show(table):

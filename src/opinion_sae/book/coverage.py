@@ -7,17 +7,16 @@ import pandas as pd
 from opinion_sae.use.predict import NOMINAL
 
 
-def coverage_numbers(coverage: pd.DataFrame) -> dict[str, str]:
-    """A sentence on the intervals of each task, for the prose."""
+def said_of(coverage: pd.DataFrame) -> dict[str, str]:
+    """By task, what was measured of its intervals."""
     made = coverage[coverage["nominal"] == NOMINAL]
-    return {f"coverage_{task}": of_task(task, rows.set_index("group")) for task, rows in made.groupby("task")}
+    return {task: _of_task(rows.set_index("group")) for task, rows in made.groupby("task")}
 
 
-def of_task(task: str, rows: pd.DataFrame) -> str:
-    """What was measured of one task's intervals; a row per group and one for all."""
+def _of_task(rows: pd.DataFrame) -> str:
     row, worst = rows.loc["all"], rows.drop(index="all")["coverage"].idxmin()
     return (
-        f"{task}: intervals made for {row['nominal']:.0%} of shares held {row['coverage']:.1%} (95% interval "
+        f"intervals made for {row['nominal']:.0%} of shares held {row['coverage']:.1%} (95% interval "
         f"{row['low']:.1%} to {row['high']:.1%}) on {row['n_questions']} questions that were left out; least often for "
         f"{worst}: {rows.loc[worst, 'coverage']:.1%}"
     )

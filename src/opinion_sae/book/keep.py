@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from opinion_sae.artifacts import write_json
-from opinion_sae.book.coverage import coverage_numbers
+from opinion_sae.book.coverage import said_of
 from opinion_sae.book.paths import Run
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.model.answers import AnswerPath
@@ -27,7 +27,7 @@ def keep_for_predict(
     folds: Int[np.ndarray, "question"],
     labels: Mapping[int, str],
 ) -> str:
-    """Write `published/`, `hash-published.json` and `numbers-predict.json` to the work folder; a sentence on it.
+    """Write `published/` and `hash-published.json` to the work folder; sentences on it.
 
     An SAE above the limit is not kept: then there are no hashes, and the intervals are measured all the same.
     """
@@ -41,11 +41,5 @@ def keep_for_predict(
         hashes = keep_published(run.work / "published", answers, offset, survey, held_out, folds, labels)
         coverage = load_published_run(run.work / "published").coverage
         said = f"Kept for `opinion-sae predict`: {', '.join(sorted(hashes))} ({size / 1e6:.1f} MB of them the SAE)."
-    numbers = coverage_numbers(coverage)
     write_json(run.work / "hash-published.json", hashes)
-    write_json(run.work / "numbers-predict.json", numbers)
-    return "\n\n".join([said, *(f"Task *{line[0]}*: {line[1]}." for line in _by_task(numbers))])
-
-
-def _by_task(numbers: dict[str, str]) -> list[tuple[str, str]]:
-    return [tuple(sentence.split(": ", 1)) for sentence in numbers.values()]
+    return "\n\n".join([said, *(f"Task *{task}*: {held}." for task, held in said_of(coverage).items())])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from opinion_sae.book.coverage import coverage_numbers
+from opinion_sae.book.coverage import said_of
 from opinion_sae.book.explorer import asked_page, write_page
 from opinion_sae.use.asked import Asked, read_questions
 from opinion_sae.use.predict import Predictions, predict, write_predictions
@@ -50,7 +50,7 @@ def answer(
 
 def said(found: Predictions, asked: list[Asked]) -> list[str]:
     """How sure the predictions are, and which questions they should not be trusted for: a line each."""
-    lines = list(coverage_numbers(found.coverage).values())
+    lines = [f"{task}: {held}" for task, held in said_of(found.coverage).items()]
     for one in asked:
         if one.question.key in found.unlike:
             lines.append(

@@ -10,15 +10,10 @@ from jaxtyping import Float, Int
 
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.score.metrics import bootstrap_mean, by_group, mean, mean_over_groups, total_variation
-from opinion_sae.score.names import NAMES, prose
+from opinion_sae.score.names import prose
 from opinion_sae.survey import Survey
 
 NOT_USED = "not used"
-# those that `alignment_numbers` formats for the pages
-IN_PROSE = (
-    *("unsteered", "uniform", "shared-delta", "delta", "delta-joint", "dense", "position-prior", "calibrated"),
-    "everyone",
-)
 
 
 def verdict(row: pd.Series) -> str:
@@ -41,28 +36,13 @@ def verdict(row: pd.Series) -> str:
     )
 
 
-def alignment_numbers(
-    survey: Survey, table: pd.DataFrame, comparisons: pd.DataFrame, floor: pd.DataFrame
-) -> dict[str, str]:
-    """Formatted values for the prose: means with intervals, gaps closed and verdicts over all groups."""
-    rows = table[table["group"] == "all"].set_index("method")
-    numbers = {"n_questions": str(len(survey.questions)), "n_groups": str(len(survey.groups))}
-    for method in IN_PROSE:
-        row, key = rows.loc[method], NAMES[method].key
-        numbers[f"kl_{key}"] = f"{row['kl']:.3f} ({row['kl_low']:.3f} to {row['kl_high']:.3f})"
-        numbers[f"alignment_{key}"] = (
-            f"{row['alignment']:.3f} ({row['alignment_low']:.3f} to {row['alignment_high']:.3f})"
-        )
-        numbers[f"gap_closed_{key}"] = f"{100 * row['gap_closed']:.0f}%"
-    least = floor.set_index("group").loc["all"]
-    numbers |= {"kl_floor": f"{least['kl']:.3f}", "alignment_floor": f"{least['alignment']:.3f}"}
+def verdicts(comparisons: pd.DataFrame) -> dict[str, str]:
+    """Of `comparisons.csv`, for the prose: what Delta_shared changes, and what Delta adds to it, over all groups."""
     overall = comparisons[comparisons["group"] == "all"].set_index(["method", "reference"], drop=False)
-    numbers["verdict_shared"] = verdict(overall.loc[("shared-delta", "unsteered")])
-    numbers["verdict_delta"] = verdict(overall.loc[("delta", "shared-delta")])
-    numbers["verdict_dense"] = verdict(overall.loc[("delta", "dense")])
-    numbers["verdict_place"] = verdict(overall.loc[("delta", "position-prior")])
-    numbers["verdict_joint"] = verdict(overall.loc[("delta-joint", "delta")])
-    return numbers
+    return {
+        "verdict_shared": verdict(overall.loc[("shared-delta", "unsteered")]),
+        "verdict_delta": verdict(overall.loc[("delta", "shared-delta")]),
+    }
 
 
 def against_uniform(
@@ -90,8 +70,6 @@ def sae_numbers(quality: Mapping[str, float]) -> dict[str, str]:
     """Formatted values of `sae.json` for the prose."""
     return {
         "sae_fvu": f"{100 * quality['fvu']:.1f}%",
-        "sae_fvu_at_answers": f"{100 * quality['fvu_at_answers']:.1f}%",
-        "sae_l0": f"{quality['l0']:.0f}",
         "ce_recovered": f"{100 * quality['ce_recovered']:.1f}%",
     }
 
@@ -228,24 +206,6 @@ def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
     return counts.round(1).astype(object).where(counts.notna(), NOT_USED)
 
 
-def latent_numbers(counts: pd.DataFrame, width: int) -> dict[str, str]:
-    """Formatted counts of latents for the prose, from `interpret.latents_touched`: means over the folds in use."""
-
-    def mean_of(part: str) -> tuple[str, str]:
-        folds = counts[part].iloc[:-1]
-        used = folds.dropna()
-        note = "" if len(used) == len(folds) else f" (in the {len(used)} of {len(folds)} folds that use it)"
-        return (f"{used.mean():.0f}", note) if len(used) else ("none", " (no fold uses it)")
-
-    (shared, note), (own, own_note) = mean_of("shared"), mean_of("group")
-    of = f"{shared} of {width} in the shared part{note}, and for the average group {own} in its own part{own_note}"
-    return {"n_latents_delta": of}
-
-
 def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:
-    """Formatted means over folds of `interpret.fixed_part` for the prose."""
-    means = fixed.mean()
-    return {
-        "constant_share": f"{100 * means['constant share']:.1f}%",
-        "silent_share": f"{100 * means['silent latents']:.0f}%",
-    }
+    """The formatted mean over folds of `interpret.fixed_part`'s constant share, for the prose."""
+    return {"constant_share": f"{100 * fixed['constant share'].mean():.1f}%"}

@@ -24,7 +24,6 @@ from opinion_sae.methods.controls import random_order
 from opinion_sae.model.answers import NEVER, AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
-from opinion_sae.score.names import NAMES
 from opinion_sae.survey import Survey
 
 COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
@@ -207,29 +206,9 @@ def group_table(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return wide.loc[part["group"].unique(), part["quantity"].unique()]
 
 
-def side_effect_numbers(table: pd.DataFrame) -> dict[str, str]:
-    """Formatted values for the prose, over all groups: accuracy, perplexity, next-token KL and others' answers."""
-    rows = table[table["group"] == "all"].set_index(["method", "quantity"])
-
-    def show(method: str, quantity: str, form: str, scale: int = 1) -> str:
-        value, low, high = (scale * rows.loc[(method, quantity), name] for name in ("value", "low", "high"))
-        return f"{value:{form}} ({low:{form}} to {high:{form}})"
-
-    numbers = {"side_facts": str(rows.loc[("unsteered", "accuracy"), "n"])}
-    numbers["side_texts"] = str(rows.loc[("unsteered", "text_loss"), "n"])
-    for method in ("unsteered", "shared-delta", "delta-half", "delta", "dense"):
-        key = NAMES[method].key
-        numbers[f"side_accuracy_{key}"] = show(method, "accuracy", ".1f", 100)
-        if method != "unsteered":
-            numbers[f"side_accuracy_change_{key}"] = show(method, "accuracy_change", "+.1f", 100)
-            numbers[f"side_others_change_{key}"] = show(method, "others_kl_change", "+.3f")
-            numbers[f"side_perplexity_{key}"] = show(method, "perplexity_ratio", ".2f")
-            numbers[f"side_next_token_kl_{key}"] = show(method, "next_token_kl", ".3f")
-    return numbers | {"side_verdict": accuracy_verdict(rows.loc[("delta", "accuracy_change")])}
-
-
-def accuracy_verdict(change: pd.Series) -> str:
+def accuracy_verdict(table: pd.DataFrame) -> str:
     """One sentence on what Delta does to factual accuracy: lower, higher, or no difference that could be shown."""
+    change = table.set_index(["group", "method", "quantity"]).loc[("all", "delta", "accuracy_change")]
     value, low, high = (100 * change[name] for name in ("value", "low", "high"))
     if np.isnan(low):
         return "There are too few factual questions for an interval on what Δ does to accuracy."

@@ -10,55 +10,54 @@ class Name(NamedTuple):
 
     label: str  # in figures and in lists
     prose: str  # within a sentence
-    key: str = ""  # in `numbers.json`, as in `kl_<key>`; empty if no page asks for it
 
 
 # in the order of tables and figures
 NAMES = {
-    "unsteered": Name("unsteered model", "the unsteered model", "unsteered"),
-    "toplines": Name("toplines", "the toplines", "toplines"),
-    "uniform": Name("equal shares", "equal shares", "uniform"),
-    "shared-delta": Name("Δ_shared", "Δ_shared alone", "shared"),
-    "delta": Name("Δ", "Δ", "delta"),
-    "delta-selected": Name("Δ, doses and γ chosen", "Δ with doses and γ chosen on validation", "selected"),
-    "delta-joint": Name("Δ, SAE trained along", "Δ with the SAE trained along", "joint"),
-    "dense": Name("dense vector", "the dense vector", "dense"),
-    "position-prior": Name("people's place preference", "people's place preference", "place"),
-    "delta-reading": Name("reading Δ", "the reading Δ", "reading"),
-    "delta-reading-64": Name("reading Δ, 64 latents per axis", "the reading Δ with 64 latents per axis", "reading_64"),
+    "unsteered": Name("unsteered model", "the unsteered model"),
+    "toplines": Name("toplines", "the toplines"),
+    "uniform": Name("equal shares", "equal shares"),
+    "shared-delta": Name("Δ_shared", "Δ_shared alone"),
+    "delta": Name("Δ", "Δ"),
+    "delta-selected": Name("Δ, doses and γ chosen", "Δ with doses and γ chosen on validation"),
+    "delta-joint": Name("Δ, SAE trained along", "Δ with the SAE trained along"),
+    "dense": Name("dense vector", "the dense vector"),
+    "position-prior": Name("people's place preference", "people's place preference"),
+    "delta-reading": Name("reading Δ", "the reading Δ"),
+    "delta-reading-64": Name("reading Δ, 64 latents per axis", "the reading Δ with 64 latents per axis"),
     "delta-reading-joint": Name("reading Δ, SAE trained along", "the reading Δ with the SAE trained along"),
-    "dense-reading": Name("dense reading", "dense reading", "dense_reading"),
+    "dense-reading": Name("dense reading", "dense reading"),
     "shuffled-questions": Name("reading Δ, questions shuffled", "the reading Δ with questions shuffled"),
     "random-dictionary": Name("reading Δ, random dictionary", "the reading Δ with a random dictionary"),
     "random-read-latents": Name("reading Δ, random latents read", "the reading Δ that reads random latents"),
-    "words": Name("words", "the read-out of words", "words"),
-    "words+direct": Name("words and latents, read only", "the read-out of words and latents together", "words_direct"),
-    "embedding": Name("sentence embedding", "the read-out of a sentence embedding", "embedding"),
-    "direct": Name("latents, read only", "the read-out of latents", "direct"),
+    "words": Name("words", "the read-out of words"),
+    "words+direct": Name("words and latents, read only", "the read-out of words and latents together"),
+    "embedding": Name("sentence embedding", "the read-out of a sentence embedding"),
+    "direct": Name("latents, read only", "the read-out of latents"),
     "direct-dense": Name("mean stream, read only", "the read-out of the mean stream"),
     "direct-dense-last": Name("last token's stream, read only", "the read-out of the last token's stream"),
     "direct-shuffled": Name(
         "latents, read only, questions shuffled", "the read-out of latents with questions shuffled"
     ),
-    "calibrated": Name("temperature and biases", "temperature and biases", "calibrated"),
+    "calibrated": Name("temperature and biases", "temperature and biases"),
     "calibrated-shared": Name(
         "temperature and biases, one for all groups", "temperature and biases, one for all groups"
     ),
     "unembedding": Name("trained unembedding", "the trained unembedding"),
     "probe": Name("linear probe", "the linear probe"),
     "diff-means": Name("difference of persona means", "the difference of persona means"),
-    "prompt-best": Name("persona prompt, best style", "the persona prompt in the style chosen on validation", "prompt"),
-    "few-shot": Name("examples in the prompt", "examples of the group's answers in the prompt", "examples"),
-    "lora": Name("LoRA", "LoRA over prompts that name the group", "lora"),
+    "prompt-best": Name("persona prompt, best style", "the persona prompt in the style chosen on validation"),
+    "few-shot": Name("examples in the prompt", "examples of the group's answers in the prompt"),
+    "lora": Name("LoRA", "LoRA over prompts that name the group"),
     "shuffled-groups": Name("Δ, group labels shuffled", "Δ fitted to shuffled group labels"),
     "permuted-decoder": Name("Δ_shared, decoder permuted", "Δ_shared fitted with the decoder permuted"),
     "random-latents": Name("Δ on random latents", "Δ on random latents"),
     "sign-flip": Name("Δ, sign flipped", "Δ with its sign flipped"),
-    "everyone": Name("all respondents", "all respondents together", "everyone"),
-    "floor": Name("noise floor", "the noise floor", "floor"),
+    "everyone": Name("all respondents", "all respondents together"),
+    "floor": Name("noise floor", "the noise floor"),
     "delta-by-survey": Name("Δ from the other survey", "Δ fitted to the other survey"),
     "delta-by-topic": Name("Δ from other topics", "Δ fitted to other topics"),
-    "delta-half": Name("Δ at half strength", "Δ at half strength", "half"),
+    "delta-half": Name("Δ at half strength", "Δ at half strength"),
     "left-out-shared": Name("Δ_shared, group left out", "Δ_shared fitted without the group"),
     "left-out-sibling": Name(
         "siblings' Δ, group left out", "its attribute's other groups' Δ, fitted without the group"
