@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 SIDE = re.compile(r"\.(?P<process>\d+)@(?P<machine>[0-9a-f]{6})\.(new|old)(\.|$)")  # what `replacing` writes beside
+LARGEST_TEXT = 1 << 29  # bytes that a packed file may unpack to
 
 
 def cache_dir() -> Path:
@@ -137,15 +138,19 @@ def check_plain(path: str | Path) -> Path:
 def read_text(path: str | Path) -> str:
     """The file's text (UTF-8, with or without a byte order mark); a name in .gz is unpacked.
 
-    FileNotFoundError if it is absent; ValueError with the line where it is not UTF-8 or holds a NUL byte.
+    FileNotFoundError if it is absent; ValueError with the line where it is not UTF-8 or holds a NUL byte, and for a
+    packed one that would fill the memory.
     """
     path = check_plain(path)
     raw = path.read_bytes()
     if path.suffix == ".gz":
         try:
-            raw = gzip.decompress(raw)
+            with gzip.open(io.BytesIO(raw)) as packed:
+                raw = packed.read(LARGEST_TEXT + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: not a whole gzip file: {error}") from error
+        if len(raw) > LARGEST_TEXT:
+            raise ValueError(f"{path}: unpacks to more than {LARGEST_TEXT >> 20} MB, which no survey's file should")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
