@@ -101,7 +101,7 @@ def test_counts_may_be_packed(tmp_path):
 
 def test_a_small_file_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("opinion_sae.artifacts.LARGEST_TEXT", 1 << 20)
-    path = write(tmp_path / "town") / "counts.csv"
+    path = Path(write(tmp_path / "town")) / "counts.csv"
     path.with_name("counts.csv.gz").write_bytes(gzip.compress(path.read_bytes() + b"\n" * (1 << 20)))
     path.unlink()
     with pytest.raises(ValueError, match="counts.csv.gz: unpacks to more than 1 MB"):
