@@ -9,6 +9,7 @@ from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
 from opinion_sae.methods.reading import (
+    STRENGTHS,
     Base,
     choices_table,
     dense_reading,
@@ -21,6 +22,7 @@ from opinion_sae.methods.reading import (
     reading,
     reading_and_controls,
     shuffled_questions,
+    strength,
 )
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.train import untrained_sae
@@ -85,6 +87,21 @@ def test_everything_is_chosen_within_its_grid_and_an_axis_reads_few_latents(case
     assert ((offset.a != 0).any(1).sum(1) <= 8).all()
     dense, _ = fit_reading(dense_reading(answers, survey), SPLIT, effects, axes=(1,))
     assert isinstance(dense, DenseReading) and dense.a.shape == (1, 3, 32)
+
+
+def test_the_strength_is_that_at_which_the_groups_answered(case, tiny):
+    answers, sae, survey, effects = case
+    offset, choice = fit_reading(reading(answers, sae, survey), SPLIT, effects, places=("question",), axes=(2,))
+    assert choice.strength in STRENGTHS
+    log_probs = answers.predict(offset).numpy()
+    there = np.isfinite(log_probs)
+    logs = np.where(there, log_probs, 0.0)
+    for right in (0.4, 1.2):
+        said = np.where(there, np.exp(right * (logs - logs.mean(0))), 0.0)
+        shares = said / said.sum(-1, keepdims=True)
+        of_them = tiny.survey(shares, survey.questions, survey.groups, survey.attributes)
+        assert strength(answers, of_them, offset, torch.arange(24)) == pytest.approx(right, abs=0.11)
+    assert strength(answers, survey, offset, torch.arange(0)) == 1
 
 
 def test_weights_come_from_the_questions_fitted_to(case):

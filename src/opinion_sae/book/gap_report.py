@@ -144,13 +144,16 @@ def constant_page(shares: pd.DataFrame) -> str:
 
 
 def choices_page(choices: pd.DataFrame) -> str:
-    """What the offsets that are shown chose, fold by fold: place read, axes, ridge; KL on validation from toplines."""
+    """What the offsets that are shown chose, fold by fold: place read, axes, ridge, strength; KL of the axes on
+    validation from toplines."""
     part = choices[choices["method"].isin(["delta-reading", "delta-reading-64", "dense-reading"])]
     rows = [
-        [label(row.method), row.split, row.reads, str(row.axes), f"{row.ridge:.3g}", f"{row.validation_kl:.4f}"]
+        [label(row.method), row.split, row.reads, str(row.axes)]
+        + [f"{row.ridge:.3g}", f"{row.strength:.2f}", f"{row.validation_kl:.4f}"]
         for row in part.itertuples()
     ]
-    return markdown_table(["Method", "Split", "Reads", "Axes", "Ridge", "KL on validation (nats)"], rows)
+    columns = ["Method", "Split", "Reads", "Axes", "Ridge", "Strength", "KL on validation (nats)"]
+    return markdown_table(columns, rows)
 
 
 def read_only_page(choices: pd.DataFrame) -> str:

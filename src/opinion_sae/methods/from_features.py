@@ -87,8 +87,10 @@ def both(first: Candidates, second: Candidates) -> Candidates:
 
 
 def words_and_direct(words: Candidates, direct: Candidates) -> Candidates:
-    """'words+direct', what the model adds to words: both read the question without options."""
-    return both(*({name: of[name] for name in of if name.endswith(" of question")} for of in (words, direct)))
+    """'words+direct', what the model adds to words: both read the question and its options."""
+    return both(
+        *({name: of[name] for name in of if name.endswith(" of question and options")} for of in (words, direct))
+    )
 
 
 def all_candidates(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:

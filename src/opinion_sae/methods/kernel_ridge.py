@@ -14,7 +14,7 @@ from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
 from opinion_sae.score.toplines import everyone
-from opinion_sae.survey import Survey
+from opinion_sae.survey import Survey, question_clusters
 
 # features of all questions, as the training questions (their positions) would have them weighted
 Features = Callable[[Int[np.ndarray, "train"]], Float[np.ndarray, "question feature"]]
@@ -31,6 +31,7 @@ class Settings(NamedTuple):
 
 GRID = tuple(itertools.starmap(Settings, itertools.product(10.0 ** np.arange(-1.5, 1.6, 0.5), (0.5,), (0.1, 0.3))))
 DEGREES = 3
+PARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class Decomposed:
 
 
 class Choice(NamedTuple):
-    """What was chosen for a split on its validation questions, with its KL there (task: from toplines), in nats."""
+    """What was chosen for a split, with its KL over questions held out of it (task: from toplines), in nats."""
 
     split: str
     features: str
@@ -119,23 +120,42 @@ def choose(
     grid: Sequence[Settings] = GRID,
     refit: bool = True,
 ) -> tuple[Choice, KernelRidge]:
-    """The features, of those named, and the settings with the lowest KL given the toplines on the validation questions,
-    and what they fit to training and validation questions together (`refit`), or to training questions alone."""
-    basis, known, seen = place_basis(survey.questions, degrees), everyone(survey), split.validation
+    """The features, of those named, and the settings with the lowest KL given the toplines, and what they fit to
+    training and validation questions together (`refit`), or to training questions alone.
+
+    Each of PARTS parts of the training and validation questions is answered by a fit to the others, near-duplicates in
+    one part: a choice by one validation fold alone is half as sure, and is made for half as many questions to fit to.
+    """
+    basis, known = place_basis(survey.questions, degrees), everyone(survey)
     has, tilts = basis.any(-1), {one.damping: observed_tilts(survey, basis, one.damping) for one in grid}
-    choices = []
+    seen = np.sort(np.concatenate([split.train, split.validation]))
+    part_of, choices = inner_parts(survey, seen), []
     for name, features in candidates.items():
-        kernel = question_kernel(features(split.train), split.train)
-        decomposed = Decomposed(kernel, split.train, has)
-        for settings in grid:
-            found = decomposed.fit(tilts[settings.damping], settings).predict(kernel[:, seen])
-            cost = validation_kl(survey, tilted(known[:, seen], basis[seen], found), seen)
+        found = np.zeros((len(grid), len(survey.groups), len(seen), degrees))
+        for part in np.unique(part_of):
+            train, held_out = seen[part_of != part], part_of == part
+            kernel = question_kernel(features(train), train)
+            decomposed = Decomposed(kernel, train, has)
+            for one, settings in zip(found, grid, strict=True):
+                one[:, held_out] = decomposed.fit(tilts[settings.damping], settings).predict(kernel[:, seen[held_out]])
+        for one, settings in zip(found, grid, strict=True):
+            cost = validation_kl(survey, tilted(known[:, seen], basis[seen], one), seen)
             choices.append(Choice(split.name, name, *settings, cost))
     best = min(choices, key=lambda choice: choice.validation_kl)
-    fitted_to = np.sort(np.concatenate([split.train, seen])) if refit else split.train
+    fitted_to = seen if refit else split.train
     kernel = question_kernel(candidates[best.features](fitted_to), fitted_to)
     settings = Settings(best.ridge, best.evenness, best.damping)
     return best, Decomposed(kernel, fitted_to, has).fit(tilts[best.damping], settings)
+
+
+def inner_parts(survey: Survey, seen: Int[np.ndarray, "seen"]) -> Int[np.ndarray, "seen"]:
+    """The part, of PARTS, in which each question is held out to choose by; near-duplicates share one. ValueError if
+    all are near-duplicates of one another."""
+    clusters, cluster = np.unique(question_clusters(survey)[seen], return_inverse=True)
+    if len(clusters) < 2:
+        raise ValueError("the questions to fit to are near-duplicates of one another, so nothing can be chosen by them")
+    order = np.random.default_rng(0).permutation(len(clusters))
+    return (order % PARTS)[cluster]
 
 
 def kernel_ridge(

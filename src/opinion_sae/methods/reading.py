@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opinion_sae.delta.directions import Effects
-from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start
+from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start, task_loss
 from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.delta.reading import DenseReading, ReadingDelta, ReadingOffset
@@ -31,10 +31,11 @@ from opinion_sae.survey import Survey
 
 AXES = (1, 2, 3, 4)
 RIDGES = (0.1, 0.3, 1.0)  # of the few latents, in the units of their sum of squares
+STRENGTHS = tuple(twentieth / 20 for twentieth in range(4, 31))  # of the groups' own parts
 
 
 class ReadingChoice(NamedTuple):
-    """What was chosen for a split on its validation questions, with its KL there (task: from toplines), in nats."""
+    """What was chosen for a split, with the axes' KL on its validation questions (task: from toplines), in nats."""
 
     split: str
     reads: str
@@ -43,6 +44,14 @@ class ReadingChoice(NamedTuple):
     ridge: float
     damping: float
     validation_kl: float
+    strength: float = 1.0  # that the groups' own parts are given at last
+
+
+class Fitted(NamedTuple):
+    """Axes, and the questions that they were fitted to."""
+
+    axes: Axes
+    questions: Int[np.ndarray, "fitted"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +86,11 @@ class ReadOut:
 
     def choose(
         self, split: Split, places: Sequence[str] = PLACES, axes: Sequence[int] = AXES, refit: bool = True
-    ) -> tuple[ReadingChoice, Axes, Int[np.ndarray, "fitted"]]:
-        """Place, ridges and number of axes by the KL given the toplines on the validation questions; then the axes,
-        fitted to training and validation questions together (`refit`) or to the former alone, and which those are."""
+    ) -> tuple[ReadingChoice, list[Fitted]]:
+        """Place and ridge as `kernel_ridge.choose` has them, number of axes and the few latents' ridge by the KL given
+        the toplines on the validation questions; then the axes, fitted to the training questions, and with `refit`
+        those fitted to training and validation questions together.
+        """
         one, fitted = choose(self.survey, split, {place: self.features(place) for place in places}, refit=False)
         features = self.features(one.features)
         x = features(split.train)
@@ -89,13 +100,12 @@ class ReadOut:
             for ridge in (RIDGES if self.latents else RIDGES[:1])
         ]
         cost, count, ridge = min(trials)
+        found = [Fitted(self.axes(fitted, x, one.damping, count, ridge), fitted.train)]
         if refit:
             same = [Settings(one.ridge, one.evenness, one.damping)]
             _, fitted = choose(self.survey, split, {one.features: features}, grid=same)
-            x = features(fitted.train)
-        chosen = self.axes(fitted, x, one.damping, count, ridge)
-        choice = ReadingChoice(split.name, one.features, count, self.latents, one.ridge, one.damping, cost)
-        return choice, chosen, fitted.train
+            found.append(Fitted(self.axes(fitted, features(fitted.train), one.damping, count, ridge), fitted.train))
+        return ReadingChoice(split.name, one.features, count, self.latents, one.ridge, one.damping, cost), found
 
     def axes(
         self, fitted: KernelRidge, x: Float[np.ndarray, "question feature"], damping: float, count: int, ridge: float
@@ -135,19 +145,39 @@ def fit_reading(
     """An offset that reads, fitted to a split: everything is chosen on its validation questions and fitted to others.
 
     The direct read-out says what to read, where the groups stand and how much; least squares through the layers above
-    says where to write it (`delta.fit_reading.start`). Its strength is the read-out's ridge. `penalty` makes what is
-    written sparse. `shared` is a shared part that was fitted before, for the task *alone*; then `effects` are those at
-    x as it leaves it.
+    says where to write it (`delta.fit_reading.start`). That holds to first order only, so what the model makes of it
+    comes out too strong or too weak: the groups' own parts are scaled to the `strength` that is best on the validation
+    questions for the offset that is fitted to the training questions alone. `penalty` makes what is written sparse.
+    `shared` is a shared part that was fitted before, for the task *alone*; then `effects` are those at x as it leaves
+    it.
     """
     survey, answers = read_out.survey, read_out.answers
-    choice, found, fitted = read_out.choose(split, places, axes, refit)
-    offset = read_out.make(choice.reads, choice.axes)
-    offset.learn_weights(read_out.read(choice.reads)[items_of(fitted, answers.orders)])
-    if shared is not None:
-        offset.shared.data.copy_(shared)
+    choice, found = read_out.choose(split, places, axes, refit)
     wishes = torch.from_numpy(place_basis(survey.questions, DEGREES)).float()
-    start(offset, found, effects, wishes, torch.from_numpy(fitted), penalty)
-    return offset.to(answers.lm.device), choice
+
+    def built(one: Fitted) -> ReadingOffset:
+        offset = read_out.make(choice.reads, choice.axes)
+        offset.learn_weights(read_out.read(choice.reads)[items_of(one.questions, answers.orders)])
+        if shared is not None:
+            offset.shared.data.copy_(shared)
+        start(offset, one.axes, effects, wishes, torch.from_numpy(one.questions), penalty)
+        return offset.to(answers.lm.device)
+
+    offset = built(found[0])
+    best = strength(answers, survey, offset, torch.from_numpy(split.validation))
+    offset = built(found[1]) if refit else offset
+    return offset.dosed(1.0, best), choice._replace(strength=best)
+
+
+def strength(answers: AnswerPath, survey: Survey, offset: ReadingOffset, questions: Int[Tensor, "chosen"]) -> float:
+    """Of STRENGTHS the one with the lowest KL given the toplines, log p taken to move in proportion; 1 if there are no
+    questions to choose by."""
+    if not len(questions):
+        return 1.0
+    log_probs, loss = answers.predict(offset, questions), task_loss(survey)
+    there = log_probs > -torch.inf  # -inf where there is no such option, at any strength
+    costs = {s: loss(torch.where(there, s * log_probs, log_probs), questions).item() for s in STRENGTHS}
+    return min(STRENGTHS, key=lambda s: (costs[s], abs(s - 1)))
 
 
 def reading(answers: AnswerPath, sae: SparseAutoencoder, survey: Survey, latents: int | None = None) -> ReadOut:
@@ -250,9 +280,9 @@ def held_out_reading(
     found, fitted = [], []
     for one, base in zip(read_outs, bases, strict=True):
         shared = base.shared.shared.detach() if own_shared and base.shared is not None else None
+        one = one if own_shared else replace(one, answers=base.moved(one.answers))
         fitted.append(fit_reading(one, base.split, base.effects, shared=shared, **settings))
-        answers = one.answers if own_shared else base.moved(one.answers)
-        found.append(answers.predict(fitted[-1][0], torch.from_numpy(base.split.test)).numpy())
+        found.append(one.answers.predict(fitted[-1][0], torch.from_numpy(base.split.test)).numpy())
     questions, splits = len(read_outs[0].answers.questions), [base.split for base in bases]
     return HeldOutReading(assemble(found, splits, questions), *map(list, zip(*fitted, strict=True)))
 
