@@ -24,6 +24,7 @@ from opinion_sae.book.gap_claims import gap_claims_table
 from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
+from opinion_sae.book.reach import code_hash
 from opinion_sae.delta.files import Answers, load_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
@@ -124,7 +125,8 @@ def items(given: Inputs) -> dict[str, dict[str, Item]]:
     answers, survey, splits, first = given.answers, given.survey, given.splits, given.settings[0]
     about = [answers.lm.sha256, str(answers.lm.dtype), survey_hash(survey), answers.orders]
     about += [fold_of(splits, len(survey.questions)).tolist(), first.seed]
-    fitted = [given.sae.sha256(), answers.hook_layer, sorted(asdict(first).items())]  # prompts and LoRA do without
+    # prompts and LoRA, which take hours, do without these
+    fitted = [given.sae.sha256(), answers.hook_layer, sorted(asdict(first).items()), _code()]
     others = given.settings[1:]
     seeds = {f"reading-{one.seed}": partial(_reading, given, one) for one in others}
     seeds |= {f"controls-{one.seed}": partial(_controls, given, one) for one in others}
@@ -139,6 +141,13 @@ def items(given: Inputs) -> dict[str, dict[str, Item]]:
         kind: {name: Item([name, *about, *item.about], item.make) for name, item in of.items()}
         for kind, of in found.items()
     }
+
+
+@cache
+def _code() -> list[str]:
+    """Of what the fits run: `methods.suite`, and a hash of all that it reaches."""
+    path = Path(suite.__file__)
+    return [path.read_text(encoding="utf-8"), code_hash(path)]
 
 
 def _reading(given: Inputs, chosen: FitSettings) -> Tables:
