@@ -9,7 +9,8 @@ from opinion_sae.book.paths import ROOT
 
 HEAD = """# Many machines
 
-Whether a book and a sweep come out the same as jobs of a Slurm cluster ({doc}`reproduce` says how to send them there), also when a job is cancelled while it is running:
+Whether a book and a sweep come out the same as jobs of a Slurm cluster, also when a job is cancelled while it is
+running. {doc}`reproduce` says how to send them there.
 
 ```{code-block} bash
 apt-get install slurm-wlm munge    # as root, and so the next one
@@ -28,8 +29,8 @@ def clusters_page(path: Path = ROOT / "benchmarks" / "slurm.json") -> str:
     lines = [
         HEAD,
         f"**Of {sum(run['tables'] for run in runs)} tables {equal} are the same, byte for byte.** "
-        f"Slurm {found['slurm']} with one controller and {found['nodes']} nodes, of one core and {found['memory_mb']} MB "
-        f"each, side by side on {found['machine']}, without an accounting database; jobs through "
+        f"Slurm {found['slurm']} with one controller and {found['nodes']} nodes of one core and "
+        f"{found['memory_mb']} MB each, side by side on {found['machine']}, without an accounting database; jobs by "
         f"snakemake-executor-plugin-slurm {found['plugin']}, their state from `squeue`.\n",
         "| | Jobs | Cancelled | Tables | Equal | As jobs, s | Without, s |",
         "| :-- | :-- | :-- | --: | --: | --: | --: |",

@@ -100,7 +100,7 @@ class Step:
 
     name: str
     count: str  # how its passes are counted, for one layer
-    passes: float  # of one layer, on average
+    passes: int | float  # of one layer, on average
     tflop: float  # of all layers
     gflops: float  # that such passes reached
 
@@ -216,11 +216,12 @@ def _answer(measured: Measured, each: list[Step], run: dict[str, Any], made: dic
         "# What a larger run would take",
         "",
         f"Gemma 2 9B, a sweep over {len(layers)} hook layers ({layers[0]} to {layers[-1]} of {model.layers}), "
-        f"{PLAN.questions:,} questions, {PLAN.groups} groups, options asked in {run['profile']['option_orders']} order, "
-        "an SAE given for each layer (Gemma Scope): constant offsets, offsets that read, and the controls of the latter.",
+        f"{PLAN.questions:,} questions, {PLAN.groups} groups, options asked in {run['profile']['option_orders']} "
+        "order, an SAE given for each layer (Gemma Scope): constant offsets, offsets that read, and the latter's "
+        "controls.",
         "",
-        f"**About {gpu:.1f} GPU hours of products, at most {gpu * DOUBT:.0f}, and {loads:.0f} hours of loading weights; "
-        f"{size['memory']:.0f} GB of memory; {size['disk']:.0f} GB of disk.** "
+        f"**About {gpu:.1f} GPU hours of products, at most {gpu * DOUBT:.0f}, and {loads:.0f} hours of loading "
+        f"weights; {size['memory']:.0f} GB of memory; {size['disk']:.0f} GB of disk.** "
         f"Without a GPU it would be {hours:,.0f} hours on a machine of {cores} cores.",
         "",
         "| Step | For one layer | Passes of a token | TFLOP, all layers | GFLOP/s, measured | CPU hours | GPU hours |",
@@ -244,8 +245,8 @@ def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seco
         "",
         f"- *Measured*, by `make full-size` (`benchmarks/full_size.json`): seconds and memory of Gemma 2 2B's shape on "
         f"{cores} cores. A pass of a token through a layer is two operations per weight; so prompts ran at "
-        f"{measured.prompts:.0f} GFLOP/s, a fit at {measured.training:.0f}, answers at {measured.answering:.0f}. Epochs "
-        "and methods are those of the default run (`delta_history.csv`, `reading_choices.csv`).",
+        f"{measured.prompts:.0f} GFLOP/s, a fit at {measured.training:.0f}, answers at {measured.answering:.0f}. "
+        "Epochs and methods are those of the default run (`delta_history.csv`, `reading_choices.csv`).",
         f"- *Scaled* by counting: the weights of a layer ({PLAN.model.layer / 1e6:.0f} million, against "
         f"{GEMMA_2_2B.layer / 1e6:.0f}), layers above the hook, questions, groups. Attention over a prompt's kept keys "
         "is left out on both sides: it is a small part for so few tokens.",
@@ -256,9 +257,9 @@ def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seco
         f"{cpu:.0f} GFLOP/s (`run.json`), so {_faster(run, made):,.0f} times as fast. No GPU was measured. Passes of "
         f"one token are small work for one, which may reach a tenth of that: hence the upper end, {DOUBT} times the "
         "estimate. Weights are taken to load as fast as they were made here, once for each chapter that needs them.",
-        "- *Left out*: joint training, the controls of constant offsets, steering and side effects (a whole book of the "
-        f"default run takes {whole:.1f} times its chapters 03, 04 and 17), the direct read-outs, which stay on the CPU, "
-        "and waiting in a queue.",
+        "- *Left out*: joint training, the controls of constant offsets, steering and side effects (a whole book of "
+        f"the default run takes {whole:.1f} times its chapters 03, 04 and 17), the direct read-outs, which stay on the "
+        "CPU, and waiting in a queue.",
     ]
 
 

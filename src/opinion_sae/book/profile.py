@@ -128,7 +128,7 @@ def load_profile(name: str) -> Profile:
         if field.name not in values:
             raise ValueError(f"profiles/default.yaml: {field.name} is missing; it must give every key")
         try:
-            _check(field.name, values[field.name], field.type)
+            check_value(field.name, values[field.name], field.type)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if field.type is float:
@@ -185,8 +185,8 @@ def _unknown(kind: str, name: str, known: Sequence[str] = KEYS) -> str:
     return f"unknown {kind} {name}; {hint}"
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
-    """Type, range and choice of one value."""
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """Type, range and choice of one value. Raises ValueError that names it."""
     if not _fits(value, kind):
         wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
         number = _number(value, kind)

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from opinion_sae.artifacts import read_csv, read_text, replacing, write_csv
 from opinion_sae.book.paths import PUBLISHED, Run, open_run, relative, run_at
 from opinion_sae.book.preflight import check_run, fetch
-from opinion_sae.book.profile import Profile, find_profile, load_profile, read_values
+from opinion_sae.book.profile import Profile, check_value, find_profile, load_profile, read_values
 from opinion_sae.book.terminal import watch
 from opinion_sae.book.workflow import command, hold
 
@@ -81,34 +81,38 @@ def read_sweep(path: Path) -> Sweep:
         open_run(given["output"])
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    choices = [_choices(path, key, given.get(key, [getattr(base, key)])) for key in SWEPT]
+    choices = [_choices(path, key, given[key]) if key in given else [getattr(base, key)] for key in SWEPT]
     cells = []
     for values in (dict(zip(SWEPT, chosen, strict=True)) for chosen in itertools.product(*choices)):
         name = "-".join([run.name, *(_word(values[key]) for key in SWEPT if key in given)])
         sae = str(given.get("sae", base.sae)).replace("{hook_layer}", str(values["hook_layer"]))
         output = f"{given['output'].removesuffix(run.name)}{name}"
         cells.append(_cell(path, run.build / f"{name}.yaml", source | values | {"sae": sae, "output": output}))
-    names = [cell.name for cell in cells]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{path}: two cells have the name {twice[0]}: a value is there twice, or two differ too little"
-        )
     return Sweep(base, run, cells)
 
 
 def _choices(path: Path, key: str, given: Any) -> list[Any]:
-    """The values of one key; of `survey` a list within the list is one value, and joins."""
+    """The values of one key, checked; of `survey` a list within the list is one value, and joins."""
     choices = given if isinstance(given, list) else [given]
     if not choices:
         raise ValueError(f"{path}: {key} has no values")
+    kind = {field.name: field.type for field in fields(Profile)}[key]
+    words: dict[str, Any] = {}
+    for value in choices:
+        try:
+            check_value(key, value, kind)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if _word(value) in words:
+            raise ValueError(f"{path}: {key}: {words[_word(value)]!r} and {value!r} would have the same name")
+        words[_word(value)] = value
     return choices
 
 
 def _word(value: Any) -> str:
     """A value as a part of a file's name, and of a rule's."""
     text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
-    return re.sub(r"\W+", "_", text).strip("_")
+    return re.sub(r"\W+", "_", text).strip("_")[-60:]  # of a path the end
 
 
 def _cell(sweep: Path, path: Path, values: dict[str, Any]) -> Cell:
