@@ -181,13 +181,12 @@ def plan_page(root: Path = ROOT) -> str:
     history, choices, scores = (run.parent / f"{name}.csv" for name in names)
     missing = [path for path in (full, run, history, choices, scores) if not path.is_file()]
     if missing:
-        return (
-            f"# What a larger run would take\n\n`make full-size` and `make book` write what it needs: {missing[0]}.\n"
-        )
+        return f"# What a larger run would take\n\n`make full-size` and `make book` write what it needs: {missing[0].relative_to(root)}.\n"
     found, made = read_json(run), read_json(full)
     rows = read_csv(history, ["method", "stage", "epoch"], numbers=["epoch"])
     fitted = rows[(rows["epoch"] > 0) & (rows["method"] != "shared-delta")]  # whose fit is the first stage of delta's
-    epochs, methods = fitted["stage"].value_counts().to_dict(), read_csv(choices, ["method"])["method"].nunique()
+    epochs = {stage: int((fitted["stage"] == stage).sum()) for stage in ("shared", "deviation")}
+    methods = read_csv(choices, ["method"])["method"].nunique()
     measured = Measured.of(made)
     each = steps(PLAN, measured, found["profile"], epochs, methods)
     lines = _answer(measured, each, found, made)
