@@ -1,4 +1,5 @@
-# make book | tables | html | select | evaluate | test | lint | bench | full-size | clean | help   PROFILE=name or path/to/profile.yaml
+# make book | tables | html | select | evaluate | test | lint | bench | full-size | test-faults | test-slurm | clean | help
+#    PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
 DEVICE ?= cpu
@@ -18,7 +19,7 @@ PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
 READY := .venv/.ready
 
-.PHONY: help book tables html select evaluate test lint bench full-size test-faults clean
+.PHONY: help book tables html select evaluate test lint bench full-size test-faults test-slurm clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -38,6 +39,8 @@ help:
 	@echo "make full-size            time and memory of Gemma 2 2B's shape with random weights: benchmarks/full_size.json"
 	@echo "make test-faults          kills of the smoke book at random moments (KILLS=50), full disks, no network:"
 	@echo "                          benchmarks/faults.json"
+	@echo "make test-slurm           the smoke book and a sweep as jobs of a Slurm on this machine, half an hour; as root,"
+	@echo "                          with slurm-wlm and munge installed: benchmarks/slurm.json"
 	@echo "make clean                remove everything that a run made, except published results"
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
@@ -83,6 +86,11 @@ full-size: $(READY)
 # Half an hour on two cores that have nothing else to do; the fewer kills, the sooner.
 test-faults: $(READY)
 	$(PY) tools/faults.py --kills $(KILLS)
+
+# The plugin for this only: without a cluster nothing needs it.
+test-slurm: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[slurm]"
+	$(PY) tools/slurm.py
 
 clean:
 	[ ! -x $(PY) ] || $(OPINION_SAE) clean

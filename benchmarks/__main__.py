@@ -99,7 +99,6 @@ def describe(case: cases.Case, machine: offsets.Machine) -> dict:
         **full_size.machine(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
-        "waiting": os.environ.get("OMP_WAIT_POLICY", "active"),  # threads that wait for others sleep, or spin
         "model": case.lm.name,
         "dtype": str(case.lm.dtype).removeprefix("torch."),
         "gflops": {str(dtype).removeprefix("torch."): round(flops / 1e9) for dtype, flops in machine.flops.items()},

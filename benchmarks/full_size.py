@@ -112,7 +112,9 @@ def machine() -> dict[str, object]:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), cpu)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / GB), "torch": torch.__version__}
+    waiting = os.environ.get("OMP_WAIT_POLICY", "active")  # threads that wait for others sleep, or spin
+    facts = {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": round(memory / GB), "torch": torch.__version__}
+    return facts | {"waiting": waiting}
 
 
 def run(config: Gemma2Config = GEMMA_2_2B) -> dict[str, object]:

@@ -8,6 +8,7 @@ built for the CPU takes no CUDA tensors.
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -100,26 +101,19 @@ def move(module, device):
     return module
 
 
-def follow(module, device):
-    """What accelerate's hook does: a module's inputs come to where its weights are."""
-
-    def bring(_, args, kwargs):
-        is_tensor = lambda leaf: isinstance(leaf, torch.Tensor)  # noqa: E731
-        return tree_map(lambda leaf: leaf.to(device) if is_tensor(leaf) else leaf, (args, kwargs))
-
-    module.register_forward_pre_hook(bring, with_kwargs=True)
-
-
 def spread(tiny, last):
-    """A tiny Gemma 2 on the first device, its last two layers and the norm on device `last`."""
+    """A tiny Gemma 2 on the first device, its last two layers and the norm on device `last`, by accelerate's hooks.
+
+    They are those that transformers leaves in a model with a device map: a part's inputs come to where its weights are.
+    """
     model = tiny.model("gemma2").eval().requires_grad_(False)
     backbone = model.model
-    for index, layer in enumerate([*backbone.layers, backbone.norm]):
-        follow(move(layer, last if index > 2 else FIRST), last if index > 2 else FIRST)
-    for part in (backbone.embed_tokens, backbone.rotary_emb):
-        move(part, FIRST)
+    parts = {f"model.layers.{index}": last if index > 2 else FIRST for index in range(len(backbone.layers))}
+    parts |= {"model.norm": last, "model.embed_tokens": FIRST, "model.rotary_emb": FIRST, "lm_head": FIRST}
+    for name, device in parts.items():
+        move(model.get_submodule(name), device)
     model.lm_head.weight = backbone.embed_tokens.weight
-    follow(model.lm_head, FIRST)
+    attach_align_device_hook_on_blocks(model, execution_device=parts | {"": FIRST}, offload=dict.fromkeys(parts, False))
     return LanguageModel("g", model, tiny.tokenizer(), backbone.layers, backbone.norm, backbone.rotary_emb, "none")
 
 
@@ -150,6 +144,14 @@ def test_mixing_places_is_noticed():
         for pair in ((one, other), (one, torch.ones(2, 2))):
             with pytest.raises(RuntimeError, match="mm.default: tensors on"):
                 pair[0] @ pair[1]
+
+
+def test_the_model_lies_in_two_parts(tiny):
+    with Devices():
+        lm = spread(tiny, SECOND)
+        answers = AnswerPath(lm, tiny.questions, HOOK)
+    assert [lm.layer_device(index) for index in range(5)] == [FIRST] * 3 + [SECOND] * 2 and lm.device == FIRST
+    assert [answers.keys_values[index].device for index in (2, 3)] == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("offset", [GroupDelta, MultiplicativeDelta, AdditiveDelta, LowRankDelta, DenseOffset])

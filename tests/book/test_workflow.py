@@ -233,3 +233,16 @@ def test_a_job_asks_for_what_the_chapter_took_and_twice_that_the_second_time(pla
     (run.logs / "03_sae.json").write_text('{"seconds": 1.0, "peak_memory_mb": 200}')
     found = workflow.sizes(run, "03_sae")
     assert (found["runtime"](None, 1), found["mem_mb"](None, 1)) == (10, 2000)
+    assert workflow.sizes(run, "01_surveys") == {}
+
+
+def test_a_published_run_says_what_its_chapters_take_where_nothing_was_run_yet(place):
+    run = open_run("results/mine")
+    costs = {"01_surveys": {"seconds": 10.0, "peak_memory_mb": 600}, "03_sae": {"seconds": 590, "peak_memory_mb": 3000}}
+    (run.results / "run.json").write_text(json.dumps({"notebooks": costs}))
+    alone, together = workflow.sizes(run, "03_sae"), workflow.sizes(run)
+    assert (alone["runtime"](None, 1), alone["mem_mb"](None, 1)) == (30, 4500)
+    assert (together["runtime"](None, 1), together["mem_mb"](None, 2)) == (31, 9000)
+    run.logs.mkdir()
+    (run.logs / "03_sae.json").write_text('{"seconds": 1200, "peak_memory_mb": 2000}')  # on this machine
+    assert workflow.sizes(run, "03_sae")["runtime"](None, 1) == 61

@@ -20,10 +20,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from torch import nn
 
 LIMIT = 10  # seconds for one input
@@ -231,8 +233,6 @@ def any_tensors(
 
 
 def profile(folder: Path) -> list[Damage]:
-    import yaml
-
     good = {
         "model": "models/mine",
         "hook_layer": 3,
@@ -292,6 +292,32 @@ def read_profile(folder: Path) -> object:
     from opinion_sae.book.profile import load_profile
 
     return load_profile(str(folder / "mine.yaml"))
+
+
+def sweep(folder: Path) -> list[Damage]:
+    text = "profile: smoke\noutput: results/doors\nhook_layer: [3, 4]\nseed: 0\n"
+    (folder / "mine.yaml").write_text(text)
+    found = [*any_text("mine.yaml", text)]
+    for key, values in {
+        "profile": ["", "none", 3, ["smoke"], "../smoke", None],
+        "output": ["", "/", "results/..", "results/default", 3, "a" * 300, None],
+        "hook_layer": [[], [3, 3], ["many"], -1, [1.5], None, [[3]], {"a": 3}],
+        "seed": [10**400, True],
+        "survey": [[[]], 3, [["gss", "gss"]]],
+        "model": [3, "", [None]],
+        "layers": [3],
+    }.items():
+        for bad in values:
+            changed = yaml.safe_dump({**yaml.safe_load(text), key: bad})
+            found.append(Damage(f"{key}: {str(bad)[:20]}", "mine.yaml", changed.encode(), key))
+    return found
+
+
+def read_sweep(folder: Path) -> object:
+    from opinion_sae.book.sweep import read_sweep
+
+    with patch.dict(os.environ, OPINION_SAE_HOME=str(folder)):  # where it writes the profiles of its cells
+        return [cell.values for cell in read_sweep(folder / "mine.yaml").cells]
 
 
 def read_survey(source: str) -> Callable[[Path], object]:
@@ -1008,6 +1034,7 @@ def read_model(folder: Path) -> object:
 
 DOORS = {
     "profile": Door(profile, read_profile),
+    "sweep": Door(sweep, read_sweep),
     "tidy CSV": Door(tidy, read_survey("{}/town.csv")),
     "counted survey": Door(counted, read_survey("{}/town")),
     "packed survey": Door(packed, read_survey("{}/town")),

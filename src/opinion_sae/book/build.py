@@ -21,9 +21,11 @@ import yaml
 from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
 from opinion_sae.book.cards import pages
+from opinion_sae.book.clusters import clusters_page
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
+from opinion_sae.book.plan import plan_page
 from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
@@ -77,7 +79,8 @@ def stage(run: Run) -> None:
             shutil.copy2(path, run.book)
     (run.book / EXPLORER).parent.mkdir(parents=True, exist_ok=True)
     (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
-    for name, text in {"api": api_page(), "faults": faults_page(), **pages(run.results)}.items():
+    made = {"api": api_page(), "faults": faults_page(), "clusters": clusters_page(), "plan": plan_page()}
+    for name, text in (made | pages(run.results)).items():
         (run.book / f"{name}.md").parent.mkdir(exist_ok=True)
         (run.book / f"{name}.md").write_text(text, encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):

@@ -65,6 +65,13 @@ def run(given: argparse.Namespace) -> None:
         raise ValueError(f"{error}\n  only this again: {shlex.join(again)}") from error
 
 
+def sweep(given: argparse.Namespace) -> None:
+    """A table over models, layers, surveys and seeds."""
+    from opinion_sae.book.sweep import sweep
+
+    print(f"written: {sweep(given.sweep, given.flags)}")
+
+
 def summary(given: argparse.Namespace) -> None:
     """numbers.json and run.json from what the chapters left."""
     from opinion_sae.book.execute import summarise
@@ -156,6 +163,9 @@ def parser() -> argparse.ArgumentParser:
     one = add(run, "run one chapter", profile=False)
     one.add_argument("chapter", help="such as 07_alignment, or 07")
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+    one = add(sweep, "run every combination of models, layers, surveys and seeds, as jobs; goes on where it was", False)
+    one.add_argument("sweep", type=Path, help="a YAML file; its keys are in book/reproduce.md")
+    one.add_argument("flags", nargs="*", help="for snakemake, after -- and the file")
     add(summary, "write run.json and numbers.json of the chapters that were run")
     one = add(html, "build the pages of chapters that were run before", profile=False)
     one.add_argument("profile", nargs="?", help="of whose run; without it the book as it is committed")

@@ -1,5 +1,6 @@
 """A profile: the parameters of one run of the book, from a flat YAML file."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -95,6 +96,9 @@ class Profile:
         return JointSettings(**(asdict(self.fit_settings()) | joint | {"sae_lr": self.joint_lr} | changes))
 
 
+KEYS = tuple(Profile.__dataclass_fields__)
+
+
 def find_profile(name: str) -> Path:
     """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
 
@@ -118,16 +122,13 @@ def load_profile(name: str) -> Profile:
     Raises FileNotFoundError, or ValueError that names the file and the key.
     """
     path = find_profile(name)
-    values = _read(path)
-    missing = [key for key in REQUIRED if key not in values]
-    if missing:
-        raise ValueError(f"{path}: required keys are missing: {', '.join(missing)}")
-    values = _read(ROOT / "profiles" / "default.yaml") | values
+    values = read_values(path, needed=REQUIRED)
+    values = read_values(ROOT / "profiles" / "default.yaml") | values
     for field in fields(Profile):
         if field.name not in values:
             raise ValueError(f"profiles/default.yaml: {field.name} is missing; it must give every key")
         try:
-            _check(field.name, values[field.name], field.type)
+            check_value(field.name, values[field.name], field.type)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if field.type is float:
@@ -153,8 +154,8 @@ def parameters(profile: Profile, names: list[str]) -> dict[str, Any]:
     return {name: values[name] for name in names}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The keys and values of one file: a flat mapping of known keys, none twice."""
+def read_values(path: Path, known: Sequence[str] = KEYS, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """The keys and values of one file: a flat mapping of `known` keys, none twice, those `needed` among them."""
     try:
         text = read_text(path)
         if text.count("[") + text.count("{") > MOST_LISTS:  # the parser takes minutes for thousands within each other
@@ -165,25 +166,27 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(node, yaml.MappingNode) or not isinstance(values, dict):
-        raise ValueError(f"{path}: a profile is a list of `key: value` lines")
+        raise ValueError(f"{path}: not a list of `key: value` lines, as it should be")
     names = [str(key.value) for key, _ in node.value]
     for name in names:
-        if name not in Profile.__dataclass_fields__:
-            raise ValueError(f"{path}: {_unknown('key', name)}")
+        if name not in known:
+            raise ValueError(f"{path}: {_unknown('key', name, known)}")
         if names.count(name) > 1:
             raise ValueError(f"{path}: {name} is given {names.count(name)} times")
+    missing = [key for key in needed if key not in values]
+    if missing:
+        raise ValueError(f"{path}: required keys are missing: {', '.join(missing)}")
     return values
 
 
-def _unknown(kind: str, name: str) -> str:
-    known = list(Profile.__dataclass_fields__)
+def _unknown(kind: str, name: str, known: Sequence[str] = KEYS) -> str:
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
     return f"unknown {kind} {name}; {hint}"
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
-    """Type, range and choice of one value."""
+def check_value(name: str, value: Any, kind: Any) -> None:
+    """Type, range and choice of one value. Raises ValueError that names it."""
     if not _fits(value, kind):
         wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
         number = _number(value, kind)

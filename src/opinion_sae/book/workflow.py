@@ -85,28 +85,33 @@ def go_on(run: Run) -> None:
             path.unlink(missing_ok=True)
 
 
-def sizes(run: Run, chapter: str) -> dict[str, Callable[..., int]]:
-    """What a cluster's job for a chapter asks for: three times the time and half as much again of the memory that the
-    chapter took when this run was made before (at least 10 minutes, 2 GB), and twice that on the second attempt.
+def sizes(run: Run, *chapters: str) -> dict[str, Callable[..., int]]:
+    """What a cluster's job for chapters, one after another, asks for: three times the time and half as much again of
+    the memory that they took when this run was made before (at least 10 minutes, 2 GB), and twice that on the second
+    attempt. Without any named, for all that were measured.
 
-    Nothing for a chapter that was not measured: the cluster profile's `default-resources` hold.
+    Measured is what the run's logs say, else its `run.json`, which for a published run is committed. Nothing for
+    chapters that were not: the cluster profile's `default-resources` hold.
     """
-    log = run.logs / f"{chapter}.json"
-    if not log.is_file():
+    published = run.results / "run.json"
+    known = read_json(published, dict).get("notebooks", {}) if published.is_file() else {}
+    known |= {path.stem: read_json(path) for path in run.logs.glob("[0-9]*.json")}
+    costs = [known[name] for name in chapters or known if name in known]
+    if not costs:
         return {}
-    cost = read_json(log)
-    minutes, mb = max(10, cost["seconds"] // 20 + 1), max(2000, cost["peak_memory_mb"] * 1.5)
+    minutes = max(10, sum(cost["seconds"] for cost in costs) // 20 + 1)
+    mb = max(2000, max(cost["peak_memory_mb"] for cost in costs) * 1.5)
     return {
         "runtime": lambda wildcards, attempt: int(minutes * attempt),
         "mem_mb": lambda wildcards, attempt: int(mb * attempt),
     }
 
 
-def command(profile: str, targets: Sequence[str], flags: Sequence[str]) -> list[str]:
+def command(profile: str, targets: Sequence[str], flags: Sequence[str], workflow: str = "Snakefile") -> list[str]:
     """The call of snakemake for a profile; no shell reads it, and quotes keep the name from being read as YAML."""
     call = [sys.executable, "-m", "snakemake", "--cores", "all", "--rerun-incomplete", "--quiet", "host", "reason"]
     call += ["--nolock"]  # `hold` does it, and lets go when the process is killed
-    call += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home())]
+    call += ["--snakefile", str(ROOT / workflow), "--directory", str(home())]
     return [*call, *flags, "--config", f"profile={json.dumps(profile, ensure_ascii=False)}", "--", *targets]
 
 
