@@ -84,7 +84,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
         "Weight on each axis": ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0",
         "Moves": "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]),
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{card['folds']} folds"
-        + ("" if card["seeds"] is None else f"; found again in {card['seeds']} SAEs of other seeds"),
+        f"; {_again(card)}",
         "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
         f"{_percent(contexts['texts']['rate'])} of plain text's",
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
@@ -103,6 +103,12 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
     )
     head = f"(latent-{latent})=\n### Latent {latent}: {_md(card['label']) or 'no label'}\n"
     return f'{head}\n```{{raw}} html\n<div class="latent-card"><dl>{facts}</dl>{shown}</div>\n```\n'
+
+
+def _again(card: Mapping[str, Any]) -> str:
+    if card["seeds"] is None:
+        return "whether SAEs of other seeds have it is not known: <code>make evaluate</code> has not run"
+    return f"found again in {card['seeds']} of {card['others']} SAEs of other seeds"
 
 
 def _contexts(found: Sequence[Sequence[Any]]) -> str:
