@@ -202,7 +202,7 @@ onstart:
 rule book:
     input:
         [written_by(name) for name in CHAPTERS],
-        needed([RUN.results / "run.json", *PROSE]),
+        needed([RUN.results / "run.json", *PROSE, *RUN.results.glob("labels.csv")]),
     output:
         update(relative(RUN.html / "index.html")),
     params:

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from opinion_sae.artifacts import write_json
+from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import latent_report
-from opinion_sae.book.cards import pages
+from opinion_sae.book.cards import COLUMNS, pages, read_labels
 
 BAD = "</mark><script>alert(1)</script>\n```\n# not a heading"
 CARD = {
@@ -64,6 +64,22 @@ def test_whether_other_seeds_have_it_is_said(page, tmp_path):
     assert "is not known: <code>make evaluate</code>" in page
     write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD | {"seeds": 0, "others": 4}]})
     assert "; found again in 0 of 4 SAEs of other seeds</dd>" in pages(tmp_path)["cards/axis-1"]
+
+
+def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD]})
+    rows = [
+        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 20),
+        (8, "m", "m", "None", *[1] * 6),
+    ]
+    write_csv(tmp_path / "labels.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    page = pages(tmp_path)["cards/axis-1"]
+    assert (
+        "<dt>Label by m at &lt;b&gt;</dt><dd>&lt;/dd&gt;&lt;script&gt;: detection 0.50 (random latent not measured),"
+        in page
+    )
+    assert "fuzzing 0.25 (random latent 0.75); judged by m at &lt;b&gt;</dd>" in page
+    assert read_labels(tmp_path)["label"].tolist() == ["</dd><script>", "None"]
 
 
 def test_what_was_not_measured_is_said(page):

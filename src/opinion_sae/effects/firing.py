@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
@@ -78,6 +78,16 @@ class Corpus:
         found = top, self._different(rest, where, count - 1)
         first, other = ([self._context(int(where[one]), float(values[one])) for one in some] for some in found)
         return first, other
+
+    def say(self, words: Sequence[int], marked: Collection[int] = ()) -> str:
+        """Words that follow each other as text, those `marked` in << >>."""
+        ends = torch.searchsorted(self.word, torch.tensor([*words, words[-1] + 1])).tolist()
+        said = ""
+        for word, place in zip(words, pairwise(ends), strict=True):
+            text = str(self.tokenizer.decode(self.ids[slice(*place)], clean_up_tokenization_spaces=False))
+            space = text[: len(text) - len(text.lstrip())]
+            said += f"{space}<<{text.lstrip()}>>" if word in marked else text
+        return said.strip()
 
     def _different(self, order: Sequence[int], where: Int[Tensor, "entry"], count: int) -> list[int]:
         first: dict[int, int] = {}

@@ -128,7 +128,7 @@ def latent_table(
                 "groups": "; ".join(f"{group} {value:+.2g}" for group, value in used.pull(key)),
                 "firing_rate": float(rates[latent]),
                 "top_tokens": quoted(tokens[latent][0]),
-                **{"label": ", ".join(own.words), "label_score": own.detection, "random_score": random.detection},
+                **{"label": own.text, "label_score": own.detection, "random_score": random.detection},
                 **{"fuzzing_score": own.fuzzing, "random_fuzzing_score": random.fuzzing},
                 **{"gap_r_if_removed": gap_r.value, "gap_r_low": gap_r.low, "gap_r_high": gap_r.high},
                 **{"kl_if_removed": kl.value, "kl_low": kl.low, "kl_high": kl.high},
