@@ -70,7 +70,7 @@ def evaluated_latents(results: Path, sae: str) -> pd.DataFrame | None:
     """`evaluate_latents.csv`: which latents of the SAE of this hash others' seeds have too; None where that is not
     known, since `make evaluate` has not run or was about another SAE."""
     about, table = results / "evaluate.json", results / "evaluate_latents.csv"
-    if not (about.is_file() and table.is_file()):
+    if not (about.exists() and table.exists()):
         return None
     hashes = read_json(about, dict).get("hashes")
     check_fields(hashes, {"sae": str}, f"{about}: hashes", more=True)
