@@ -179,9 +179,10 @@ def needed(paths):
 
 def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
-    made = {"07_alignment": "evaluate.json", "11_selection": "selection.csv", "14_claims": "evaluate.json"}
+    made = {"07_alignment": ["evaluate.json"], "11_selection": ["selection.csv"], "14_claims": ["evaluate.json"]}
+    made["09_latents"] = ["evaluate.json", "evaluate_latents.csv"]
     if name in made:  # by `make evaluate` and `make select`
-        return [path for path in [RUN.results / made[name]] if path.is_file()]
+        return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
     if name == "15_speed":
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
     if name != "13_opinionqa":
@@ -201,7 +202,7 @@ onstart:
 rule book:
     input:
         [written_by(name) for name in CHAPTERS],
-        needed([RUN.results / "run.json", *PROSE]),
+        needed([RUN.results / "run.json", *PROSE, *RUN.results.glob("labels.csv")]),
     output:
         update(relative(RUN.html / "index.html")),
     params:

@@ -1,5 +1,9 @@
 """Models, tokenizers and surveys small enough to make in a test, shared by the test files."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import hypothesis
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from transformers import (
 )
 
 from opinion_sae.delta.held_out import Split
+from opinion_sae.effects.firing import Corpus
 from opinion_sae.model.language_model import wrap
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.survey import Question, Survey
@@ -129,6 +134,29 @@ def make_split(train, validation=(), test=()):
     return Split("some", *(np.array(part, dtype=int) for part in (train, validation, test)))
 
 
+def make_corpus(texts, firings):
+    """Texts as lists of words; `firings` are for each latent the words, counted through, on whose first token it
+    fires, with how strongly."""
+    tokenizer, words = make_tokenizer(), [word for text in texts for word in text]
+    tokens = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words]
+    lengths, of_word = torch.tensor([len(one) for one in tokens]), torch.arange(len(words))
+    of_text = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(text) for text in texts]))
+    first = lengths.cumsum(0) - lengths
+    where = [first[word] for one in firings for word in sorted(one)]
+    values = [float(one[word]) for one in firings for word in sorted(one)]
+    return Corpus(
+        tokenizer,
+        torch.tensor([token for one in tokens for token in one]),
+        of_text.repeat_interleave(lengths),
+        of_word.repeat_interleave(lengths),
+        tuple(words),
+        torch.zeros(len(texts), dtype=torch.bool),
+        torch.tensor(where),
+        torch.tensor(values),
+        torch.tensor([0, *(len(one) for one in firings)]).cumsum(0),
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The makers above, since test modules cannot import one another."""
@@ -141,6 +169,7 @@ def tiny():
         survey = staticmethod(make_survey)
         sae = staticmethod(make_sae)
         split = staticmethod(make_split)
+        corpus = staticmethod(make_corpus)
         questions = QUESTIONS
 
     return Tiny
@@ -175,3 +204,35 @@ def six_questions():
         shares[:, q, :n] = rng.dirichlet(np.ones(n), 2)
     shares[1, 4] = np.nan
     return make_survey(shares, questions)
+
+
+@pytest.fixture
+def server():
+    """An endpoint here: answers with what stands in `replies`, the last again and again; `asked` are the requests."""
+
+    def completion(text):
+        return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            server.asked.append((self.path, dict(self.headers), json.loads(body)))
+            status, text, *headers = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
+            self.send_response(status)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(text.encode() if isinstance(text, str) else text)
+
+        def log_message(self, *about):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.replies, server.completion = [], [completion("roads")], completion
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

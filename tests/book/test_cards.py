@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from opinion_sae.artifacts import write_json
+from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import latent_report
-from opinion_sae.book.cards import pages
+from opinion_sae.book.cards import COLUMNS, pages, read_labels
 
 BAD = "</mark><script>alert(1)</script>\n```\n# not a heading"
 CARD = {
@@ -60,6 +60,28 @@ def test_a_card_can_be_linked_to_and_links_to_others(page):
     assert page.index("| +0.50 | {ref}") < page.index("| -0.50 | {ref}")
 
 
+def test_whether_other_seeds_have_it_is_said(page, tmp_path):
+    assert "is not known: <code>make evaluate</code>" in page
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD | {"seeds": 0, "others": 4}]})
+    assert "; found again in 0 of 4 SAEs of other seeds</dd>" in pages(tmp_path)["cards/axis-1"]
+
+
+def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD]})
+    rows = [
+        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 20),
+        (8, "m", "m", "None", *[1] * 6),
+    ]
+    write_csv(tmp_path / "labels.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    page = pages(tmp_path)["cards/axis-1"]
+    assert (
+        "<dt>Label by m at &lt;b&gt;</dt><dd>&lt;/dd&gt;&lt;script&gt;: detection 0.50 (random latent not measured),"
+        in page
+    )
+    assert "fuzzing 0.25 (random latent 0.75); judged by m at &lt;b&gt;</dd>" in page
+    assert read_labels(tmp_path)["label"].tolist() == ["</dd><script>", "None"]
+
+
 def test_what_was_not_measured_is_said(page):
     assert "gap correlation -0.010, KL not measured nats" in page
     assert "detection 0.75 (random latent not measured)" in page and "None" not in page
@@ -87,7 +109,15 @@ def test_sentences_turn_with_the_table():
         table(gap_r_low=-1.0, gap_r_high=1.0, gap_r_if_removed=[0.1, -0.2, 0.0, 0.0])
     )
     assert "clearly for 0" in turned and "latent 9 (tree) costs most: -0.200" in turned
+    assert "is not known: `make evaluate` has not run" in said
+    again = pd.DataFrame({"latent": range(10), "seeds": [0] * 7 + [1, 2, 2], "of": 2})
+    assert (
+        "Of 3 latents that are read, 100% are found again (a decoder row of a cosine of 0.7 or more) in one of 2"
+        in (found := latent_report.again_sentence(table(), again))
+    )
+    assert "at least, 67% in all; of all 10 latents 30% and 20%." in found
     nothing = table().iloc[:0]
+    assert "nan" not in latent_report.read_page(nothing, 0, again)
     assert latent_report.read_page(nothing, 0).count(latent_report.NOTHING) == 3
 
 

@@ -322,6 +322,23 @@ def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
         evaluate.evaluate(profile)
 
 
+def test_the_saes_of_other_seeds_say_which_latents_they_have_too(sae, tiny, tmp_path):
+    assert shown.evaluated_latents(tmp_path, sae.sha256()) is None
+    for seed, other in ((1, sae), (2, tiny.sae(7))):
+        other.save(tmp_path / "evaluate" / f"sae-{seed}-of-{sae.sha256()[-12:]}")
+    tiny.sae().save(tmp_path / "evaluate" / "sae-1-of-another")
+    kept = evaluate.kept_saes(tmp_path, sae)
+    assert [folder.name[:5] for folder in kept] == ["sae-1", "sae-2"]
+    found = evaluate.found_again(sae.W_dec, [evaluate.load_sae(folder).W_dec for folder in kept])
+    write_csv(tmp_path / "evaluate_latents.csv", found)
+    write_json(tmp_path / "evaluate.json", {"hashes": {"sae": sae.sha256()}})
+    again = shown.evaluated_latents(tmp_path, sae.sha256())
+    assert again is not None and again["seeds"].tolist() == [1] * 48 and set(again["of"]) == {2}
+    assert shown.evaluated_latents(tmp_path, "another") is None
+    write_csv(tmp_path / "evaluate_latents.csv", evaluate.found_again(sae.W_dec, []))
+    assert shown.evaluated_latents(tmp_path, sae.sha256()) is None
+
+
 def test_the_default_books_direction_needs_few_prompts(answers, survey, monkeypatch):
     asked = []
     monkeypatch.setattr(suite, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))

@@ -1002,6 +1002,57 @@ def read_selection(folder: Path) -> object:
     return grid, chosen_by_fold(grid)
 
 
+UNNEEDED = ("absent", "a header alone", "a link to itself")  # of a file that need not be there
+
+
+def labels(folder: Path) -> list[Damage]:
+    rows = "3,statistics,words,roads,0.5,,0.6,0.7,20,20\n5,statistics,words,None,0.5,0.4,0.6,0.7,20,20\n"
+    text = "latent,by,judge,label,detection,random_detection,fuzzing,random_fuzzing,contexts,marks\n" + rows
+    (folder / "labels.csv").write_text(text)
+    found = any_table("labels.csv", text, "latent by label fuzzing contexts", "latent fuzzing contexts", rows=False)
+    return [one for one in found if one.name not in UNNEEDED]
+
+
+def read_labels(folder: Path) -> object:
+    from opinion_sae.book.cards import read_labels
+
+    return read_labels(folder)
+
+
+def other_seeds(folder: Path) -> list[Damage]:
+    text = "latent,seeds,of,cosine\n0,1,2,0.75\n1,0,2,0.5\n"
+    (folder / "evaluate_latents.csv").write_text(text)
+    (folder / "evaluate.json").write_text('{"hashes": {"sae": "s"}}')
+    found = any_table("evaluate_latents.csv", text, "latent seeds of cosine", "latent seeds cosine", rows=False)
+    found = [*found, *any_json("evaluate.json", {"hashes": {"sae": "s"}}, "hashes hashes.sae")]
+    return [one for one in found if one.name not in UNNEEDED]
+
+
+def read_other_seeds(folder: Path) -> object:
+    from opinion_sae.book.evaluated import evaluated_latents
+
+    return evaluated_latents(folder, "s")
+
+
+def reply(folder: Path) -> list[Damage]:
+    one = endpoint(folder)
+    one.write("what?", 5)
+    (name,) = one.unsent
+    good = {"url": "u", "request": {}, "reply": "roads"}
+    (folder / f"{name}.json").write_text(json.dumps(good))
+    return [one for one in any_json(f"{name}.json", good, "reply") if one.name not in UNNEEDED]
+
+
+def endpoint(folder: Path) -> Any:
+    from opinion_sae.use.endpoint import Endpoint
+
+    return Endpoint("http://localhost:1/v1", "some", folder, len)
+
+
+def read_reply(folder: Path) -> object:
+    return endpoint(folder).write("what?", 5)
+
+
 def model(folder: Path) -> list[Damage]:
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -1059,6 +1110,9 @@ DOORS = {
     "published run": Door(kept, read_run),
     "facts": Door(facts, read_facts),
     "selection": Door(selection, read_selection),
+    "labels": Door(labels, read_labels),
+    "latents of other seeds": Door(other_seeds, read_other_seeds),
+    "kept reply": Door(reply, read_reply),
     "model": Door(model, read_model),
 }
 

@@ -80,9 +80,9 @@ def test_a_label_is_scored_where_it_was_not_chosen(tiny):
     words = [word for n in range(40) for word in (("road", "good", "day") if n % 3 else ("tree", "good", "day"))]
     firings = [(0, i, 1.0) for i, word in enumerate(words) if word == "road"] + [(1, 6 * n, 1.0) for n in range(20)]
     road, first, none = labels(hand(tiny, words, firings, [3] * 40), [0, 1, 2])
-    assert road == (("road",), 1.0, 1.0)
+    assert road[:3] == ("road", 1.0, 1.0)
     assert 0.2 < first.detection < 0.8
-    assert none.words == () and math.isnan(none.detection)
+    assert none.text == "" and math.isnan(none.detection)
 
 
 def test_balanced_accuracy_by_hand():
@@ -173,6 +173,8 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
     table, cards = describe(answers, used, corpus, changed, found_again(tiny.sae().W_dec, [tiny.sae().W_dec] * 2))
     expected = "latent role axis weight groups firing_rate top_tokens label label_score random_score".split()
     assert list(table)[:10] == expected and {"gap_r_if_removed", "kl_if_removed", "seeds"} <= set(table)
+    assert {card["others"] for card in cards} == {2}
+    assert describe(answers, used, corpus, changed)[0]["seeds"].isna().all()
     assert len(table) == 16 and (table["seeds"] == 2).all() and (table["folds"] == 3).all()
     assert table.loc[table["role"] == "write", "axis"].isna().all()
     for _, part in table.groupby(["role", "axis"], dropna=False):
@@ -184,4 +186,7 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
 
 def test_rows_of_another_sae_count_from_the_cosine_on():
     own = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert found_again(own, [torch.tensor([[2.0, 0.1]]), torch.tensor([[1.0, 1.0]])], 0.8).tolist() == [1, 0]
+    assert not len(found_again(own, []))
+    found = found_again(own, [torch.tensor([[2.0, 0.1]]), torch.tensor([[1.0, 1.0]])], 0.8)
+    assert found["of"].tolist() == [2, 2] and found["cosine"].tolist() == pytest.approx([0.99875, 0.70711], abs=1e-4)
+    assert found_again(own, [torch.tensor([[2.0, 0.1]]), torch.tensor([[1.0, 1.0]])], 0.8)["seeds"].tolist() == [1, 0]

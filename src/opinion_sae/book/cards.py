@@ -10,9 +10,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import read_json
+import pandas as pd
+
+from opinion_sae.artifacts import read_csv, read_json
 
 FILE = "cards.json"
+LABELS = "labels.csv"  # of `opinion-sae label`
+SCORES = ("detection", "random_detection", "fuzzing", "random_fuzzing")
+COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks")
 CARDS = "cards"  # the folder of the pages
 STRONGEST = 10  # latents listed at either end of an axis
 MISSING = "not measured"
@@ -23,12 +28,26 @@ def pages(results: Path) -> dict[str, str]:
     path = results / FILE
     if not path.is_file():
         return {}
-    found = read_json(path)
+    found, labels = read_json(path), read_labels(results)
     at = {card["latent"]: card["axis"] for card in found["cards"]}
+    for card in found["cards"]:
+        rows = labels[labels["latent"] == card["latent"]]
+        card["labels"] = rows.astype(object).where(rows.notna(), None).to_dict("records")
     return {
         f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in found["cards"] if c["axis"] == axis["axis"]], at)
         for axis in found["axes"]
     }
+
+
+def read_labels(results: Path) -> pd.DataFrame:
+    """`labels.csv` of a results folder, without rows if there is none. ValueError for one that is not of its form."""
+    path = results / LABELS
+    if not path.exists():
+        return pd.DataFrame({name: [] for name in COLUMNS})
+    numbers = ("latent", *SCORES, "contexts", "marks")
+    empty = {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}  # a label may be 'None'
+    text = {"label": str, "by": str, "judge": str}
+    return read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
 
 
 def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, int]) -> str:
@@ -84,11 +103,12 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
         "Weight on each axis": ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0",
         "Moves": "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]),
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{card['folds']} folds"
-        + ("" if card["seeds"] is None else f"; found again in {card['seeds']} SAEs of other seeds"),
+        f"; {_again(card)}",
         "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
         f"{_percent(contexts['texts']['rate'])} of plain text's",
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
         f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
+        **{f"Label by {escape(one['by'])}": _other_label(one) for one in card["labels"]},
         "Taken out": f"gap correlation {_change(card, 'gap_r')}, KL {_change(card, 'kl')} nats",
         "Promotes": _tokens(card["promoted"]),
         "Suppresses": _tokens(card["suppressed"]),
@@ -103,6 +123,18 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
     )
     head = f"(latent-{latent})=\n### Latent {latent}: {_md(card['label']) or 'no label'}\n"
     return f'{head}\n```{{raw}} html\n<div class="latent-card"><dl>{facts}</dl>{shown}</div>\n```\n'
+
+
+def _other_label(row: Mapping[str, Any]) -> str:
+    """One of `opinion-sae label`, with the scores that its own judge gives it."""
+    said = [f"{name} {_number(row[name])} (random latent {_number(row[f'random_{name}'])})" for name in SCORES[::2]]
+    return f"{escape(row['label']) or 'none'}: {', '.join(said)}; judged by {escape(row['judge'])}"
+
+
+def _again(card: Mapping[str, Any]) -> str:
+    if card["seeds"] is None:
+        return "whether SAEs of other seeds have it is not known: <code>make evaluate</code> has not run"
+    return f"found again in {card['seeds']} of {card['others']} SAEs of other seeds"
 
 
 def _contexts(found: Sequence[Sequence[Any]]) -> str:

@@ -126,6 +126,29 @@ def predict(given: argparse.Namespace) -> None:
     answer(given.questions, given.run, given.out, given.figure, given.json)
 
 
+def label(given: argparse.Namespace) -> None:
+    """Labels of latents, with scores."""
+    from opinion_sae.book.label import Asked, label
+    from opinion_sae.book.profile import load_profile
+
+    asked = Asked(given.model, given.key_from, given.price, given.yes)
+    print(f"written: {label(load_profile(given.profile), given.by, given.latents, asked)}")
+
+
+def export(given: argparse.Namespace) -> None:
+    """Files for Neuronpedia, or for the Hugging Face hub."""
+    from opinion_sae.book.export import export_neuronpedia, export_sae
+    from opinion_sae.book.profile import load_profile
+
+    profile = load_profile(given.profile)
+    if given.what == "neuronpedia":
+        print(f"written: {export_neuronpedia(profile, given.creator)}")
+    else:
+        folder = export_sae(profile, given.repo, given.upload)
+        print(f"written, and read back by SAELens: {folder}")
+        print(f"uploaded to {given.repo}" if given.upload else "nothing was uploaded (--upload does)")
+
+
 def survey(given: argparse.Namespace) -> None:
     """A survey in a form that other programs read."""
     from opinion_sae.survey.export import write_opinionqa, write_tidy
@@ -184,6 +207,23 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, help="the CSV file to write; without it <questions>-predictions.csv")
     one.add_argument("--figure", type=Path, help="an SVG file to draw")
     one.add_argument("--json", type=Path, help="a JSON file to write, which the book's explorer opens")
+    one = add(label, "label the latents that have cards, and score the labels")
+    one.add_argument("--by", default="statistics", help="statistics, weighted, model, or an endpoint's base URL")
+    one.add_argument("--latents", type=int, default=20, help="how many, those with the largest weights (20)")
+    one.add_argument("--model", default="", help="of an endpoint: the model that it is to ask")
+    one.add_argument("--key-from", default="OPENAI_API_KEY", help="of an endpoint: the variable that holds the key")
+    one.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="of an endpoint: per million tokens")
+    one.add_argument("--yes", action="store_true", help="of an endpoint: send without asking")
+    one = add(export, "write latents for Neuronpedia, or the SAE as for the Hugging Face hub", profile=False)
+    one.add_argument("what", choices=("neuronpedia", "sae"))
+    one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+    one.add_argument(
+        "--creator",
+        default="clkht01d40000jv08hvalcvly",
+        help="id of who uploads to Neuronpedia; without it whom its tools name",
+    )
+    one.add_argument("--repo", default="owner/name", help="of the hub, for the SAE")
+    one.add_argument("--upload", action="store_true", help="put the SAE there, with the token in HF_TOKEN")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")

@@ -31,6 +31,7 @@ from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
+from opinion_sae.effects.latent_table import found_again
 from opinion_sae.effects.readers import Cells
 from opinion_sae.effects.side_effects import measure, side_effects_table
 from opinion_sae.effects.text_before import LORA, Elsewhere, Tables, lora, lora_items, prompt_items, prompts
@@ -300,9 +301,9 @@ def learning_table(given: Inputs, found: Found, replicates: int) -> pd.DataFrame
 def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
     """Run `evaluation` on what the book of a profile left, and write its tables to the results folder after each item.
 
-    `evaluate.csv`, `evaluate_claims.csv`, `evaluate_side_effects.csv`, those of `gap_tables` and, last,
-    `evaluate.json`: hashes, versions, machine, seconds per item, and the items that are missing. ValueError for a kind
-    of item that there is not.
+    `evaluate.csv`, `evaluate_claims.csv`, `evaluate_side_effects.csv`, those of `gap_tables`, `evaluate_latents.csv`
+    (which latents SAEs of other seeds have too) and, last, `evaluate.json`: hashes, versions, machine, seconds per
+    item, and the items that are missing. ValueError for a kind of item that there is not.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -317,6 +318,9 @@ def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
         write_csv(run.results / "evaluate_side_effects.csv", _effects(given, found, plain, profile.bootstrap))
         for name, table in gap_tables(given, found, profile.bootstrap).items():
             write_csv(run.results / f"evaluate_{name}.csv", table)
+        others = [load_sae(folder) for folder in kept_saes(run.work, given.sae)]
+        again = found_again(given.sae.W_dec, [other.W_dec for other in others])
+        write_csv(run.results / "evaluate_latents.csv", again)
         about = {"hashes": hashes, "missing": found.missing, **_about(profile, given)}
         write_json(run.results / "evaluate.json", about)
         if found.missing:
@@ -375,10 +379,19 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
     own = load_sae(run.work / "sae").requires_grad_(False)
     if seed == profile.seed or profile.sae != "train":
         return own
-    folder = run.work / "evaluate" / f"sae-{seed}-of-{own.sha256()[-12:]}"
+    folder = _folder(run.work, own, seed)
     if not (folder / "cfg.json").is_file():
         size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
         size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
         sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
         sae.save(folder)
     return load_sae(folder).requires_grad_(False)
+
+
+def kept_saes(work: Path, own: SparseAutoencoder) -> list[Path]:
+    """The folders of the SAEs of other seeds that `sae_of_seed` has trained beside this one."""
+    return sorted(path.parent for path in work.glob(str(_folder(Path(), own, "*") / "cfg.json")))
+
+
+def _folder(work: Path, own: SparseAutoencoder, seed: int | str) -> Path:
+    return work / "evaluate" / f"sae-{seed}-of-{own.sha256()[-12:]}"

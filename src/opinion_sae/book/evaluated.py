@@ -66,6 +66,19 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
     return Evaluated(results, note)
 
 
+def evaluated_latents(results: Path, sae: str) -> pd.DataFrame | None:
+    """`evaluate_latents.csv`: which latents of the SAE of this hash others' seeds have too; None where that is not
+    known, since `make evaluate` has not run or was about another SAE."""
+    about, table = results / "evaluate.json", results / "evaluate_latents.csv"
+    if not (about.exists() and table.exists()):
+        return None
+    hashes = read_json(about, dict).get("hashes")
+    check_fields(hashes, {"sae": str}, f"{about}: hashes", more=True)
+    columns = ("latent", "seeds", "of", "cosine")
+    found = read_csv(table, columns, numbers=columns, names=("latent",))
+    return found if len(found) and hashes["sae"] == sae else None
+
+
 def with_evaluated(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """A table with a row for each method and, below it, the rows of the methods that only `make evaluate` has."""
     new = rows[~rows["method"].isin(table["method"])]

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.book.gap_report import FEW, markdown_table, plain
+from opinion_sae.effects.latent_table import ALIKE
 
 NOTHING = f"No axis reads anything: {FEW}."
 
@@ -28,9 +29,10 @@ def path_sentence(path: pd.DataFrame) -> str:
     return f"The gap correlation is {said}, and {plain(r['all'])} where all may be read."
 
 
-def read_page(table: pd.DataFrame, cards: int) -> str:
-    """The three sentences under the table of latents."""
-    return "\n\n".join([read_sentence(table, cards), removal_sentence(table), label_sentence(table)])
+def read_page(table: pd.DataFrame, cards: int, again: pd.DataFrame | None = None) -> str:
+    """The sentences under the table of latents; `again` is `found_again` of SAEs of other seeds."""
+    said = [read_sentence(table, cards), removal_sentence(table), label_sentence(table), again_sentence(table, again)]
+    return "\n\n".join(said)
 
 
 def read_sentence(table: pd.DataFrame, cards: int) -> str:
@@ -104,6 +106,21 @@ def label_sentence(table: pd.DataFrame) -> str:
             f"latents {means.iloc[1]:.2f}) and fuzzing {means.iloc[2]:.2f} ({means.iloc[3]:.2f})"
         )
     return f"The labels' mean scores, 0.50 being chance: {'; '.join(said)}." if said else NOTHING
+
+
+def again_sentence(table: pd.DataFrame, again: pd.DataFrame | None) -> str:
+    """How many of the latents that are read SAEs of other seeds have too, beside all latents."""
+    if again is None:
+        return "Whether SAEs of other seeds have these latents too is not known: `make evaluate` has not run."
+    seeds, of = again.set_index("latent")["seeds"], int(again["of"].iloc[0])
+    if not (table["role"] == "read").any():
+        return NOTHING
+    read = seeds[table.loc[table["role"] == "read", "latent"].unique()]
+    return (
+        f"Of {len(read)} latents that are read, {(read > 0).mean():.0%} are found again (a decoder row of a cosine of "
+        f"{ALIKE} or more) in one of {of} SAEs of other seeds at least, {(read == of).mean():.0%} in all; of all "
+        f"{len(seeds)} latents {(seeds > 0).mean():.0%} and {(seeds == of).mean():.0%}."
+    )
 
 
 def scored(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
@@ -71,15 +71,26 @@ class Corpus:
         there = self.of_survey[self.text[where]] == survey
         where, values = where[there], values[there]
         order = values.argsort(descending=True, stable=True).tolist()
-        top = self._different(order, where, count)
+        top = self.different(order, where, count)
         seen = {int(self.text[where[entry]]) for entry in top}
         by_rank = sorted(range(len(order)), key=lambda rank: abs(rank - len(order) // 2))
         rest = [order[rank] for rank in by_rank if int(self.text[where[order[rank]]]) not in seen]
-        found = top, self._different(rest, where, count - 1)
+        found = top, self.different(rest, where, count - 1)
         first, other = ([self._context(int(where[one]), float(values[one])) for one in some] for some in found)
         return first, other
 
-    def _different(self, order: Sequence[int], where: Int[Tensor, "entry"], count: int) -> list[int]:
+    def say(self, words: Sequence[int], marked: Collection[int] = ()) -> str:
+        """Words that follow each other as text, those `marked` in << >>."""
+        ends = torch.searchsorted(self.word, torch.tensor([*words, words[-1] + 1])).tolist()
+        said = ""
+        for word, place in zip(words, pairwise(ends), strict=True):
+            text = str(self.tokenizer.decode(self.ids[slice(*place)], clean_up_tokenization_spaces=False))
+            space = text[: len(text) - len(text.lstrip())]
+            said += f"{space}<<{text.lstrip()}>>" if word in marked else text
+        return said.strip()
+
+    def different(self, order: Sequence[int], where: Int[Tensor, "entry"], count: int) -> list[int]:
+        """The first of some firings in as many texts."""
         first: dict[int, int] = {}
         for entry in order:
             if len(first) == count:
@@ -156,15 +167,20 @@ def _plain(answers: AnswerPath, texts: Sequence[str]) -> Iterator[Read]:
             yield tokens[row, some].tolist(), residual[row, some], counts[row, some]
 
 
-def _words(
-    tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"], text: Int[Tensor, "token"]
-) -> tuple[Int[Tensor, "token"], tuple[str, ...]]:
-    """Which word each token begins in, and the words, without the spaces before them."""
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"]) -> list[str]:
+    """Each token as text, with the space in front of it."""
     some = int(ids[0])  # in front of each, since some tokenizers drop the space in front of the first
     head = len(tokenizer.decode([some], clean_up_tokenization_spaces=False))
     unique, which = ids.unique(return_inverse=True)
     known = [tokenizer.decode([some, one], clean_up_tokenization_spaces=False)[head:] for one in unique.tolist()]
-    pieces = [known[n] for n in which.tolist()]
+    return [known[n] for n in which.tolist()]
+
+
+def _words(
+    tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"], text: Int[Tensor, "token"]
+) -> tuple[Int[Tensor, "token"], tuple[str, ...]]:
+    """Which word each token begins in, and the words, without the spaces before them."""
+    pieces = token_texts(tokenizer, ids)
     words: list[str] = []
     of_token: list[int] = []
     for _, tokens in groupby(range(len(pieces)), key=text.tolist().__getitem__):

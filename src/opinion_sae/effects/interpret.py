@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from opinion_sae.delta.offsets import GroupDelta
@@ -17,10 +17,10 @@ from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
 @torch.no_grad()
-def token_effects(
-    lm: LanguageModel, sae: SparseAutoencoder, latents: Int[Tensor, "latent"], count: int = 6
-) -> list[tuple[list[str], list[str]]]:
-    """Tokens that each latent promotes and suppresses most when it writes straight to the output (logit lens).
+def logit_effects(
+    lm: LanguageModel, sae: SparseAutoencoder, latents: Int[Tensor, "latent"]
+) -> Float[Tensor, "latent vocabulary"]:
+    """What each latent adds to every token's logit when it writes straight to the output (logit lens).
 
     The decoder row, scaled by the final norm's gain, times the unembedding (nostalgebraist 2020).
     """
@@ -28,11 +28,17 @@ def token_effects(
     probe = torch.ones(1, lm.width, dtype=lm.dtype, device=lm.device)
     gain = norm.weight if isinstance(norm, nn.LayerNorm) else norm(probe)[0]  # an RMS norm of ones is its gain
     head = lm.model.get_output_embeddings().weight
-    effects = (sae.W_dec[latents].to(head.device) * gain.to(head.device).float()) @ head.float().T
+    return (sae.W_dec[latents].to(head.device) * gain.to(head.device).float()) @ head.float().T
+
+
+def token_effects(
+    lm: LanguageModel, sae: SparseAutoencoder, latents: Int[Tensor, "latent"], count: int = 6
+) -> list[tuple[list[str], list[str]]]:
+    """Tokens that each latent promotes and suppresses most, by `logit_effects`."""
     return [
         ([lm.tokenizer.decode([i]) for i in row.topk(count).indices.tolist()],
          [lm.tokenizer.decode([i]) for i in (-row).topk(count).indices.tolist()])
-        for row in effects
+        for row in logit_effects(lm, sae, latents)
     ]  # fmt: skip
 
 

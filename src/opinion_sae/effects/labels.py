@@ -1,10 +1,10 @@
-"""Labels for latents by the words that go with them, and how well a label tells where its latent fires."""
+"""Labels of latents, and how well they tell on other texts where a latent fires, whoever writes and judges them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,15 +18,31 @@ LETTERS = 3  # that a word of a label has at least
 
 
 class Label(NamedTuple):
-    """Words, and balanced accuracies of 'one of the words is there' on texts that they were not chosen on.
+    """A label, and balanced accuracies of what its judge says of texts that it was not written from.
 
-    detection: for 'the latent fires in this stretch of text'; fuzzing: for 'the latent fires on this word', among the
-    words of stretches in which it fires. 0.5 is chance; NaN where the latent does not fire in both halves of the texts.
+    detection: of 'the latent fires in this stretch of text'; fuzzing: of 'the latent fires on this word', among the
+    words of stretches in which it fires; after Paulo et al. 2024 (Automatically Interpreting Millions of Features in
+    Large Language Models). 0.5 is chance; NaN without a label, or where the latent does not fire in both halves of the
+    texts. contexts, marks: stretches and words that were judged.
     """
 
-    words: tuple[str, ...]
+    text: str
     detection: float
     fuzzing: float
+    contexts: int = 0
+    marks: int = 0
+
+
+@runtime_checkable
+class Labeler(Protocol):
+    """Who writes a label, from the half of the texts that is not judged, and what judges it: 1 for yes, 0 for no, NaN
+    for no answer."""
+
+    def label(self, latent: int) -> str: ...
+
+    def in_stretches(self, label: str, stretches: Int[Tensor, "case"]) -> Float[Tensor, "case"]: ...
+
+    def on_words(self, label: str, words: Int[Tensor, "case"]) -> Float[Tensor, "case"]: ...
 
 
 class Words(NamedTuple):
@@ -54,30 +70,75 @@ def words_of(corpus: Corpus, seed: int) -> Words:
     return Words(stretch, key, vocabulary, half[text])
 
 
-def labels(corpus: Corpus, latents: Sequence[int], seed: int = 0, words: int = 3) -> list[Label]:
-    """A label for each latent: the `words` words that go most with its firing on a word, by their correlation over the
-    words of half of the texts; scored on the other half."""
-    parts, found = words_of(corpus, seed), []
-    chosen, size = ~parts.judged, len(parts.vocabulary)
-    often = torch.bincount(parts.key[chosen], minlength=size + 1)[:size] / chosen.sum()
-    stretches, judged = int(parts.stretch.max()) + 1, parts.stretch[parts.judged].unique()
-    for latent in latents:
-        fires = torch.zeros(len(corpus.words), dtype=torch.bool)
-        fires[corpus.word[corpus.of(latent)[0]]] = True
-        share = fires[chosen].float().mean()
-        both = torch.bincount(parts.key[chosen & fires], minlength=size + 1)[:size] / chosen.sum()
-        together = (both - share * often) / (often * (1 - often)).clamp_min(1e-9).sqrt()  # times what is one's own
-        best = [i for i in together.topk(min(words, size)).indices.tolist() if together[i] > 0]
-        if not best or not fires[parts.judged].any():
-            found.append(Label((), float("nan"), float("nan")))
-            continue
-        says = torch.isin(parts.key, torch.tensor(best))
-        holds, active = (torch.zeros(stretches, dtype=torch.bool) for _ in range(2))
-        holds[parts.stretch[says]], active[parts.stretch[fires]] = True, True
-        near = parts.judged & active[parts.stretch]
-        scores = balanced_accuracy(holds[judged], active[judged]), balanced_accuracy(says[near], fires[near])
-        found.append(Label(tuple(parts.vocabulary[i] for i in best), *scores))
-    return found
+def firings(corpus: Corpus, latent: int) -> Float[Tensor, "word"]:
+    """How strongly a latent fires on each word: the most on any of its tokens."""
+    where, values = corpus.of(latent)
+    return torch.zeros(len(corpus.words)).scatter_reduce(0, corpus.word[where], values.float(), "amax")
+
+
+class Statistics:
+    """The words that go most with a latent's firing, by their correlation; what holds one of them is judged a yes.
+
+    With `weighted`, the correlation is with how strongly it fires, not with whether it does.
+    """
+
+    def __init__(self, corpus: Corpus, parts: Words, words: int = 3, weighted: bool = False):
+        self.corpus, self.parts, self.words, self.weighted = corpus, parts, words, weighted
+        self.chosen, size = ~parts.judged, len(parts.vocabulary)
+        self.often = torch.bincount(parts.key[self.chosen], minlength=size + 1)[:size] / self.chosen.sum()
+
+    def label(self, latent: int) -> str:
+        value = firings(self.corpus, latent)[self.chosen]
+        value = value if self.weighted else (value > 0).float()
+        both = torch.bincount(self.parts.key[self.chosen], weights=value, minlength=len(self.often) + 1)
+        apart = both[: len(self.often)] / self.chosen.sum() - value.mean() * self.often
+        together = apart / (self.often * (1 - self.often)).clamp_min(1e-9).sqrt()  # times what is one's own
+        best = together.topk(min(self.words, len(together))).indices.tolist()
+        return ", ".join(self.parts.vocabulary[i] for i in best if together[i] > 0)
+
+    def in_stretches(self, label: str, stretches: Int[Tensor, "case"]) -> Float[Tensor, "case"]:
+        return torch.isin(stretches, self.parts.stretch[self._says(label)]).float()
+
+    def on_words(self, label: str, words: Int[Tensor, "case"]) -> Float[Tensor, "case"]:
+        return self._says(label)[words].float()
+
+    def _says(self, label: str) -> Bool[Tensor, "word"]:
+        said = set(label.split(", "))
+        keys = [n for n, key in enumerate(self.parts.vocabulary) if key in said]
+        return torch.isin(self.parts.key, torch.tensor(keys, dtype=torch.long))
+
+
+def scored(corpus: Corpus, parts: Words, labeler: Labeler, latent: int, cases: int | None = None) -> Label:
+    """A latent's label with its scores, on all cases or on at most so many of either kind: the same for any labeler."""
+    fires, judged = firings(corpus, latent) > 0, parts.stretch[parts.judged].unique()
+    active = torch.isin(judged, parts.stretch[fires])
+    near = (parts.judged & torch.isin(parts.stretch, judged[active])).nonzero()[:, 0]
+    text = labeler.label(latent) if active.any() else ""
+    if not text:
+        return Label("", float("nan"), float("nan"))
+    generator = torch.Generator().manual_seed(latent)
+    some = [_drawn(true, cases, generator) for true in (active, fires[near])]
+    said = labeler.in_stretches(text, judged[some[0]]), labeler.on_words(text, near[some[1]])
+    known = [~one.isnan() for one in said]
+    true = active[some[0]], fires[near][some[1]]
+    scores = [balanced_accuracy(one[k] > 0, t[k]) for one, k, t in zip(said, known, true, strict=True)]
+    return Label(text, *scores, *(int(k.sum()) for k in known))
+
+
+def _drawn(true: Bool[Tensor, "case"], cases: int | None, generator: torch.Generator) -> Int[Tensor, "some"]:
+    """All cases, or some of the true and some of the false ones, mixed."""
+    if cases is None:
+        return torch.arange(len(true))
+    mixed = torch.randperm(len(true), generator=generator)
+    kept = [mixed[true[mixed] == kind][:cases] for kind in (True, False)]
+    return mixed[torch.isin(mixed, torch.cat(kept))]
+
+
+def labels(corpus: Corpus, latents: Sequence[int], seed: int = 0) -> list[Label]:
+    """The labels of `Statistics`, chosen on half of the texts and scored on all of the other half."""
+    parts = words_of(corpus, seed)
+    labeler = Statistics(corpus, parts)
+    return [scored(corpus, parts, labeler, latent) for latent in latents]
 
 
 def balanced_accuracy(said: Bool[Tensor, "case"], true: Bool[Tensor, "case"]) -> float:

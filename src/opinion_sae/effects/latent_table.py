@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from opinion_sae.delta.reading import ReadingDelta, ReadingOffset
@@ -86,14 +85,18 @@ def _largest(values: Float[Tensor, "row latent"]) -> Float[Tensor, "latent"]:
 
 
 def found_again(
-    W_dec: Float[Tensor, "m d"], others: Sequence[Float[Tensor, "other d"]], alike: float = ALIKE
-) -> Int[np.ndarray, "m"]:
-    """In how many other SAEs each decoder row has one of a cosine of `alike` or more."""
+    W_dec: Float[Tensor, "m d"], others: Sequence[Float[Tensor, "_ d"]], alike: float = ALIKE
+) -> pd.DataFrame:
+    """For each decoder row, in how many `of` the other SAEs one has a cosine of `alike` or more with it (`seeds`), and
+    the largest cosine that there is; no rows where there are no others."""
+    if not others:
+        return pd.DataFrame({"latent": [], "seeds": [], "of": [], "cosine": []})
     own = torch.nn.functional.normalize(W_dec.detach().float().cpu(), dim=1)
-    count = torch.zeros(len(own), dtype=torch.long)
-    for other in others:
-        count += ((own @ torch.nn.functional.normalize(other.detach().float().cpu(), dim=1).T).amax(1) >= alike).long()
-    return count.numpy()
+    rows = [torch.nn.functional.normalize(other.detach().float().cpu(), dim=1) for other in others]
+    largest = torch.stack([(own @ row.T).amax(1) for row in rows])
+    seeds = (largest >= alike).sum(0)
+    table = {"latent": range(len(own)), "seeds": seeds.numpy(), "of": len(rows), "cosine": largest.amax(0).numpy()}
+    return pd.DataFrame(table)
 
 
 def latent_table(
@@ -102,7 +105,7 @@ def latent_table(
     tokens: Mapping[int, tuple[Sequence[str], Sequence[str]]],
     labels: Mapping[int, tuple[Label, Label]],
     removed: Mapping[Key, tuple[Change, Change]],
-    again: Int[np.ndarray, "latent"] | None,
+    again: pd.DataFrame | None,
 ) -> pd.DataFrame:
     """`latents.csv`: what is read first, by axis, the largest weights first; then what is written.
 
@@ -110,8 +113,9 @@ def latent_table(
     the label was not chosen on; random_score: the same of a latent drawn at random that fires as often, by its own
     label. gap_r_if_removed, kl_if_removed: to first order, on held-out questions from toplines, with 95 % intervals;
     empty where no fold's fit uses the latent. folds: how many of these use it. seeds: in how many SAEs of other seeds
-    it is found again, empty where there are none.
+    it is found again (`found_again`), empty where none is known.
     """
+    seeds = {} if again is None else dict(zip(again["latent"], again["seeds"], strict=True))
     rows = []
     for key in used.keys():
         (role, latent), axis = key, used.axis(key)
@@ -124,12 +128,12 @@ def latent_table(
                 "groups": "; ".join(f"{group} {value:+.2g}" for group, value in used.pull(key)),
                 "firing_rate": float(rates[latent]),
                 "top_tokens": quoted(tokens[latent][0]),
-                **{"label": ", ".join(own.words), "label_score": own.detection, "random_score": random.detection},
+                **{"label": own.text, "label_score": own.detection, "random_score": random.detection},
                 **{"fuzzing_score": own.fuzzing, "random_fuzzing_score": random.fuzzing},
                 **{"gap_r_if_removed": gap_r.value, "gap_r_low": gap_r.low, "gap_r_high": gap_r.high},
                 **{"kl_if_removed": kl.value, "kl_low": kl.low, "kl_high": kl.high},
                 **{"in_fit_to_all": used.in_whole(key), "folds": used.in_folds(key)},
-                "seeds": None if again is None else int(again[latent]),
+                "seeds": seeds.get(latent),
             }
         )
     table = pd.DataFrame(rows).astype({"axis": "Int64", "seeds": "Int64"})
@@ -176,7 +180,7 @@ def describe(
     used: Used,
     corpus: Corpus,
     removed: Mapping[Key, tuple[Change, Change]],
-    again: Int[np.ndarray, "latent"] | None = None,
+    again: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[dict[str, object]]]:
     """`latents.csv`, and a card for each latent that the offset fitted to all questions reads, or two of the folds'."""
@@ -188,5 +192,6 @@ def describe(
     table = latent_table(used, rates, tokens, pairs, removed, again)
     shown = table[(table["role"] == "read") & (table["in_fit_to_all"] | (table["folds"] > 1))]
     places = {"questions": corpus.rates(True), "texts": corpus.rates(False)}
-    rows = shown.astype(object).to_dict("records")
-    return table, [card(row, used, corpus, places, tokens[row["latent"]]) for row in rows]
+    rows, others = shown.astype(object).to_dict("records"), 0 if again is None else int(again["of"].iloc[0])
+    cards = [card(row, used, corpus, places, tokens[row["latent"]]) for row in rows]
+    return table, [one | {"others": others} for one in cards]  # SAEs, for `seeds`

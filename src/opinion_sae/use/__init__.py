@@ -1,4 +1,4 @@
-"""Put offsets to use: predictions for questions of one's own, text written under them, files for other programs.
+"""Put offsets and latents to use: predictions for questions of one's own, text, labels, files for other programs.
 
-Imports from the ground, `survey`, `score`, `model`, `sae` and `delta`.
+Imports from everything before it.
 """

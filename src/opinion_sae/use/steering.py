@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.model.language_model import LanguageModel
@@ -111,17 +112,17 @@ def generate_answers(
     """
     groups = list(delta.groups if groups is None else groups)
     with steer(lm, delta, groups, strength, hook_layer):
-        steered = _write(lm, question, len(groups), tokens, seed)
+        steered = continuations(lm, question, len(groups), tokens, seed)
     alone = 1 if seed is None else len(groups)  # greedy rows would all be the same
-    unsteered = _write(lm, question, alone, tokens, seed) * (len(groups) // alone)
+    unsteered = continuations(lm, question, alone, tokens, seed) * (len(groups) // alone)
     return pd.DataFrame({"group": groups, "unsteered": unsteered, "steered": steered})
 
 
 @torch.no_grad()
-def _write(lm: LanguageModel, question: str, rows: int, tokens: int, seed: int | None) -> list[str]:
+def continuations(lm: LanguageModel, question: str, rows: int, tokens: int, seed: int | None) -> list[str]:
     """`rows` continuations of the same prompt."""
     tokenizer = lm.tokenizer
-    prompt = chat(tokenizer, question) if tokenizer.chat_template else f"Question: {question}\nAnswer:"
+    prompt = in_template(tokenizer, question)
     ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")["input_ids"]
     ids = ids.to(lm.device).expand(rows, -1)
     sampling = {"do_sample": False}
@@ -134,3 +135,8 @@ def _write(lm: LanguageModel, question: str, rows: int, tokens: int, seed: int |
         input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=padding, **sampling
     )
     return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
+
+
+def in_template(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """An open question as a chat model's user turn, or as plain text for a base model."""
+    return chat(tokenizer, question) if tokenizer.chat_template else f"Question: {question}\nAnswer:"
