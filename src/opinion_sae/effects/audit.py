@@ -151,7 +151,7 @@ def _shifts(
 def bounded(strength: float, on_target: float, off_target_kl: float, bound: float) -> bool:
     """Whether the groups meant go the way that they should, and the others' answers change by less than `bound` nats;
     a latent that is taken out is."""
-    return strength == 0 or (on_target * np.sign(strength) > 0 and off_target_kl < bound)
+    return strength == 0 or (on_target * strength > 0 and off_target_kl < bound)
 
 
 def bounded_range(held: Sequence[bool]) -> tuple[float, float]:
@@ -179,7 +179,7 @@ def audit_table(
     for latent, own in targets.items():
         part = cells[cells["latent"] == latent]
         means = part.groupby("strength")[MEASURES].mean()
-        held = [bounded(s, means["on_target"][s], means["off_target_kl"][s], bound) for s in STRENGTHS]
+        held = [bounded(s, *map(float, means.loc[s, ["on_target", "off_target_kl"]]), bound) for s in STRENGTHS]
         low, high = bounded_range(held)
         about = {"latent": latent, "meant_for": "; ".join(groups[g] for g in own), "folds": part["fold"].nunique()}
         for strength in STRENGTHS:

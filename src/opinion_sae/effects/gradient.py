@@ -58,21 +58,29 @@ class Gradients:
         self.alone, self.toplines = pull("alone"), pull("toplines")
 
 
-def constant_parts(gradients: Gradients, split: Split, delta: GroupDelta) -> dict[str, Compared]:
-    """Delta_shared, pulled by all groups together, and D_g, by how each group's pull differs from the mean."""
-    W_dec, mean = delta.sae.W_dec.cpu(), gradients.alone.mean(0)
-    apart = gradients.alone - mean
+def constant_parts(gradients: Gradients, answers: AnswerPath, split: Split, delta: GroupDelta) -> dict[str, Compared]:
+    """Delta_shared, pulled by all groups together, and D_g, by how each group's pull differs from the mean.
 
-    def shared(weights: Float[Tensor, "item"]) -> Float[Tensor, "row latent"]:
-        return (weights @ mean)[None] @ W_dec.T
+    As in the fit, a latent that is silent at a prompt is pulled there only if all such prompts together pull it up.
+    """
+    W_dec, pull = delta.sae.W_dec.detach().cpu(), gradients.alone
+    values, indices = (part.cpu() for part in delta.sae.encode_sparse(answers.residual.to(delta.sae.W_dec.device)))
+    at_active = torch.einsum("gid,iad->gia", pull, W_dec[indices]) * (values > 0)
+    column = indices.flatten().expand(len(pull), -1)
 
-    def own(weights: Float[Tensor, "item"]) -> Float[Tensor, "row latent"]:
-        return torch.einsum("i,gid->gd", weights, apart) @ W_dec.T
+    def by_group(weights: Float[Tensor, "item"]) -> Float[Tensor, "group latent"]:
+        whole = torch.einsum("i,gid->gd", weights, pull) @ W_dec.T
+        active = torch.zeros_like(whole).scatter_add(1, column, (weights[:, None] * at_active).flatten(1))
+        return active + (whole - active).clamp_min(0.0)
 
-    return {
-        "shared": Compared(delta.shared[None].detach().cpu(), shared, split.train),
-        "own": Compared(delta.deviation.detach().cpu(), own, split.train),
-    }
+    def own(weights: Float[Tensor, "item"]) -> Float[Tensor, "group latent"]:
+        found = by_group(weights)
+        return found - found.mean(0)
+
+    shared = Compared(
+        delta.shared[None].detach().cpu(), lambda weights: by_group(weights).mean(0, keepdim=True), split.train
+    )
+    return {"shared": shared, "own": Compared(delta.deviation.detach().cpu(), own, split.train)}
 
 
 def reading_parts(gradients: Gradients, answers: AnswerPath, split: Split, offset: ReadingDelta) -> dict[str, Compared]:
@@ -128,7 +136,7 @@ def gradient_table(
     gradients, weights = Gradients(answers, survey), jackknife_weights(clusters, seed=seed)
     found: dict[str, list[tuple[int, int, np.ndarray, float]]] = {}
     for split, (delta, offset) in zip(splits, progress(offsets, "gradient"), strict=True):
-        parts = constant_parts(gradients, split, delta) | reading_parts(gradients, answers, split, offset)
+        parts = constant_parts(gradients, answers, split, delta) | reading_parts(gradients, answers, split, offset)
         for name, part in parts.items():
             found.setdefault(name, []).append(_compare(part, weights, answers.orders))
     rows = []
@@ -164,5 +172,5 @@ def _compare(
 def _row(
     part: str, fold: str, latents: int, top: int, values: Float[np.ndarray, "2 replicate"], sign: float
 ) -> tuple[object, ...]:
-    r, overlap = ((float(one[0]), *jackknife_interval(one)) for one in values)
+    r, overlap = ((float(one[0]), *np.clip(jackknife_interval(one), -1, 1)) for one in values)
     return part, fold, latents, top, *r, *overlap, top / max(latents, 1), sign
