@@ -203,7 +203,8 @@ def means_table(
         rows[-1] |= {"bounded": int(inside.sum())}
         for name in MEASURES:
             rows[-1] |= _with_interval(name, _over_questions(part, name, clusters, replicates))
-    return pd.DataFrame(rows)
+    ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=["strength", "latents", "questions", "bounded", *ends])
 
 
 def _over_questions(part: pd.DataFrame, name: str, clusters: Int[np.ndarray, "question"], replicates: int) -> Effect:
