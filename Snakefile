@@ -72,9 +72,15 @@ CHAPTERS = {
     ),
     "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
     "21_group_map": dict(
-        needs=["04_delta", "17_reading"],
-        tables=["group_map.csv", "group_map_distances.csv"],
-        figures=["group_map.svg"],
+        needs=["03_sae", "04_delta", "17_reading"],
+        tables=["group_map.csv", "group_map_distances.csv", "geometry.csv", "persona_likeness.csv"],
+        figures=["group_map.svg", "persona_likeness.svg"],
+        work=[],
+    ),
+    "22_causal_audit": dict(
+        needs=["03_sae", "04_delta", "09_latents", "17_reading"],
+        tables=["causal_audit.csv", "causal_audit_means.csv", "gradient.csv"],
+        figures=["causal_audit.svg", "gradient.svg"],
         work=[],
     ),
     "05_joint": dict(

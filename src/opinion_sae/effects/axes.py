@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import Offset
@@ -49,6 +50,11 @@ def codes_table(offsets: Sequence[ReadingOffset]) -> pd.DataFrame:
         stand = zip(offsets[0].groups, c.mean(0).tolist(), c.amin(0).tolist(), c.amax(0).tolist(), strict=True)
         rows += [(axis + 1, *row) for row in stand]
     return pd.DataFrame(rows, columns=["axis", "group", "c", "low", "high"])
+
+
+def code_points(offset: ReadingOffset) -> Float[np.ndarray, "group axis"]:
+    """c_gk |a_k|: where groups stand, each axis in the length of what it reads along the scale."""
+    return (offset.codes() * offset.a[:, 0].norm(dim=1)).detach().cpu().double().numpy()
 
 
 def axes_table(offsets: Sequence[ReadingDelta]) -> pd.DataFrame:

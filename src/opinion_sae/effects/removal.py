@@ -14,7 +14,7 @@ from torch import Tensor
 from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.reading import ReadingDelta
-from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.progress import progress
 from opinion_sae.score.gap_replicates import PooledGaps, interval
 from opinion_sae.survey import Survey
@@ -42,8 +42,9 @@ class _Fold(NamedTuple):
     written: Int[Tensor, "written"]
 
 
-def _of_log_probs(asked: AnswerPath, at: ReadingDelta) -> Float[Tensor, "item option d"]:
-    """Gradients of log p_o by the stream, which add up over the orders of a question's options.
+def log_prob_gradients(asked: AnswerPath, at: Steering | None = None) -> Float[Tensor, "item option d"]:
+    """Gradients of log p_o by the stream, at x as it is or as an offset for one group leaves it; they add up over the
+    orders of a question's options.
 
     p is the mean over orders, so each order counts by its share of p_o.
     """
@@ -77,7 +78,7 @@ class Removal:
     @staticmethod
     def _fold(answers: AnswerPath, questions: Int[Tensor, "test"], offset: ReadingDelta) -> _Fold:
         asked = answers.for_questions(questions)
-        gradients = _of_log_probs(asked, offset.shared_only())
+        gradients = log_prob_gradients(asked, offset.shared_only())
         offset, items = offset.copy().cpu(), torch.arange(len(asked.prompts))
         own, read = offset.members @ offset.deviation, asked.read(offset.sae, offset.reads, items)
         written = ((own != 0).any(0) | (offset.b != 0).flatten(0, 1).any(0)).nonzero()[:, 0]

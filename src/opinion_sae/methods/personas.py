@@ -18,6 +18,7 @@ from opinion_sae.model.prompts import LETTERS, build_prompts, describe, question
 from opinion_sae.model.whole_pass import Told, read_answers
 from opinion_sae.progress import progress
 from opinion_sae.survey import Survey
+from opinion_sae.survey.naming import naming
 
 STYLES = ("qa", "bio", "portray")
 # What a group is asked about itself, and how a sentence about itself goes on. {} is the group's name.
@@ -162,3 +163,9 @@ def prompt_key(lm: LanguageModel, survey: Survey, asked: Sequence[int], orders: 
 def spread(questions: Int[np.ndarray, "some"], count: int) -> Int[np.ndarray, "asked"]:
     """`count` of the questions spread evenly, or all if there are fewer."""
     return questions[np.unique(np.linspace(0, len(questions) - 1, min(count, len(questions))).astype(int))]
+
+
+def some_held_out(survey: Survey, splits: Sequence[Split], count: int) -> Int[np.ndarray, "asked"]:
+    """`count` of each split's test questions that name no group, spread evenly; in the survey's order."""
+    free = ~naming(survey)
+    return np.sort(np.concatenate([spread(split.test[free[split.test]], count) for split in splits]))

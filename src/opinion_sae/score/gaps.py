@@ -104,6 +104,11 @@ def cell_kl(survey: Survey, log_probs: Float[np.ndarray, "_ question option"]) -
     return kl(survey.shares, np.broadcast_to(np.exp(log_probs.astype(float)), survey.shares.shape))
 
 
+def toplines_kl(survey: Survey) -> float:
+    """How far a group is from everybody: mean KL(h_g || h_all) over cells, nats."""
+    return float(np.nanmean(cell_kl(survey, everyone(survey))))
+
+
 def identified(
     survey: Survey, log_probs: Float[np.ndarray, "_ question option"]
 ) -> tuple[Float[np.ndarray, "group question"], Float[np.ndarray, "group question"]]:

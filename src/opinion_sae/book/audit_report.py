@@ -1,0 +1,143 @@
+"""What chapters 21 and 22 say of audited latents, the gradient, groups as points and personas, from their tables."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from opinion_sae.book.gap_report import markdown_table
+
+PARTS = {
+    "shared": "Δ_shared of the constant Δ",
+    "own": "the groups' own part of the constant Δ",
+    "read": "what the reading Δ reads",
+    "written": "what the reading Δ writes",
+}
+NOTHING = "No latent is read on these questions, so there is none to audit."
+
+
+def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> str:
+    """Of `causal_audit_means.csv` and `causal_audit.csv`: as it is and at the largest strength, on target and off."""
+    if not len(means):
+        return NOTHING
+    of = means.set_index("strength")
+    most, least = of.index.max(), of.index.min()
+    one, far = of.loc[1.0], of.loc[most]
+    right = table[(table["strength"] == 1.0) & (table["on_target"] > 0)]
+    whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
+    return (
+        f"Of {one['latents']:.0f} latents {len(right)} move the groups that they are meant for the way they are meant "
+        f"to, by {one['on_target']:+.4f} places on average ({one['on_target_low']:+.4f} to "
+        f"{one['on_target_high']:+.4f}) where they are read; {most:g} times as strong by {far['on_target']:+.3f} "
+        f"({far['on_target_low']:+.3f} to {far['on_target_high']:+.3f}), and reversed at {least:g} by "
+        f"{of.loc[least, 'on_target']:+.3f}. Other groups then move by {far['off_target']:.3f} "
+        f"({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay bounded over the whole range from "
+        f"{least:g} to {most:g}: the right way, and the others' answers within {bound:.4f} nats of what they were."
+    )
+
+
+def share(off: float, on: float) -> str:
+    """'36% as far', of what is meant."""
+    return f"{off / on:.0%} as far" if on > 0 else "and those meant do not go the way that they should"
+
+
+def audit_page(table: pd.DataFrame, count: int) -> str:
+    """The `count` latents that move those meant for them most as they are, and those that are not bounded throughout,
+    each with a link to its card."""
+    ends = table["strength"].min(), table["strength"].max()
+    wide = table.pivot(index="latent", columns="strength", values="on_target")
+    one = table[table["strength"] == 1.0].set_index("latent")
+    order = one["on_target"].sort_values(ascending=False, kind="stable").index
+    unbounded = one[(one["bounded_from"] > ends[0]) | (one["bounded_to"] < ends[1])].index
+    shown = [*order[:count], *(latent for latent in order[count:] if latent in unbounded)]
+    rows = [
+        [
+            f"{{ref}}`{latent} <latent-{latent}>`",
+            str(one.loc[latent, "meant_for"]),
+            str(one.loc[latent, "questions"]),
+            f"{one.loc[latent, 'on_target']:+.4f} ({one.loc[latent, 'on_target_low']:+.4f} to "
+            f"{one.loc[latent, 'on_target_high']:+.4f})",
+            f"{wide.loc[latent, ends[1]]:+.3f}",
+            f"{wide.loc[latent, ends[0]]:+.3f}",
+            range_said(one.loc[latent, "bounded_from"], one.loc[latent, "bounded_to"]),
+        ]
+        for latent in shown
+    ]
+    heads = ["Latent", "Meant for", "Questions", "Shift at 1 (places)", f"At {ends[1]:g}", f"At {ends[0]:g}", "Bounded"]
+    return markdown_table(heads, rows) if rows else NOTHING
+
+
+def range_said(low: float, high: float) -> str:
+    """'from -10 to 10', or that it is not even as it stands."""
+    return "at no strength" if low == high else f"from {low:g} to {high:g}"
+
+
+def gradient_sentence(table: pd.DataFrame) -> str:
+    """Of `gradient.csv`, mean over folds: part by part, and whether that is more than chance."""
+    whole = table[table["fold"] == "all"].set_index("part")
+    said, found = [], {True: [], False: []}
+    for part, row in whole.iterrows():
+        name = PARTS[str(part)]
+        if pd.isna(row["rank_r"]):
+            said.append(f"{name} is not used")
+            continue
+        found[bool(row["overlap_low"] > row["chance"])].append(name)
+        sign = "" if pd.isna(row["same_sign"]) else f"; {row['same_sign']:.0%} of these go the same way"
+        said.append(
+            f"{name}: rank correlation {interval(row, 'rank_r')}, and of its {row['top']:.0f} largest latents "
+            f"{row['overlap']:.0%} are among as many of the gradient's ({row['overlap_low']:.0%} to "
+            f"{row['overlap_high']:.0%}, by chance {row['chance']:.0%}){sign}"
+        )
+    more = f"Clearly more than chance: {', '.join(found[True])}. " if found[True] else ""
+    less = f"Not clearly more than chance: {', '.join(found[False])}. " if found[False] else ""
+    return f"{more}{less}\n\n" + "\n".join(f"- {line[:1].upper()}{line[1:]}." for line in said) + "\n"
+
+
+def interval(row: pd.Series, name: str) -> str:
+    """'0.43 (0.38 to 0.48)'."""
+    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
+
+
+def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
+    """Of `geometry.csv`: party beside ideology, then which attributes lie on a line and which agree."""
+    part = table[table["of"] == of]
+    if not len(part):
+        return "No attribute has groups with an order."
+    lines, pairs = (part[part["statistic"] == name] for name in ("straightness", "cosine"))
+    said = []
+    both = pairs[pairs["attributes"] == "party and ideology"]
+    if len(both):
+        row = both.iloc[0]
+        sure = "more than" if row["p_holm"] < alpha else "no more than"
+        said.append(
+            f"The way from the first to the last party and that from the first to the last ideology have a cosine of "
+            f"{row['value']:.2f} (folds {row['low']:.2f} to {row['high']:.2f}), {sure} random groups would show "
+            f"(p = {row['p']:.3f}, {row['p_holm']:.3f} corrected)."
+        )
+    straight = "; ".join(
+        f"{row.attributes} {row.value:.2f} against {row.chance:.2f} of random groups (p = {row.p:.3f}, "
+        f"{row.p_holm:.3f} corrected)"
+        for row in lines.itertuples()
+    )
+    said += [f"Straightness in order: {straight}."] if straight else []
+    firm = [str(row.attributes) for row in pairs.itertuples() if row.p_holm < alpha]
+    said.append(f"Of {len(pairs)} pairs of attributes {len(firm)} point the same way beyond chance{named(firm)}.")
+    return " ".join(said)
+
+
+def named(names: list[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def likeness_sentence(table: pd.DataFrame) -> str:
+    """Of `persona_likeness.csv`: whether the offset does what the persona prompt does, in all and in what is the
+    group's own."""
+    whole, groups = table.iloc[0], table.iloc[1:]
+    alike = groups[groups["own_low"] > 0]["group"].tolist()
+    against = groups[groups["own_high"] < 0]["group"].tolist()
+    return (
+        f"On {whole['n_questions']} questions the cosine of what the reading Δ and the persona prompt do to "
+        f"the answers is {interval(whole, 'whole')}, and {interval(whole, 'own')} of what they do to a group beyond "
+        f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} times as far. "
+        f"Singly the own parts are clearly alike for {len(alike)} of {len(groups)} groups{named(alike)} and clearly "
+        f"opposed for {len(against)}{named(against)}."
+    )
