@@ -34,6 +34,7 @@ TURNED = {
     sentences.tilt: (lambda: table("tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
     sentences.dose: (lambda: table("dose"), lambda t: t.assign(kl=-t["kl"])),
     sentences.doses: (lambda: table("doses"), lambda t: t.assign(shared=t["shared"] + 1)),
+    sentences.gap_methods: (lambda: table("gaps"), lambda t: t.assign(gap_r_low=-1.0)),
     sentences.trade_off: (lambda: table("side_effects"), lambda t: t.assign(value=-t["value"])),
     sentences.claims: (lambda: table("claims"), lambda t: t.assign(verdict="contradicted")),
     sentences.compare_models: (

@@ -168,6 +168,18 @@ def tilt(table: pd.DataFrame) -> str:
     )
 
 
+def gap_methods(gaps: pd.DataFrame, task: str = "toplines") -> str:
+    """Of `gaps.csv`: which methods see groups, by the interval of the gap correlation, and which sees most."""
+    part = gaps[(gaps["task"] == task) & (gaps["group"] == "all") & (gaps["split"] == "question")].set_index("method")
+    if part["gap_r"].isna().all():
+        return "There are too few questions for gap correlations."
+    above, best = int((part["gap_r_low"] > 0).sum()), str(part["gap_r"].idxmax())
+    return (
+        f"{above} of {len(part)} methods have a gap correlation whose interval lies above zero; the highest has "
+        f"{prose(best)} ({part['gap_r'][best]:.2f})."
+    )
+
+
 def dose(curve: pd.DataFrame) -> str:
     """Of `dose.csv`: the strength with the lowest KL, and its price."""
     best = curve.loc[curve["kl"].idxmin()]

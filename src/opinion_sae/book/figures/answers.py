@@ -75,7 +75,7 @@ def alignment_by_group(survey: Survey, table: pd.DataFrame, floor: pd.DataFrame,
         part = table[table["method"] == method].set_index("group").loc[list(survey.groups)]
         error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
         shift = 0.5 * n / max(1, len(methods) - 1)
-        axes.errorbar(part["kl"], y + shift, xerr=error, label=name_of(method), **look(method, size=4))
+        axes.errorbar(part["kl"], y + shift, xerr=error, label=name_of(method), **look(method, size=4.0))
     floors = floor.set_index("group").loc[list(survey.groups), "kl"]
     axes.plot(floors, y + 0.25, "|", color="black", label="noise floor")
     counts = table[table["method"] == methods[0]].set_index("group").loc[list(survey.groups), "n_questions"]

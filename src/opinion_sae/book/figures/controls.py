@@ -25,7 +25,7 @@ def against(table: pd.DataFrame) -> Figure:
     figure, axes = _rows(table)
     for place, row in zip(range(len(table)), table.to_dict("records"), strict=True):
         error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
-        axes.errorbar(row["kl_difference"], place, xerr=error, capsize=2, **look(row["method"], size=4))
+        axes.errorbar(row["kl_difference"], place, xerr=error, capsize=2, **look(row["method"], size=4.0))
     axes.set_xlabel(
         f"difference in mean KL (nats)\n{table['n_questions'].max()} held-out questions, below zero is closer"
     )

@@ -123,7 +123,7 @@ def front_figure(rows: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.33 * len(rows) + 0.6))
     for place, (method, row) in enumerate(rows.iterrows()):
         error = [[row["gap_r"] - row["gap_r_low"]], [row["gap_r_high"] - row["gap_r"]]]
-        axes.errorbar(row["gap_r"], place, xerr=np.nan_to_num(error).clip(0), capsize=3, **look(str(method), size=6))
+        axes.errorbar(row["gap_r"], place, xerr=np.nan_to_num(error).clip(0), capsize=3, **look(str(method), size=6.0))
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [label(str(method)) for method in rows.index])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -9,22 +9,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import MARKS, WIDTH, label_lines, log_scale, look, reference_line
+from opinion_sae.book.figures.style import MARKS, WIDTH, label_lines, legend_above, log_scale, look, reference_line
 from opinion_sae.score.names import label as name_of
+
+FITS = {  # of `removal.path_table`: colour, marker, line style
+    "refitted": ("strongest latents, refitted", *MARKS["delta-reading"]),
+    "cut": ("strongest latents, only cut", *MARKS["delta-reading-64"]),
+}
 
 
 def reading_path(table: pd.DataFrame) -> Figure:
-    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-    names = {"gap_r": "correlation of gaps", "kl": "mean KL (nats), lower is closer"}
-    places = range(len(table))
-    for axes, (measure, name) in zip(panels, names.items(), strict=True):
-        value = table[measure].to_numpy()
-        error = np.nan_to_num([value - table[f"{measure}_low"], table[f"{measure}_high"] - value]).clip(0)
-        axes.errorbar(places, value, error, fmt="o-", color="#0072B2", capsize=2, markersize=4)
-        axes.set_xticks(places, table["latents"].tolist())
-        axes.set_xlabel("latents read by an axis")
+    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals: cut and refitted;
+    both end at the offsets as they were fitted."""
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5), sharex=True)
+    places = {latents: n for n, latents in enumerate(dict.fromkeys(table["latents"]))}
+    for axes, measure, name in zip(panels, ("gap_r", "kl"), ("correlation of gaps", "mean KL (nats)"), strict=True):
+        for shift, (fit, (said, colour, marker, line)) in enumerate(FITS.items()):
+            rows = table[table["fit"].isin([fit, "as fitted"])]
+            value = rows[measure].to_numpy()
+            error = np.nan_to_num([value - rows[f"{measure}_low"], rows[f"{measure}_high"] - value]).clip(0)
+            look = {"marker": marker, "ls": line, "color": colour, "capsize": 2, "ms": 4, "label": said}
+            axes.errorbar(rows["latents"].map(places) + 0.1 * shift, value, error, **look)
         axes.set_ylabel(name)
+    panels[1].set_xticks(list(places.values()), list(places))
+    panels[1].set_xlabel("latents read by an axis")
+    legend_above(panels[0], 1)
     return figure
 
 
@@ -65,10 +74,10 @@ def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
         axes.set_axis_off()
     for axes, group in zip(panels.flat, groups, strict=False):
         part = table[(table["group"] == group) & (table["method"] == "refitted")].sort_values("latents")
-        axes.plot(part["latents"], part["kl"], label="refitted", **look("delta", joined=True, size=3))
+        axes.plot(part["latents"], part["kl"], label="refitted", **look("delta", joined=True, size=3.0))
         axes.fill_between(part["latents"], part["kl_low"], part["kl_high"], color="#0072B2", alpha=0.2)
         dense = table[(table["group"] == group) & (table["method"] == "dense")].sort_values("latents")
-        axes.plot(dense["latents"], dense["kl"], label=name_of("dense"), **look("dense", joined=True, size=3))
+        axes.plot(dense["latents"], dense["kl"], label=name_of("dense"), **look("dense", joined=True, size=3.0))
         log_scale(axes.xaxis, base=2)
         axes.set_title(group)
     figure.supxlabel("latents touched")

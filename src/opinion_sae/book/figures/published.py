@@ -65,7 +65,7 @@ def groups_by_model(
             part = table[table["method"] == method].set_index("group").reindex(groups)
             error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
             place = y + _shift(n, len(methods))
-            axes.errorbar(part["kl"], place, xerr=error, label=name_of(method), **look(method, size=4))
+            axes.errorbar(part["kl"], place, xerr=error, label=name_of(method), **look(method, size=4.0))
         axes.plot(floors[model].set_index("group")["kl"].reindex(groups), y, "|", color="black", label="noise floor")
         axes.set_xlabel("mean KL (nats)")
         axes.set_title(textwrap.fill(model, 24))

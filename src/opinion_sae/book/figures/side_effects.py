@@ -31,11 +31,11 @@ def trade_off(table: pd.DataFrame) -> Figure:
         for method in gain.index.intersection(loss.index):
             x, y = gain.loc[method], loss.loc[method]
             ends = {"yerr": _error(y), "xerr": _error(x), "capsize": 2, "elinewidth": 0.8}
-            axes.errorbar(x["value"], y["value"], label=name_of(method), **ends, **look(method, size=6))
+            axes.errorbar(x["value"], y["value"], label=name_of(method), **ends, **look(method, size=6.0))
         doses = [method for method in DOSES[1:] if method in gain.index]
         path = [(0, 0), *((gain.loc[method, "value"], loss.loc[method, "value"]) for method in doses)]
         axes.plot(*np.array(path).T, color=MARKS["delta"][0], lw=1, ls=":", zorder=0)
-        axes.plot(0, 0, label=name_of("unsteered"), **look("unsteered", size=6))
+        axes.plot(0, 0, label=name_of("unsteered"), **look("unsteered", size=6.0))
         axes.axhline(0, color="black", lw=0.5, zorder=0)
         count = part.loc[quantity, "n"].max()
         axes.set_title(f"{gain['n'].max()} questions, {count} {units}")

@@ -118,7 +118,7 @@ def log_scale(axis: XAxis | YAxis, base: int = 10) -> None:
     axis.set_minor_formatter(PlainNumbers(base, labelOnlyBase=False))
 
 
-def look(method: str, joined: bool = False, size: float = 5) -> dict[str, Any]:
+def look(method: str, joined: bool = False, size: float = 5.0) -> dict[str, Any]:
     """How `errorbar` and `plot` draw a method, its points joined by a line or not; grey dots if it has no mark."""
     colour, marker, line = MARKS.get(method, ("#777777", ".", ":"))
     drawn = {"color": colour, "linestyle": line if joined else "none", "linewidth": 1.2}
