@@ -280,7 +280,7 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
     )
     page = shown.splits_table(last).html
     heads = ["method", "questions", "topics", "surveys", "surveys, tested on one", "surveys, tested on two"]
-    assert re.findall("<th[^>]*>(.*?)</th>", page) == heads and page.count("<td>reading Δ</td>") == 1
+    assert re.findall("<th [^>]*>([^<]*)</th>", page) == heads and page.count("<td>reading Δ</td>") == 1
     assert "intersection" in shown.splits_sentence(last)
     figure = learning_curve(last.table("learning"))
     figure.canvas.draw()
@@ -290,3 +290,40 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
     figure.canvas.draw()
     assert not [name for name in figure.axes[0].texts if "topics" in name.get_text()]
     plt.close("all")
+
+
+def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
+    nothing = shown.load_evaluated(tmp_path, survey, "m")
+    assert "has not been run" in nothing.note and not len(nothing.rows)
+    rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
+    write_csv(tmp_path / "evaluate.csv", rows)
+    write_csv(tmp_path / "evaluate_claims.csv", claims)
+    write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
+    write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
+    found = shown.load_evaluated(tmp_path, survey, "m")
+    ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
+    joined = shown.with_evaluated(ours, found.rows)
+    assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
+    page = shown.evaluated_page(found)
+    assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
+    assert shown.evaluated_page(nothing) == nothing.note
+    assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
+    other = shown.load_evaluated(tmp_path, survey, "n")
+    assert "are of other model than this run" in other.note and not len(other.claims)
+    pd.testing.assert_frame_equal(shown.with_evaluated(ours, other.rows), ours)
+    assert found.table("side_effects")["method"].tolist() == ["lora"] and not len(other.table("side_effects"))
+
+
+def test_a_book_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    profile = dataclasses.replace(load_profile("smoke"), output=str(tmp_path / "nothing-here"))
+    monkeypatch.setattr("opinion_sae.book.paths.ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no held-out answers there; run the chapters"):
+        evaluate.evaluate(profile)
+
+
+def test_the_default_books_direction_needs_few_prompts(answers, survey, monkeypatch):
+    asked = []
+    monkeypatch.setattr(suite, "persona_residuals", lambda *args: asked.append(args[-1]) or persona_residuals(*args))
+    found = suite.persona_directions(answers, survey, SPLITS)
+    assert len(asked[0]) == 3 and set(FOLDS[asked[0]]) == {0, 1, 2}  # so that every split has some to train on
+    assert found.log_probs.shape == (4, 12, 2) and len(found.offsets) == 3

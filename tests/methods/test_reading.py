@@ -8,6 +8,7 @@ from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
+from opinion_sae.methods import reading as methods_reading
 from opinion_sae.methods.reading import (
     Base,
     choices_table,
@@ -23,7 +24,6 @@ from opinion_sae.methods.reading import (
     refitted,
     shuffled_questions,
 )
-from opinion_sae.methods import reading as methods_reading
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.train import untrained_sae
 

@@ -79,10 +79,10 @@ def few_features(
         known = often[k] if among is None else often[k] & among[k]
         chosen = torch.zeros(0, dtype=torch.long)
         rest, found = target, target.new_zeros(0, target.shape[1])
-        while len(chosen) < min(count, int(known.sum())):
+        while len(chosen) < (most := min(count, int(known.sum()))):
             gain = (r.T @ rest).norm(dim=1) / size * known
             gain[chosen] = 0
-            chosen = torch.cat([chosen, gain.topk(min(4, count - len(chosen))).indices])
+            chosen = torch.cat([chosen, gain.topk(min(4, most - len(chosen))).indices])
             part = r[:, chosen]
             found = torch.linalg.solve(part.T @ part + ridge * torch.eye(len(chosen)), part.T @ target)
             rest = target - part @ found

@@ -300,32 +300,35 @@ def refitted(
     'refitted-<n>'. The ridge is chosen on the validation questions again; all else stays as the split has it."""
     answers, tables = read_out.answers, {f"refitted-{count}": [] for count in counts}
     basis = place_basis(read_out.survey.questions, DEGREES)
+    has = torch.from_numpy(basis.any(-1))
     for split, offset, choice in progress(list(zip(splits, held.offsets, held.choices, strict=True)), "refits"):
-        tilts = observed_tilts(read_out.survey, basis, choice.damping)
+        tilts = torch.from_numpy(observed_tilts(read_out.survey, basis, choice.damping)).float()
         features, both = read_out.features(choice.reads), np.sort(np.concatenate([split.train, split.validation]))
         x, whole = features(split.train), features(both)
         for count in counts:
             costs = [
-                (read_out.cost(_anew(offset, tilts, split.train, x, count, ridge), x, split.validation), ridge)
+                (read_out.cost(_anew(offset, tilts, has, split.train, x, count, ridge), x, split.validation), ridge)
                 for ridge in RIDGES
             ]
             fitted = offset.copy()
-            fitted.a.copy_(_anew(offset, tilts, both, whole, count, min(costs)[1]).a)
+            fitted.a.copy_(_anew(offset, tilts, has, both, whole, count, min(costs)[1]).a)
             tables[f"refitted-{count}"].append(answers.predict(fitted, torch.from_numpy(split.test)).numpy())
     return {name: assemble(parts, list(splits), len(answers.questions)) for name, parts in tables.items()}
 
 
 def _anew(
     offset: ReadingOffset,
-    tilts: Float[np.ndarray, "group question direction"],
+    tilts: Float[Tensor, "group question direction"],
+    has: Bool[Tensor, "question direction"],
     questions: Int[np.ndarray, "some"],
     x: Float[np.ndarray, "question feature"],
     count: int,
     ridge: float,
 ) -> Axes:
     """The offset's axes with new weights for the `count` features that each reads most, fitted to these questions."""
-    seen, r = (torch.from_numpy(part).float() for part in (tilts[:, questions], x[questions]))
-    axes = Axes(offset.a.detach().cpu(), offset.codes().detach().cpu(), seen.nanmean(1).nan_to_num())
+    seen, r = tilts[:, questions], torch.from_numpy(x[questions]).float()
+    constant = torch.where(has[questions], seen, torch.nan).nanmean(1).nan_to_num()
+    axes = Axes(offset.a.detach().cpu(), offset.codes().detach().cpu(), constant)
     return few_features(axes, r, seen, count, ridge, offset.strongest(count).cpu())
 
 

@@ -180,7 +180,7 @@ def label_lines(axes: Axes, wrap: int = 16) -> None:
 
 def apart(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """Middles of things of these sizes that do not overlap, in order, as near to `places` as can be (least squares)."""
-    before = np.concatenate([[0.0], np.cumsum((np.array(sizes[:-1]) + sizes[1:]) / 2)])
+    before = np.concatenate([[0.0], np.cumsum((np.array(sizes[:-1]) + sizes[1:]) / 2)])[: len(places)]
     blocks: list[list[float]] = []  # those that touch, each as far from its place as their mean
     for place in np.array(places) - before:
         blocks.append([float(place)])
