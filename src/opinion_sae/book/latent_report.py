@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.book.gap_report import FEW, plain
+from opinion_sae.book.sentences import counted
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 
@@ -29,7 +30,7 @@ def path_sentence(path: pd.DataFrame) -> str:
         return NOTHING
     start, gain = cut["0"], whole["all"] - cut["0"]
     kept = [
-        f"{n} latent{'' if n == '1' else 's'} an axis {'keeps' if n == '1' else 'keep'} {(anew[n] - start) / gain:.0%} "
+        f"{counted(int(n), 'latent')} an axis {'keeps' if n == '1' else 'keep'} {(anew[n] - start) / gain:.0%} "
         f"refitted and {(cut[n] - start) / gain:.0%} only cut"
         for n in anew.index
     ]
@@ -52,9 +53,10 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
         return NOTHING
     folds = table["folds"].max()
     return (
-        f"The fit to all questions reads {read['in_fit_to_all'].sum()} latents and writes "
-        f"{write['in_fit_to_all'].sum()} in the groups' own part; {(read['folds'] > 0).sum()} are read by some fold, "
-        f"{(read['folds'] == folds).sum()} by all {folds}. {cards} have a card."
+        f"The fit to all questions reads {counted(int(read['in_fit_to_all'].sum()), 'latent')} and writes "
+        f"{write['in_fit_to_all'].sum()} in the groups' own part; of all latents some fold reads "
+        f"{(read['folds'] > 0).sum()} and every one of the {folds} reads {(read['folds'] == folds).sum()}. There "
+        f"{'is' if cards == 1 else 'are'} {counted(cards, 'card')}."
     )
 
 
@@ -102,9 +104,9 @@ def removal_sentence(table: pd.DataFrame) -> str:
     worse, better = (part["gap_r_high"] < 0).sum(), (part["gap_r_low"] > 0).sum()
     most = part.sort_values("gap_r_if_removed", kind="stable").iloc[0]
     return (
-        f"Of {len(part)} latents that some fold reads, taking one out lowers the gap correlation clearly for {worse} "
-        f"(the interval lies below 0) and raises it for {better}; latent {most['latent']} ({most['label']}) costs "
-        f"most: {most['gap_r_if_removed']:+.3f}."
+        f"Of {counted(len(part), 'latent')} that some fold reads, taking one out lowers the gap correlation clearly "
+        f"for {worse} (the interval lies below 0) and raises it for {better}; latent {most['latent']} "
+        f"({most['label']}) costs most: {most['gap_r_if_removed']:+.3f}."
     )
 
 
