@@ -56,7 +56,12 @@ CHAPTERS = {
         needs=["03_sae", "04_delta"],
         tables=["reading_choices.csv", "read_only_choices.csv", "axes.csv", "codes.csv", "constant_share.csv"],
         figures=["reading_gap.svg", "codes.svg"],
-        work=["answers-reading.safetensors", "reading-{fold}.safetensors", "reading-all.safetensors"],
+        work=[
+            "answers-reading.safetensors",
+            "answers-few.safetensors",
+            "reading-{fold}.safetensors",
+            "reading-all.safetensors",
+        ],
     ),
     "18_group_gaps": dict(
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],

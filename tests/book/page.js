@@ -22,6 +22,7 @@
     ids: [...document.querySelectorAll("[id]")].map((element) => element.id),
     links: [...document.querySelectorAll("a[href]")].map((link) => link.href),
     sidebar: [...document.querySelectorAll("#pst-primary-sidebar nav a.internal")].map((link) => link.href.split("#")[0]),
+    paths: [...document.querySelectorAll("#three-ways-to-read-it li")].map((item) => [...item.querySelectorAll("a")].map((link) => link.href)),
     turns: ["prev", "next"].map((way) => document.querySelector(`.prev-next-footer a.${way === "prev" ? "left" : "right"}-${way}`)?.href),
     images: [...document.images].filter((image) => !image.alt.trim()).map((image) => image.outerHTML.slice(0, 120)),
   });
@@ -33,6 +34,17 @@
     const out = drawn().filter((element) => element.getBoundingClientRect().right > width + 1 && !held(element));
     return [...outermost(out).map(named), `the page is ${document.documentElement.scrollWidth} of ${width} pixels wide`];
   };
+
+  // What the first page shows, by how far down it ends; and the sidebar, by its entries and whether it has to scroll.
+  const ends = () => {
+    const bottom = (query) => document.querySelector(query)?.getBoundingClientRect().bottom;
+    return { sentences: bottom("#main-content section > p"), picture: bottom(".front img"), table: bottom(".front table") };
+  };
+  const sidebar = () => {
+    const box = document.querySelector("#pst-primary-sidebar");
+    return { entries: box.querySelectorAll("li.toctree-l1").length, over: box.scrollHeight - box.clientHeight };
+  };
+  const figures = () => [...document.querySelectorAll("#main-content img")].map((image) => [image.src, image.getBoundingClientRect().width]);
 
   // On paper, beyond the edge or within a box that shows less than it holds.
   const cut = () => {
@@ -88,5 +100,5 @@
   // The theme makes what scrolls focusable 0.3 seconds after the window changed.
   const settled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 500))));
 
-  window.pageOf = { settled, facts, wide, cut, thin, contrast, rest, scrollable };
+  window.pageOf = { settled, facts, ends, sidebar, figures, wide, cut, thin, contrast, rest, scrollable };
 })();

@@ -1,5 +1,7 @@
 """The pages of cards, and what chapter 09 says of latents: text from outside stays text, sentences turn with tables."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -102,7 +104,7 @@ def table(**changes):
 
 def test_sentences_turn_with_the_table():
     said = latent_report.read_page(table(), 2)
-    assert "reads 3 latents and writes 0" in said and "1 by all 3. 2 have a card" in said
+    assert "reads 3 latents and writes 0" in said and "every one of the 3 reads 1. There are 2 cards." in said
     assert "Of 2 latents" in said and "for 1 (the interval" in said and "raises it for 1; latent 7 (road)" in said
     assert "read detection 0.75 (random latents 0.50) and fuzzing 0.60 (0.55)" in said
     turned = latent_report.removal_sentence(
@@ -122,15 +124,20 @@ def test_sentences_turn_with_the_table():
 
 
 def test_tables_link_to_the_cards_there_are():
-    page = latent_report.latents_page(table(), [{"latent": 7}, {"latent": 8}], 1)
-    assert "{ref}`7 <latent-7>`" in page and "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
-    assert "latent-9" not in page and "| 3 | +2.0 | rain | 0.75 |" in latent_report.written_page(table(), 3)
+    page = latent_report.latents_page(table(), [{"latent": 7, "axis": 2}, {"latent": 8, "axis": 1}], 1).html
+    assert '<a href="../cards/axis-2.html#latent-7">7</a>' in page and "latent-9" not in page
+    assert "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
+    written = re.findall("<td[^>]*>(.*?)</td>", latent_report.written_page(table(), 3).html)
+    assert written == ["3", "+2.0", "rain", "0.75", "+0.000"]
 
 
 def test_the_path_to_few_latents_in_a_sentence():
-    path = pd.DataFrame({"latents": ["0", "4", "64", "all"], "gap_r": [0.01, 0.1, 0.4, 0.45]})
+    rows = [("0", "cut", 0.1), ("1", "cut", 0.1), ("4", "cut", 0.2), ("1", "refitted", 0.14), ("4", "refitted", 0.3)]
+    rows += [("64", "as fitted", 0.46), ("all", "as fitted", 0.5)]
+    path = pd.DataFrame(rows, columns=["latents", "fit", "gap_r"])
     assert latent_report.path_sentence(path) == (
-        "The gap correlation is 0.01 with the constant part alone, 0.10 with 4 latents an axis, 0.40 with 64 latents "
-        "an axis, and 0.45 where all may be read."
+        "From the constant part alone to all latents read, the gap correlation goes from 0.10 to 0.50; of that gain "
+        "1 latent an axis keeps 10% refitted and 0% only cut, 4 latents an axis keep 50% refitted and 25% only cut, "
+        "and 64 keep 90%."
     )
     assert latent_report.path_sentence(path.assign(gap_r=0.0)) == latent_report.NOTHING

@@ -15,7 +15,7 @@ def closed():
 
 
 def labels(axes):
-    return [label.get_text() for label in axes.get_yticklabels()]
+    return [label.get_text() for label in axes.texts]
 
 
 def test_a_row_for_each_reference_with_its_label():

@@ -36,7 +36,8 @@ def test_names_of_groups_and_options_are_drawn_as_they_are_written(tiny):
     shares = pd.DataFrame(rows, columns=["question", "task", "option", "attribute", "group", "share", "low", "high"])
     found = written(predictions(shares, [Asked(question)], ()))
     assert all(any(name in text for text in found) for name in NAMES)
-    assert set(NAMES) <= set(written(style.matrix(np.eye(4), NAMES, "KL")))
+    rows = {f"{name} {place}" for place, name in enumerate(NAMES, 1)}
+    assert rows <= set(written(style.matrix(np.eye(4), NAMES, "KL")))
 
 
 def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
@@ -48,7 +49,7 @@ def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
 
 
 def test_a_letter_marks_a_point_and_nothing_beside_it():
-    plain, letter = (style.MarkerStyle(text) for text in ("$M$", style.letter("M")))
+    plain, letter = style.MarkerStyle("$M$"), style.look("diff-means")["marker"]
     assert len(letter.get_path().vertices) < len(plain.get_path().vertices)  # which has the dollars too
 
 
@@ -56,3 +57,26 @@ def test_no_figure_makes_mathtext_of_its_own():
     for path in (ROOT / "src/opinion_sae/book/figures").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert path.name == "style.py" or not re.search(r'scale\("log"|"\$[^"]*\$"', text), path.name
+
+
+def test_a_figure_is_narrow_enough_for_a_phone_whatever_the_names():
+    """At 342 of 390 pixels its smallest text has 8 points; a test of the pages measures what they show."""
+    assert style.STYLE["font.size"] * 342 / (96 * style.WIDTH) >= 8
+
+
+def test_names_stand_beside_the_ends_of_their_lines_and_never_on_each_other():
+    assert style.apart([0.0, 0.5, 0.52, 0.9], [0.1] * 4) == pytest.approx([0.0, 0.46, 0.56, 0.9])
+    assert style.apart([], []) == [] and style.apart([0.3, 0.3], [0.2, 0.4]) == pytest.approx([0.15, 0.45])
+    axes = plt.subplots()[1]
+    axes.plot([0, 1], [0, 1], label="up")
+    axes.plot([0, 1], [1, 0], label="a name that is long enough for two lines")
+    axes.plot([0, 1], [0, np.nan])  # without a name
+    style.label_lines(axes)
+    assert [text.get_text() for text in axes.texts] == ["a name that is\nlong enough for\ntwo lines", "up"]
+
+
+def test_rows_have_their_names_above_them_and_room_for_the_first():
+    axes = plt.subplots()[1]
+    style.name_rows(axes, ["one", "two"])
+    assert [text.get_text() for text in axes.texts] == ["one", "two"]
+    assert axes.get_ylim() == (1.5, -0.9) and not any(text.get_in_layout() for text in axes.texts)

@@ -8,9 +8,10 @@ import pytest
 
 from opinion_sae.artifacts import read_json
 from opinion_sae.book.claims import CLAIMS
-from opinion_sae.book.figures.side_effects import OURS
-from opinion_sae.book.figures.style import MARKS
+from opinion_sae.book.figures.style import MARKS, SHAPES
+from opinion_sae.book.front import FRONT
 from opinion_sae.book.paths import ROOT
+from opinion_sae.methods.suite import LEARNING
 from opinion_sae.score.names import NAMES, label, prose, rank
 
 # names of before, which pages, figures and claims may not use beside those of the table
@@ -51,7 +52,19 @@ def test_every_method_of_the_tables_has_a_name(path):
 
 def test_every_method_of_the_claims_and_figures_has_a_name():
     assert {method for claim in CLAIMS for method in (claim.method, claim.reference)} <= set(NAMES)
-    assert set(MARKS) | set(OURS) <= set(NAMES)
+    assert set(MARKS) <= set(NAMES)
+
+
+def test_every_method_has_a_mark_of_its_own_that_reads_without_colour():
+    markers = [marker for _, marker, _ in MARKS.values()]
+    assert len(set(markers)) == len(markers)
+    assert all(marker in SHAPES or re.fullmatch(r"[A-Z½]", marker) for marker in markers)
+
+
+def test_methods_that_stand_in_one_small_figure_differ_in_colour_or_line_too():
+    for together in (FRONT, LEARNING, ("unsteered", "shared-delta", "delta", "delta-joint", "dense")):
+        looks = [(MARKS[method][0], MARKS[method][2]) for method in together]
+        assert len(set(looks)) == len(looks), together
 
 
 def test_no_other_dictionary_names_methods():

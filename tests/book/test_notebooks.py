@@ -30,7 +30,7 @@ def test_the_contents_page_names_every_notebook_once():
     made = ("api", "faults", "clusters", "plan")
     for name in (name for name in files if name and not name.startswith("chapters/") and name not in made):
         assert (ROOT / "book" / f"{name}.md").is_file()
-    assert sum(len(part["chapters"]) for part in contents["parts"][:-1]) <= 13  # the last part is the appendix
+    assert len(top) <= 12  # beside the first page; what belongs to a chapter, and the appendices, unfold below it
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -53,6 +53,23 @@ class TestNotebook:
 
     def test_it_runs_on_the_kernel_of_the_environment(self, notebook):
         assert json.loads(notebook.read_text())["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_every_figure_is_followed_by_a_sentence_from_its_table():
+    """A cell that draws, then one whose first words are a sentence's."""
+    said = re.compile(r"^(typeset\.sentence|Markdown|display\(Markdown)\(", re.MULTILINE)
+    drawn = 0
+    for notebook in NOTEBOOKS:
+        every = json.loads(notebook.read_text())["cells"]
+        for cell, after in zip(every, [*every[1:], None], strict=True):
+            if cell["cell_type"] == "code" and re.search("^figure = ", "".join(cell["source"]), re.MULTILINE):
+                drawn += 1
+                assert after["cell_type"] == "code" and said.search("".join(after["source"])), (notebook, cell["id"])
+    assert drawn > 30
+
+
+def test_the_method_is_told_in_900_words():
+    assert len((ROOT / "book" / "method.md").read_text(encoding="utf-8").split()) <= 900
 
 
 def test_the_order_knows_every_notebook_once(tmp_path):

@@ -4,20 +4,24 @@ Every page is opened once, from disk, and looked at on a phone, on a screen in b
 """
 
 import asyncio
+import math
 import os
 import re
 import shutil
 from collections import Counter
 from pathlib import Path
-from urllib.parse import quote, unquote, urldefrag
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 import axe_playwright_python
 import pytest
 from playwright.async_api import async_playwright
 
+from opinion_sae.artifacts import read_json
 from opinion_sae.book.paths import ROOT
 
 HTML = Path(os.environ.get("HTML", ROOT / "_build" / "smoke" / "html")).resolve()
+RESULTS = ROOT / "results" / ("smoke" if HTML.parent.name == "smoke" else "default")
+SMALLEST = 8.0  # points
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AT_ONCE = 2  # pages
 PHONE, SCREEN, PAPER = (
@@ -26,6 +30,24 @@ PHONE, SCREEN, PAPER = (
     {"width": 717, "height": 1000},  # A4 less Chromium's margins, at 96 dots per inch
 )
 SCRIPTS = Path(axe_playwright_python.__file__).with_name("axe.min.js"), Path(__file__).with_name("page.js")
+
+
+def smallest_text(picture):
+    """Of an SVG, in units of its width: its smallest letters; none where it has no words."""
+    text = picture.read_text(encoding="utf-8")
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?:[^;\"]*?([\d.]+)px", text)]
+    return min(sizes, default=math.inf) / float(re.search(r'viewBox="0 0 ([\d.]+)', text).group(1))
+
+
+def too_small(figures):
+    """Those of a page's figures, (address, width in pixels), whose smallest letters have less than 8 points."""
+    for address, width in figures:
+        path = Path(unquote(urlsplit(address).path))
+        points = (
+            0.75 * width * smallest_text(path) if path.suffix == ".svg" else 0
+        )  # only an SVG has letters to measure
+        if points < SMALLEST:
+            yield f"{path.name}: {points:.1f} points at a width of {width:.0f} pixels"
 
 
 async def look(page, path):
@@ -42,6 +64,7 @@ async def look(page, path):
     for script in SCRIPTS:
         await page.evaluate(script.read_text(encoding="utf-8"))
     seen = {"name": name, "url": path.as_uri(), **await page.evaluate("pageOf.facts()"), "axe": []}
+    seen |= {"ends": await page.evaluate("pageOf.ends()"), "contents": await page.evaluate("pageOf.sidebar()")}
     await page.evaluate("pageOf.thin()")
     seen["axe"] += await page.evaluate("pageOf.rest()")
     for theme in ("light", "dark"):
@@ -51,6 +74,8 @@ async def look(page, path):
     await page.set_viewport_size(PHONE)
     await page.evaluate("pageOf.settled()")
     seen["phone"] = await page.evaluate("pageOf.wide()")
+    seen["letters"] = [*too_small(await page.evaluate("pageOf.figures()"))]
+    seen["ends on a phone"] = await page.evaluate("pageOf.ends()")
     seen["axe"] += [f"phone: {one}" for one in await page.evaluate("pageOf.scrollable()")]
     await page.set_viewport_size(PAPER)
     await page.emulate_media(media="print")
@@ -107,10 +132,43 @@ def pages(visited):
     return visited[0]
 
 
-@pytest.mark.parametrize("rule", ["console", "foreign", "images", "phone", "paper", "axe"])
+@pytest.mark.parametrize("rule", ["console", "foreign", "images", "phone", "letters", "paper", "axe"])
 def test_no_page_has_a_finding(pages, rule):
     found = [f"{name}: {rule}: {one}" for name, page in pages.items() for one in page[rule]]
     assert not found, "\n".join(["", *found])
+
+
+def test_the_first_page_says_it_all_on_the_first_screen(pages):
+    """Sentences, picture and six rows on a screen, the first two of them on a phone."""
+    first = pages["intro.html"]
+    assert max(first["ends"].values()) <= SCREEN["height"], first["ends"]
+    phone = first["ends on a phone"]
+    assert max(phone["sentences"], phone["picture"]) <= PHONE["height"], phone
+
+
+def test_the_sidebar_fits(pages):
+    """But where the appendices unfold."""
+    fold = {urldefrag(link)[0] for link in pages["appendices.html"]["links"]}
+    for name, page in pages.items():
+        assert page["contents"]["entries"] <= 13, name  # the first page and twelve more
+        if page["url"] not in fold:
+            assert page["contents"]["over"] <= 0, f"{name}: the sidebar is {page['contents']['over']} pixels too long"
+
+
+def test_three_kinds_of_reader_have_each_a_path_of_at_most_three_pages(pages):
+    links = pages["intro.html"]["paths"]
+    assert len(links) == 3 and all(1 <= len(set(path)) <= 3 for path in links), links
+
+
+def test_every_card_is_reached_from_the_offset_that_uses_it(pages):
+    """From the chapter of the offset to that of its latents, to the page of an axis; there the card has its name."""
+    cards = {name: page for name, page in pages.items() if name.startswith("cards/")}
+    found = read_json(RESULTS / "cards.json") if (RESULTS / "cards.json").is_file() else {"cards": []}
+    of = {name: {urldefrag(link)[0] for link in page["links"]} for name, page in pages.items()}
+    assert pages["chapters/09_latents.html"]["url"] in of["chapters/17_reading.html"]
+    for card in found["cards"]:
+        page = cards[f"cards/axis-{card['axis']}.html"]
+        assert page["url"] in of["chapters/09_latents.html"] and f"latent-{card['latent']}" in page["ids"]
 
 
 def test_every_link_leads_somewhere(pages):

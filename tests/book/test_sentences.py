@@ -34,6 +34,7 @@ TURNED = {
     sentences.tilt: (lambda: table("tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
     sentences.dose: (lambda: table("dose"), lambda t: t.assign(kl=-t["kl"])),
     sentences.doses: (lambda: table("doses"), lambda t: t.assign(shared=t["shared"] + 1)),
+    sentences.gap_methods: (lambda: table("gaps"), lambda t: t.assign(gap_r_low=-1.0)),
     sentences.trade_off: (lambda: table("side_effects"), lambda t: t.assign(value=-t["value"])),
     sentences.claims: (lambda: table("claims"), lambda t: t.assign(verdict="contradicted")),
     sentences.compare_models: (
@@ -94,7 +95,9 @@ def test_layers_speed_and_growth():
         pd.DataFrame({"ratio": [0.5, 20, None]})
     )
     slopes = pd.DataFrame({"time, fitted": [0.9, 1.1], "memory, fitted": [0.5, 0.6]})
-    assert "time with slopes from 0.90 to 1.10 and memory with slopes from 0.50 to 0.60" in sentences.growth(slopes)
+    assert "time with slopes from 0.90 to 1.10 and the more memory with slopes from 0.50 to 0.60" in sentences.growth(
+        slopes
+    )
 
 
 def test_joint_training_from_scratch_is_held_against_reconstruction_alone():

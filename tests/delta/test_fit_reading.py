@@ -41,6 +41,10 @@ def test_few_features_find_those_that_matter():
     torch.testing.assert_close(found.a, true, atol=1e-2, rtol=1e-2)
     more = few_features(Axes(torch.ones(1, 2, 30), c, constant), r, tilts, 29, 1.0).a
     assert (more != 0).any(1).sum() == 29 and not more[..., 7].any()
+    among = torch.zeros(1, 30, dtype=torch.bool)
+    among[0, [3, 7, 11]] = True  # 7 never fires
+    own = few_features(Axes(torch.ones(1, 2, 30), c, constant), r, tilts, 3, 1e-4, among).a
+    assert (own != 0).any(1)[0].nonzero()[:, 0].tolist() == [3, 11]
 
 
 def test_the_start_says_what_the_read_out_says(lm, tiny):

@@ -180,8 +180,11 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
     for _, part in table.groupby(["role", "axis"], dropna=False):
         assert part["weight"].abs().is_monotonic_decreasing
     assert [card["latent"] for card in cards] == table.loc[table["role"] == "read", "latent"].tolist()
-    path = path_table(two_groups, removal, {"few": log_probs, "all": log_probs}, np.ones((3, 3)))
-    assert path["latents"].tolist() == ["0", "1", "4", "6", "all"] and path["kl"].iloc[-1] == path["kl"].iloc[-2]
+    tables = {"few": log_probs, "all": log_probs, "refitted-4": log_probs}
+    path = path_table(two_groups, removal, tables, np.ones((3, 3)))
+    assert path["latents"].tolist() == ["0", "1", "4", "4", "6", "all"]
+    assert path["fit"].tolist() == ["cut"] * 3 + ["refitted", *["as fitted"] * 2]
+    assert path["kl"].iloc[-3:].nunique() == 1
 
 
 def test_rows_of_another_sae_count_from_the_cosine_on():

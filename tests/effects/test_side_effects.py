@@ -284,7 +284,7 @@ def test_the_figure_has_a_mark_per_method_where_there_is_something_to_show(table
     assert len(left.containers) == 4 and len(right.containers) == 5  # no accuracy of 'calibrated'
     assert left.get_title(loc="left") == "6 questions, 10 facts"
     assert right.get_title(loc="left") == "6 questions, 4 texts"
-    marks = [container.lines[0].get_marker() for container in right.containers]
+    marks = [str(container.lines[0].get_marker()) for container in right.containers]
     assert len(set(marks)) == 5
     lost = {container.get_label(): container.lines[0].get_ydata()[0] for container in left.containers}
     assert lost["Δ"] == pytest.approx(10)

@@ -8,6 +8,7 @@ from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
+from opinion_sae.methods import reading as methods_reading
 from opinion_sae.methods.reading import (
     STRENGTHS,
     Base,
@@ -21,6 +22,7 @@ from opinion_sae.methods.reading import (
     random_read_latents,
     reading,
     reading_and_controls,
+    refitted,
     shuffled_questions,
     strength,
 )
@@ -180,6 +182,20 @@ def test_the_methods_answer_every_question_of_the_splits_held_out(case):
     np.testing.assert_allclose(found["delta-reading"].log_probs[:, SPLIT.test], expected, atol=1e-5)
     table = choices_table(found)
     assert table["method"].unique().tolist() == names and len(table) == 12
+
+
+def test_a_refit_reads_the_strongest_latents_alone_and_of_all_it_makes_the_same_offset(case, monkeypatch):
+    answers, sae, survey, effects = case
+    monkeypatch.setattr(methods_reading, "RIDGES", (0.3,))
+    read_out = reading(answers, sae, survey, latents=8)
+    held, test = held_out_reading([read_out], [Base(SPLIT, effects)]), SPLIT.test
+    found = refitted(read_out, [SPLIT], held, [2, 8])
+    np.testing.assert_allclose(found["refitted-8"][:, test], held.log_probs[:, test], atol=1e-4)
+    assert list(found) == ["refitted-2", "refitted-8"] and np.isnan(found["refitted-2"][:, SPLIT.train]).all()
+    assert not np.allclose(found["refitted-2"][:, test], held.log_probs[:, test], atol=1e-4)
+    size, strongest = held.offsets[0].a.detach().norm(dim=1), held.offsets[0].strongest(2)
+    assert (strongest.sum(1) == 2).all()
+    assert all(axis[most].min() >= axis[~most].max() for axis, most in zip(size, strongest, strict=True))
 
 
 @torch.no_grad()

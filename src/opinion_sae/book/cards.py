@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.book.sentences import counted
 
 FILE = "cards.json"
 LABELS = "labels.csv"  # of `opinion-sae label`
@@ -93,7 +94,8 @@ def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _count(cards: Sequence[Mapping[str, Any]]) -> str:
-    return f"{len(cards)} latents have their largest weight on this axis." if len(cards) != 1 else "One latent is read."
+    have = "has its" if len(cards) == 1 else "have their"
+    return f"{counted(len(cards), 'latent')} {have} largest weight on this axis."
 
 
 def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
@@ -102,7 +104,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
     rows = {
         "Weight on each axis": ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0",
         "Moves": "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]),
-        "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{card['folds']} folds"
+        "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
         "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
         f"{_percent(contexts['texts']['rate'])} of plain text's",

@@ -11,8 +11,9 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.gap_claims import gap_claims_page
-from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, markdown_table, plain, with_interval
-from opinion_sae.score.names import label, prose
+from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, plain, with_interval
+from opinion_sae.book.typeset import Shown, table
+from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
 from opinion_sae.survey import Survey, survey_hash
 
@@ -118,12 +119,16 @@ def seeds_sentence(evaluated: Evaluated) -> str:
 
 
 def seeds_page(evaluated: Evaluated) -> str:
-    """MyST text: the note, and under several seeds the sentence, the table of methods and the claims."""
-    gaps = evaluated.table("gaps")
-    if not len(gaps):
+    """MyST text: the note, and under several seeds the sentence and the claims."""
+    if not len(evaluated.table("gaps")):
         return evaluated.note
-    parts = [evaluated.note, seeds_sentence(evaluated), gaps_page(gaps, evaluated.table("pair_gaps"), IN_TABLE)]
-    return "\n\n".join([*parts, gap_claims_page(evaluated.table("gap_claims"))])
+    return "\n\n".join([evaluated.note, seeds_sentence(evaluated), gap_claims_page(evaluated.table("gap_claims"))])
+
+
+def seeds_table(evaluated: Evaluated) -> Shown | None:
+    """The table of methods under several seeds, if there is one."""
+    gaps = evaluated.table("gaps")
+    return gaps_page(gaps, evaluated.table("pair_gaps"), IN_TABLE) if len(gaps) else None
 
 
 def learning_sentence(evaluated: Evaluated) -> str:
@@ -146,22 +151,39 @@ def learning_sentence(evaluated: Evaluated) -> str:
     )
 
 
-def splits_page(evaluated: Evaluated) -> str:
-    """MyST text: a sentence and a table, the gap correlation from toplines by what was left out."""
-    table = evaluated.table("splits")
-    if not len(table):
-        return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
-    table = table[table["task"] == "toplines"]
-    order = sorted(table["split"].unique(), key=lambda split: list(SPLITS).index(split) if split in SPLITS else 9)
-    wide = {split: _by_method(table[table["split"] == split], split) for split in order}
-    columns = {split: of for split, of in wide.items() if split not in ("intersection", "group")}
-    head = ["Method", *(_left_out(split) for split in columns)]
+def _splits(evaluated: Evaluated) -> dict[str, pd.DataFrame]:
+    """From toplines by what was left out, the rows of each by method."""
+    found = evaluated.table("splits")
+    found = found[found["task"] == "toplines"] if len(found) else found
+    there = found["split"].unique() if len(found) else ()
+    order = sorted(there, key=lambda split: list(SPLITS).index(split) if split in SPLITS else 9)
+    return {split: _by_method(found[found["split"] == split], split) for split in order}
+
+
+def splits_table(evaluated: Evaluated) -> Shown | None:
+    """The gap correlation by what was left out, a row per method, if it was measured."""
+    columns = {split: of for split, of in _splits(evaluated).items() if split not in ("intersection", "group")}
     rows = [
-        [label(method), *(_cell(of, method) for of in columns.values())]
+        [method, *(_cell(of, method) for of in columns.values())]
         for method in LEFT_OUT
         if any(method in of.index for of in columns.values())
     ]
-    parts = [f"{_left_out(split)} {_cell(of, 'delta-reading')}" for split, of in columns.items()]
+    head = ["method", *(_left_out(split) for split in columns)]
+    return (
+        table(pd.DataFrame(rows, columns=head), "Gap correlation from toplines, by what was left out") if rows else None
+    )
+
+
+def splits_sentence(evaluated: Evaluated) -> str:
+    """The gap correlation of the reading offset by what was left out."""
+    wide = _splits(evaluated)
+    if not wide:
+        return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
+    parts = [
+        f"{_left_out(split)} {_cell(of, 'delta-reading')}"
+        for split, of in wide.items()
+        if split not in ("intersection", "group")
+    ]
     said = f"The gap correlation of {prose('delta-reading')} by what its fit did not see: {'; '.join(parts)}."
     if "intersection" in wide:
         of = wide["intersection"]
@@ -169,7 +191,7 @@ def splits_page(evaluated: Evaluated) -> str:
             " For an intersection of groups that took no part in the fit, answered by the sum of its groups' codes, it "
             f"is {_cell(of, 'delta-reading-left-out')}; for the same fitted along, {_cell(of, 'delta-reading-fitted')}."
         )
-    return f"{said}\n\n{markdown_table(head, rows)}"
+    return said
 
 
 def _left_out(split: str) -> str:

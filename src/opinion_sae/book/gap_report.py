@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from opinion_sae.book.typeset import Shown, table
 from opinion_sae.delta.files import ANSWERS, load_answers
 from opinion_sae.score.gaps_table import with_toplines
-from opinion_sae.score.names import label, prose, rank
+from opinion_sae.score.names import prose, rank
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
@@ -27,7 +28,7 @@ FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before le
 
 def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
     """Held-out log p of every method of the run, one table each. `everyone` is left out: it is what toplines are."""
-    found = {name: [table] for file in FILES for name, table in load_answers(work, file).items()}
+    found = {name: [one] for file in FILES for name, one in load_answers(work, file).items()}
     return {name: found[name] for name in sorted(found, key=rank) if name != "everyone"}
 
 
@@ -38,7 +39,7 @@ def shown_answers(
     given = with_toplines(survey, tables, "toplines")
     shown = {name: list(given[name]) for name in SHOWN if name in given}
     for name in (name for name in FIRST if name in given):
-        shown[f"{name}-from-toplines"] = [from_toplines(survey, table) for table in given[name]]
+        shown[f"{name}-from-toplines"] = [from_toplines(survey, one) for one in given[name]]
     return shown
 
 
@@ -56,25 +57,19 @@ def plain(value: float) -> str:
     return FEW if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A MyST table: the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(head) + " |", "| :-- " + "| --: " * (len(head) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
-def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = SHOWN) -> str:
+def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = SHOWN) -> Shown:
     """The task from toplines, all groups: a row per method, of `gaps.csv` and `pair_gaps.csv`."""
     found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
     of_pair = pairs[pairs["task"] == "toplines"].set_index("method")
     one, other = of_pair[["group", "other"]].iloc[0]
-    head = ["Method", "r, each group minus everybody", f"r, {one} minus {other}", "Group KL closed"]
-    head += ["Spread of gaps, predicted over actual", "Identified (by chance)"]
+    head = ["method", "r, each group minus everybody", f"r, {one} minus {other}", "group KL closed"]
+    head += ["spread of gaps, predicted over actual", "identified (by chance)"]
     rows = []
     for method in (name for name in methods if name in found.index):
         row, pair = found.loc[method], of_pair.loc[method]
         rows.append(
             [
-                label(method),
+                method,
                 with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"]),
                 with_interval(pair["r"], pair["r_low"], pair["r_high"]),
                 with_interval(row["group_kl_closed"], row["group_kl_closed_low"], row["group_kl_closed_high"]),
@@ -82,7 +77,7 @@ def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = 
                 f"{row['identified']:.2f} ({row['identified_chance']:.2f})",
             ]
         )
-    return markdown_table(head, rows)
+    return table(pd.DataFrame(rows, columns=head), "Methods from toplines, over all groups, with 95% intervals")
 
 
 def gaps_sentence(gaps: pd.DataFrame, task: str = "toplines") -> str:
@@ -136,30 +131,31 @@ def constant_sentence(shares: pd.DataFrame) -> str:
     return f"The constant share of what the groups' own part adds is {', '.join(said)} (mean over folds)."
 
 
-def constant_page(shares: pd.DataFrame) -> str:
+def constant_page(shares: pd.DataFrame) -> Shown:
     """A row per fold, a column per method."""
     wide = shares.pivot(index="fold", columns="method", values="constant_share")[shares["method"].unique()]
     rows = [[str(fold), *("not used" if np.isnan(v) else f"{v:.2f}" for v in row)] for fold, *row in wide.itertuples()]
-    return markdown_table(["Fold", *map(label, wide)], rows)
+    return table(pd.DataFrame(rows, columns=["fold", *wide]), "Constant share of the groups' own part")
 
 
-def choices_page(choices: pd.DataFrame) -> str:
+def choices_page(choices: pd.DataFrame) -> Shown:
     """What the offsets that are shown chose, fold by fold: place read, axes, ridge, strength; KL of the axes on
     validation from toplines."""
     part = choices[choices["method"].isin(["delta-reading", "delta-reading-64", "dense-reading"])]
     rows = [
-        [label(row.method), row.split, row.reads, str(row.axes)]
+        [row.method, row.split, row.reads, str(row.axes)]
         + [f"{row.ridge:.3g}", f"{row.strength:.2f}", f"{row.validation_kl:.4f}"]
         for row in part.itertuples()
     ]
-    columns = ["Method", "Split", "Reads", "Axes", "Ridge", "Strength", "KL on validation (nats)"]
-    return markdown_table(columns, rows)
+    head = ["method", "split", "reads", "axes", "ridge", "strength", "KL on validation (nats)"]
+    return table(pd.DataFrame(rows, columns=head), "What each split chose, from toplines")
 
 
-def read_only_page(choices: pd.DataFrame) -> str:
+def read_only_page(choices: pd.DataFrame) -> Shown:
     """Mean KL on validation of the read-outs, from toplines; how often each chose what it reads."""
     rows = []
     for method, part in choices.groupby("method", sort=False):
         often = ", ".join(f"{what} ({count})" for what, count in part["features"].value_counts(sort=False).items())
-        rows.append([label(method), often, f"{part['validation_kl'].mean():.4f}"])
-    return markdown_table(["Method", "Reads (folds)", "KL on validation (nats)"], rows)
+        rows.append([method, often, f"{part['validation_kl'].mean():.4f}"])
+    head = ["method", "reads (in so many folds)", "KL on validation (nats)"]
+    return table(pd.DataFrame(rows, columns=head), "Read-outs with no model in between, from toplines")

@@ -7,9 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from opinion_sae.book.gap_report import FEW, markdown_table, plain
+from opinion_sae.book.gap_report import FEW, plain
+from opinion_sae.book.sentences import counted
+from opinion_sae.book.typeset import Link, Shown, sentence
+from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.latent_table import ALIKE
 
+CHANGE = "gap r without it, minus with it"
 NOTHING = f"No axis reads anything: {FEW}."
 
 
@@ -20,13 +24,22 @@ def axes_page(axes: Sequence[Mapping[str, Any]]) -> str:
 
 
 def path_sentence(path: pd.DataFrame) -> str:
-    """What few latents leave of the gap correlation, of `removal.path_table`."""
-    r = path.set_index("latents")["gap_r"]
-    some = [f"{plain(r[n])} with {n} latents an axis" for n in r.index[1:-1]]
-    if not some or not r["all"] > 0:
+    """What few latents leave of the gain in gap correlation over the constant part, of `removal.path_table`."""
+    by_fit = {fit: rows.set_index("latents")["gap_r"] for fit, rows in path.groupby("fit")}
+    cut, anew, whole = by_fit["cut"], by_fit.get("refitted", pd.Series(dtype=float)), by_fit["as fitted"]
+    if not len(anew) or not whole["all"] > cut["0"]:
         return NOTHING
-    said = ", ".join([f"{plain(r['0'])} with the constant part alone", *some])
-    return f"The gap correlation is {said}, and {plain(r['all'])} where all may be read."
+    start, gain = cut["0"], whole["all"] - cut["0"]
+    kept = [
+        f"{counted(int(n), 'latent')} an axis {'keeps' if n == '1' else 'keep'} {(anew[n] - start) / gain:.0%} "
+        f"refitted and {(cut[n] - start) / gain:.0%} only cut"
+        for n in anew.index
+    ]
+    most = whole.index[0]
+    return (
+        f"From the constant part alone to all latents read, the gap correlation goes from {plain(start)} to "
+        f"{plain(whole['all'])}; of that gain {', '.join(kept)}, and {most} keep {(whole[most] - start) / gain:.0%}."
+    )
 
 
 def read_page(table: pd.DataFrame, cards: int, again: pd.DataFrame | None = None) -> str:
@@ -42,19 +55,20 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
         return NOTHING
     folds = table["folds"].max()
     return (
-        f"The fit to all questions reads {read['in_fit_to_all'].sum()} latents and writes "
-        f"{write['in_fit_to_all'].sum()} in the groups' own part; {(read['folds'] > 0).sum()} are read by some fold, "
-        f"{(read['folds'] == folds).sum()} by all {folds}. {cards} have a card."
+        f"The fit to all questions reads {counted(int(read['in_fit_to_all'].sum()), 'latent')} and writes "
+        f"{write['in_fit_to_all'].sum()} in the groups' own part; of all latents some fold reads "
+        f"{(read['folds'] > 0).sum()} and every one of the {folds} reads {(read['folds'] == folds).sum()}. There "
+        f"{'is' if cards == 1 else 'are'} {counted(cards, 'card')}."
     )
 
 
-def latents_page(table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], count: int) -> str:
+def latents_page(table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], count: int) -> Shown:
     """The `count` latents that each axis reads most, each with a link to its card."""
-    shown = set(card["latent"] for card in cards)
-    part = table[(table["role"] == "read") & table["latent"].isin(shown)].groupby("axis").head(count)
+    shown = {card["latent"]: card["axis"] for card in cards}
+    part = table[(table["role"] == "read") & table["latent"].isin(shown.keys())].groupby("axis").head(count)
     rows = [
         [
-            f"{{ref}}`{row.latent} <latent-{row.latent}>`",
+            Link(str(row.latent), f"../cards/axis-{shown[row.latent]}.html#latent-{row.latent}"),
             str(row.axis),
             f"{row.weight:+.2f}",
             str(row.label),
@@ -63,11 +77,12 @@ def latents_page(table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], count:
         ]
         for row in part.itertuples()
     ]
-    head = ["Latent", "Axis", "Weight", "Label", "Label's score", "Gap r without it, minus with it"]
-    return markdown_table(head, rows) if rows else NOTHING
+    head = ["latent", "axis", "weight", "label", "label's score", CHANGE]
+    said = f"The {count} latents that each axis reads with the largest weights"
+    return typeset(pd.DataFrame(rows, columns=head), said) if rows else sentence(NOTHING)
 
 
-def written_page(table: pd.DataFrame, count: int) -> str:
+def written_page(table: pd.DataFrame, count: int) -> Shown:
     """The `count` latents that are written most, by |b|."""
     rows = [
         [
@@ -79,7 +94,8 @@ def written_page(table: pd.DataFrame, count: int) -> str:
         ]
         for row in table[table["role"] == "write"].head(count).itertuples()
     ]
-    return markdown_table(["Latent", "Weight", "Label", "Label's score", "Gap r without it, minus with it"], rows)
+    head = ["latent", "weight", "label", "label's score", CHANGE]
+    return typeset(pd.DataFrame(rows, columns=head), f"The {count} latents that are written with the largest weights")
 
 
 def removal_sentence(table: pd.DataFrame) -> str:
@@ -90,9 +106,9 @@ def removal_sentence(table: pd.DataFrame) -> str:
     worse, better = (part["gap_r_high"] < 0).sum(), (part["gap_r_low"] > 0).sum()
     most = part.sort_values("gap_r_if_removed", kind="stable").iloc[0]
     return (
-        f"Of {len(part)} latents that some fold reads, taking one out lowers the gap correlation clearly for {worse} "
-        f"(the interval lies below 0) and raises it for {better}; latent {most['latent']} ({most['label']}) costs "
-        f"most: {most['gap_r_if_removed']:+.3f}."
+        f"Of {counted(len(part), 'latent')} that some fold reads, taking one out lowers the gap correlation clearly "
+        f"for {worse} (the interval lies below 0) and raises it for {better}; latent {most['latent']} "
+        f"({most['label']}) costs most: {most['gap_r_if_removed']:+.3f}."
     )
 
 

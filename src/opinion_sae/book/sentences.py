@@ -12,6 +12,11 @@ from opinion_sae.book.claims import count_verdicts
 from opinion_sae.score.names import label, prose
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 latent', '2 latents'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def group_distance(table: pd.DataFrame) -> str:
     """Of `report.distance_table`."""
     above = int((table["tv_low"] > table["floor"]).sum())
@@ -113,7 +118,7 @@ def alignment(table: pd.DataFrame) -> str:
     kl = table[table["group"] == "all"].set_index("method")["kl"].drop("everyone", errors="ignore")
     best = str(kl.idxmin())
     return (
-        f"The lowest mean KL has {prose(best)} ({kl[best]:.3f}); the unsteered model has {kl['unsteered']:.3f}, "
+        f"The lowest mean KL is that of {prose(best)} ({kl[best]:.3f}); the unsteered model has {kl['unsteered']:.3f}, "
         f"Δ {kl['delta']:.3f}."
     )
 
@@ -180,6 +185,18 @@ def tilt(table: pd.DataFrame) -> str:
     )
 
 
+def gap_methods(gaps: pd.DataFrame, task: str = "toplines") -> str:
+    """Of `gaps.csv`: which methods see groups, by the interval of the gap correlation, and which sees most."""
+    part = gaps[(gaps["task"] == task) & (gaps["group"] == "all") & (gaps["split"] == "question")].set_index("method")
+    if part["gap_r"].isna().all():
+        return "There are too few questions for gap correlations."
+    above, best = int((part["gap_r_low"] > 0).sum()), str(part["gap_r"].idxmax())
+    return (
+        f"{above} of {len(part)} methods have a gap correlation whose interval lies above zero; the highest is "
+        f"that of {prose(best)} ({part['gap_r'][best]:.2f})."
+    )
+
+
 def dose(curve: pd.DataFrame) -> str:
     """Of `dose.csv`: the strength with the lowest KL, and its price."""
     best = curve.loc[curve["kl"].idxmin()]
@@ -222,9 +239,9 @@ def compare_models(overall: Mapping[str, pd.DataFrame]) -> str:
         kl = table["kl"].drop("everyone", errors="ignore")
         best = str(kl.idxmin())
         said.append(
-            f"with {model} {prose(best)} ({kl[best]:.3f}; unsteered {kl['unsteered']:.3f}, Δ {kl['delta']:.3f})"
+            f"with {model} that of {prose(best)} ({kl[best]:.3f}; unsteered {kl['unsteered']:.3f}, Δ {kl['delta']:.3f})"
         )
-    return f"The lowest mean KL has {', '.join(said)}." if said else "No published run is in this checkout."
+    return f"The lowest mean KL is {', '.join(said)}." if said else "No published run is in this checkout."
 
 
 def groups_by_model(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -255,7 +272,7 @@ def growth(slopes: pd.DataFrame) -> str:
     """Of the fitted slopes, a row per kind of work."""
     fitted = {what: slopes[f"{what}, fitted"] for what in ("time", "memory")}
     said = [f"{what} with slopes from {one.min():.2f} to {one.max():.2f}" for what, one in fitted.items()]
-    return f"With the size of the work grow {said[0]} and {said[1]}; 1 is in proportion."
+    return f"The more work, the more {said[0]} and the more {said[1]}; 1 is in proportion."
 
 
 def group_map(near: pd.DataFrame) -> str:

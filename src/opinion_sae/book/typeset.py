@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import pandas as pd
 from opinion_sae.score.names import NAMES, label
 
 WIDEST = 12  # columns
+NUMBER = re.compile(r"$|[-+]?[\d.]|too few |not (measured|used)")  # how a cell starts that stands to the right
 HEADS = {
     "accuracy": "factual accuracy",
     "accuracy_change": "accuracy, change",
@@ -40,6 +42,16 @@ HEADS = {
 }
 
 
+class Link(NamedTuple):
+    """A cell that leads somewhere."""
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Shown(NamedTuple):
     """What a cell leaves on its page: html, or a sentence."""
 
@@ -66,7 +78,7 @@ def table(frame: pd.DataFrame, caption: str, digits: int | None = 3) -> Shown:
     columns = {name: _cells(flat, name, digits) for name in flat if not _is_end(flat, name)}
     if len(columns) > WIDEST:
         raise ValueError(f"{caption}: {len(columns)} columns, at most {WIDEST} can be read: {list(columns)}")
-    right = {name: pd.api.types.is_numeric_dtype(flat[name]) for name in columns}
+    right = {name: all(NUMBER.match(str(text)) for text in cells) for name, cells in columns.items()}
     heads = "".join(_cell("th", head(name), right[name]) for name in columns)
     rows = [
         "<tr>" + "".join(_cell("td", text, right[name]) for name, text in zip(columns, row, strict=True)) + "</tr>"
@@ -107,7 +119,7 @@ def _is_end(flat: pd.DataFrame, name: str) -> bool:
     return any(name in (_ends(flat, other) or ()) for other in flat if other != name)
 
 
-def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str]:
+def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str | Link]:
     values = [_text(value, digits) for value in flat[name]]
     if name.rpartition(": ")[2] in ("method", "reference"):
         return [label(value) for value in values]
@@ -118,8 +130,10 @@ def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str]:
     return [f"{v} ({a} to {b})" if a else v for v, a, b in zip(values, low, high, strict=True)]
 
 
-def _text(value: Any, digits: int | None) -> str:
+def _text(value: Any, digits: int | None) -> str | Link:
     """Empty for what is missing; never '-0.000'."""
+    if isinstance(value, Link):
+        return value
     if not isinstance(value, float | np.floating):
         return "" if value is None else str(value)
     if np.isnan(value):
@@ -129,7 +143,10 @@ def _text(value: Any, digits: int | None) -> str:
     return f"{value:.3g}" if digits is None else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
-def _cell(tag: str, text: str, right: bool) -> str:
+def _cell(tag: str, text: str | Link, right: bool) -> str:
     scope = ' scope="col"' if tag == "th" else ""
     kind = ' class="number"' if right else ""
-    return f"<{tag}{scope}{kind}>{escape(text)}</{tag}>"
+    shown = escape(str(text))
+    if isinstance(text, Link):
+        shown = f'<a href="{escape(text.address)}">{shown}</a>'
+    return f"<{tag}{scope}{kind}>{shown}</{tag}>"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opinion_sae.delta.directions import Effects, dense_directions, latent_directions
@@ -62,24 +62,27 @@ def few_features(
     tilts: Float[Tensor, "group train direction"],
     count: int,
     ridge: float,
+    among: Bool[Tensor, "axis feature"] | None = None,
 ) -> Axes:
     """The axes with at most `count` features read by each, chosen and fitted anew to the training questions' tilts.
 
     Chosen by orthogonal matching pursuit (Pati et al. 1993), four features at a time and all directions of an axis
     together: those that explain most of what is left of c_k . t, per unit of their own size. Then a ridge regression on
-    these. Features that fire in fewer than five training questions are passed over. NaN tilts count as the constant.
+    these. Features that fire in fewer than five training questions are passed over, and so are those that an axis has
+    not `among` its own. NaN tilts count as the constant.
     """
     left_over = (tilts - axes.constant[:, None]).nan_to_num()
-    known = (r != 0).sum(0) >= 5
+    often = ((r != 0).sum(0) >= 5).expand(len(axes.a), -1)
     size = (r.square().sum(0) + ridge).sqrt()
     a = torch.zeros_like(axes.a)
     for k, target in enumerate(torch.einsum("gk,gqb->kqb", axes.c, left_over)):
+        known = often[k] if among is None else often[k] & among[k]
         chosen = torch.zeros(0, dtype=torch.long)
         rest, found = target, target.new_zeros(0, target.shape[1])
-        while len(chosen) < min(count, int(known.sum())):
+        while len(chosen) < (most := min(count, int(known.sum()))):
             gain = (r.T @ rest).norm(dim=1) / size * known
             gain[chosen] = 0
-            chosen = torch.cat([chosen, gain.topk(min(4, count - len(chosen))).indices])
+            chosen = torch.cat([chosen, gain.topk(min(4, most - len(chosen))).indices])
             part = r[:, chosen]
             found = torch.linalg.solve(part.T @ part + ridge * torch.eye(len(chosen)), part.T @ target)
             rest = target - part @ found

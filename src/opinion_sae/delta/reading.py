@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from opinion_sae.model.reading import PLACES, inverse_frequency, weighted_bag
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 FORMAT = "opinion-sae-delta"
+FEW = (1, 4, 16)  # latents read by an axis, to see what is lost with fewer
 BETWEEN = " & "  # what an intersection's name has between those of its groups
 
 
@@ -121,6 +122,12 @@ class ReadingOffset(Offset):
     def codes(self) -> Float[Tensor, "group axis"]:
         """c_g, summed over each group's parts."""
         return self.members @ self.c
+
+    def strongest(self, count: int) -> Bool[Tensor, "axis features"]:
+        """Of each axis the `count` features that have the largest weights."""
+        size = self.a.detach().norm(dim=1)
+        most = size.topk(min(count, size.shape[1])).indices
+        return torch.zeros_like(size, dtype=torch.bool).scatter(1, most, True)
 
     def written(self, read: Float[Tensor, "item features"]) -> Float[Tensor, "item axis written"]:
         """sum_w (a_kw . r) b_kw of each item."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.held_out import Split
-from opinion_sae.delta.reading import ReadingDelta
+from opinion_sae.delta.reading import FEW, ReadingDelta
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.progress import progress
 from opinion_sae.score.gap_replicates import PooledGaps, interval
@@ -101,9 +101,7 @@ class Removal:
         """log p with only the `count` latents read that have the largest weights on each axis, those as they are."""
         lost = []
         for fold, offset in zip(self.folds, self.offsets, strict=True):
-            rest = offset.a.clone()
-            for axis in rest:
-                axis[:, axis.norm(dim=0).topk(min(count, axis.shape[1])).indices] = 0
+            rest = offset.a * ~offset.strongest(count)[:, None]
             lost.append(torch.einsum("im,kwm->ikw", fold.r, rest))
         return self._unread(lost, log_probs)
 
@@ -165,19 +163,19 @@ def path_table(
 ) -> pd.DataFrame:
     """Gap correlation and KL in nats, from toplines, with fewer and fewer latents read by an axis.
 
-    `tables` are held-out log p of the offsets of `removal` ('few') and of those that may read all latents ('all'). A
-    row per number of latents, 0 (D alone) to that of 'few', cut by weight to first order and not fitted anew; then
-    'all'.
+    `tables` are held-out log p of the offsets of `removal` ('few'), of those that may read all latents ('all'), and of
+    those fitted anew to n latents, 'refitted-<n>'. A row per number of latents and fit: 'cut' from 0 (D alone) on by
+    weight and to first order, 'refitted', and 'as fitted' that of 'few' and 'all'.
     """
     most = max(int((offset.a != 0).any(1).sum(1).max()) for offset in removal.offsets)
-    counts = [n for n in (0, 1, 4, 16, 64, 256) if n < most]
-    steps = [(str(n), removal.few(n, tables["few"])) for n in counts] + [(str(most), tables["few"])]
+    steps = [(str(n), "cut", removal.few(n, tables["few"])) for n in (0, *FEW) if n < most]
+    steps += [(str(n), "refitted", tables[f"refitted-{n}"]) for n in FEW if n < most and f"refitted-{n}" in tables]
+    steps += [(str(most), "as fitted", tables["few"]), ("all", "as fitted", tables["all"])]
     measure, rows = PooledGaps(survey, weights), []
-    for latents, table in [*steps, ("all", tables["all"])]:
+    for latents, fit, table in steps:
         r, kl = measure(table)
-        found = {"gap_r": r, "kl": kl}
-        rows.append({"latents": latents})
-        for name, values in found.items():
+        rows.append({"latents": latents, "fit": fit})
+        for name, values in {"gap_r": r, "kl": kl}.items():
             low, high = interval(values[1:])
             rows[-1] |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(rows)

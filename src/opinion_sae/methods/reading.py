@@ -17,7 +17,7 @@ from opinion_sae.delta.directions import Effects
 from opinion_sae.delta.fit_reading import Axes, axes_of, few_features, start, task_loss
 from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.delta.offsets import Offset
-from opinion_sae.delta.reading import DenseReading, ReadingDelta, ReadingOffset
+from opinion_sae.delta.reading import FEW, DenseReading, ReadingDelta, ReadingOffset
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
@@ -320,6 +320,47 @@ def reading_and_controls(
     found = held_out_readings(each, bases)
     drawn = [random_read_latents(each[few][0], offset, seed) for offset in found[few].offsets]
     return found | {"random-read-latents": held_out_reading(drawn, bases)}
+
+
+@torch.no_grad()
+def refitted(
+    read_out: ReadOut, splits: Sequence[Split], held: HeldOutReading, counts: Sequence[int] = FEW
+) -> dict[str, Float[np.ndarray, "group question option"]]:
+    """Held-out log p with only n latents read by an axis, those of the largest weights, and their weights fitted anew:
+    'refitted-<n>'. The ridge is chosen on the validation questions again; all else stays as the split has it."""
+    answers, tables = read_out.answers, {f"refitted-{count}": [] for count in counts}
+    basis = place_basis(read_out.survey.questions, DEGREES)
+    has = torch.from_numpy(basis.any(-1))
+    for split, offset, choice in progress(list(zip(splits, held.offsets, held.choices, strict=True)), "refits"):
+        tilts = torch.from_numpy(observed_tilts(read_out.survey, basis, choice.damping)).float()
+        features, both = read_out.features(choice.reads), np.sort(np.concatenate([split.train, split.validation]))
+        x, whole = features(split.train), features(both)
+        plain = offset.dosed(1.0, 1 / choice.strength)  # weights are fitted to the read-out, which has no strength
+        for count in counts:
+            costs = [
+                (read_out.cost(_anew(plain, tilts, has, split.train, x, count, ridge), x, split.validation), ridge)
+                for ridge in RIDGES
+            ]
+            fitted = offset.copy()
+            fitted.a.copy_(_anew(plain, tilts, has, both, whole, count, min(costs)[1]).a)
+            tables[f"refitted-{count}"].append(answers.predict(fitted, torch.from_numpy(split.test)).numpy())
+    return {name: assemble(parts, list(splits), len(answers.questions)) for name, parts in tables.items()}
+
+
+def _anew(
+    offset: ReadingOffset,
+    tilts: Float[Tensor, "group question direction"],
+    has: Bool[Tensor, "question direction"],
+    questions: Int[np.ndarray, "some"],
+    x: Float[np.ndarray, "question feature"],
+    count: int,
+    ridge: float,
+) -> Axes:
+    """The offset's axes with new weights for the `count` features that each reads most, fitted to these questions."""
+    seen, r = tilts[:, questions], torch.from_numpy(x[questions]).float()
+    constant = torch.where(has[questions], seen, torch.nan).nanmean(1).nan_to_num()
+    axes = Axes(offset.a.detach().cpu(), offset.codes().detach().cpu(), constant)
+    return few_features(axes, r, seen, count, ridge, offset.strongest(count).cpu())
 
 
 def fit_to_all(read_out: ReadOut, splits: Sequence[Split], shared: Sequence[Offset]) -> ReadingOffset:

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import ROW, WIDTH, look, name_rows
 from opinion_sae.score.names import label
 
 # verdict: colour, marker, how much of it is filled
@@ -21,12 +22,10 @@ VERDICTS = {
 
 def against(table: pd.DataFrame) -> Figure:
     """Paired difference in KL of a method to each reference, with 95 % intervals; a row of `comparison_table` each."""
-    figure, axes = _rows(len(table))
+    figure, axes = _rows(table)
     for place, row in zip(range(len(table)), table.to_dict("records"), strict=True):
         error = [[row["kl_difference"] - row["low"]], [row["high"] - row["kl_difference"]]]
-        marker = "o" if row["method"] == "delta" else "s"
-        axes.errorbar(row["kl_difference"], place, xerr=error, fmt=marker, color="#0072B2", capsize=2, markersize=4)
-    axes.set_yticks(np.arange(len(table)), _differences(table))
+        axes.errorbar(row["kl_difference"], place, xerr=error, capsize=2, **look(row["method"], size=4.0))
     axes.set_xlabel(
         f"difference in mean KL (nats)\n{table['n_questions'].max()} held-out questions, below zero is closer"
     )
@@ -36,7 +35,7 @@ def against(table: pd.DataFrame) -> Figure:
 def claims(table: pd.DataFrame) -> Figure:
     """Effect of each claim over all groups with its 95 % interval and margin; colour, shape and filling by verdict."""
     part = table[table["group"] == "all"].reset_index(drop=True)
-    figure, axes = _rows(len(part))
+    figure, axes = _rows(part)
     for verdict, (colour, marker, fill) in VERDICTS.items():
         rows = np.flatnonzero(part["verdict"] == verdict)
         one = part.iloc[rows]
@@ -45,20 +44,15 @@ def claims(table: pd.DataFrame) -> Figure:
         axes.errorbar(one["effect"], rows, xerr=error, **look)
     at_margin = np.flatnonzero(part["margin"] > 0)
     axes.plot(part["margin"].iloc[at_margin], at_margin, "|", color="black", markersize=10, label="margin")
-    axes.set_yticks(np.arange(len(part)), _differences(part))
     axes.set_xlabel("difference in mean held-out KL (nats)\nbelow zero is closer")
-    figure.legend(loc="outside upper left", ncols=3)
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
-def _differences(table: pd.DataFrame) -> list[str]:
-    return [
-        f"{label(one)} minus {label(other)}" for one, other in zip(table["method"], table["reference"], strict=True)
-    ]
-
-
-def _rows(count: int) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(6.5, 0.27 * count + 1))
+def _rows(table: pd.DataFrame) -> tuple[Figure, Axes]:
+    """A panel with a named row per difference."""
+    figure, axes = plt.subplots(figsize=(WIDTH, ROW * len(table) + 1.2))
     axes.axvline(0, color="black", linewidth=1)
-    axes.invert_yaxis()
+    pairs = zip(table["method"], table["reference"], strict=True)
+    name_rows(axes, [f"{label(one)} minus {label(other)}" for one, other in pairs])
     return figure, axes

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import legend_above, log_scale, reference_line
+from opinion_sae.book.figures.style import WIDTH, legend_above, log_scale, reference_line
 
 
 def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str, float] | None = None) -> Figure:
@@ -22,16 +22,9 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
     panels = [
         ("kl", "mean KL (nats)", questions, "#0072B2", "o", "-"),
         ("option_mass", "on option letters", questions, "#E69F00", "s", "--"),
-        (
-            "perplexity_ratio",
-            "relative perplexity",
-            text,
-            "#009E73",
-            "^",
-            "-.",
-        ),
+        ("perplexity_ratio", "relative perplexity", text, "#009E73", "^", "-."),
     ]
-    figure, row = plt.subplots(1, 3, figsize=(6.5, 3), layout="constrained")
+    figure, row = plt.subplots(3, 1, figsize=(WIDTH, 7.2))
     for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
         error = [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
         axes.errorbar(curve["strength"], curve[name], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4)
@@ -40,7 +33,7 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
             at = curve.loc[curve["strength"] == spot, name]
             axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
         axes.set_ylabel(label)
-        axes.set_xlabel(f"strength (0: unsteered,\n1: as fitted)\n{size}")
+        axes.set_xlabel(f"strength (0: unsteered, 1: as fitted)\n{size}")
     for method, value in (references or {}).items():
         reference_line(row[0], "kl", method, value)
     for axes in row if spot is not None or references else ():

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures import style  # noqa: F401 (its settings)
+from opinion_sae.book.figures.style import WIDTH
 from opinion_sae.score.names import label
 
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, where its name may stand
-LETTER, LINE = 0.55 * 8 / 72, 1.25 * 8 / 72  # width of a letter and height of a line of 8 points, in inches
-SIZE = (4.6, 3.9)  # of a panel, in inches
+LETTER, LINE = 0.55 * 9 / 72, 1.25 * 9 / 72  # width of a letter and height of a line of 9 points, in inches
+SIZE = (WIDTH, 4.4)  # of a panel, in inches
 
 
 def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -36,7 +36,7 @@ def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence
         axes.set_ylim(-reach[1], reach[1])
         name_points(axes, place, list(people["group"]), reach)
         distance = near.set_index(["method", "fold"])["distance"][method, "all"]
-        axes.set_title(f"{label(method)}: {distance:.3f} places off on average", loc="left", fontsize=9)
+        axes.set_title(f"{label(method)}: {distance:.3f} places off")
         axes.grid(False)
         axes.set_ylabel("second dimension (places)")
     figure.legend(*np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -66,7 +66,6 @@ def name_points(axes: Axes, places: Float[np.ndarray, "point 2"], names: Sequenc
             places[len(boxes) - 1],
             (4 * x, 4 * y),
             textcoords="offset points",
-            fontsize=8,
             ha={1: "left", 0: "center", -1: "right"}[x],
             va={1: "bottom", 0: "center", -1: "top"}[y],
             parse_math=False,

@@ -9,22 +9,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import log_scale, reference_line
+from opinion_sae.book.figures.style import MARKS, WIDTH, label_lines, legend_above, log_scale, look, reference_line
 from opinion_sae.score.names import label as name_of
+
+FITS = {  # of `removal.path_table`: colour, marker, line style
+    "refitted": ("strongest latents, refitted", *MARKS["delta-reading"]),
+    "cut": ("strongest latents, only cut", *MARKS["delta-reading-64"]),
+}
 
 
 def reading_path(table: pd.DataFrame) -> Figure:
-    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 2.8), layout="constrained")
-    names = {"gap_r": "correlation of gaps", "kl": "mean KL (nats), lower is closer"}
-    places = range(len(table))
-    for axes, (measure, name) in zip(panels, names.items(), strict=True):
-        value = table[measure].to_numpy()
-        error = np.nan_to_num([value - table[f"{measure}_low"], table[f"{measure}_high"] - value]).clip(0)
-        axes.errorbar(places, value, error, fmt="o-", color="#0072B2", capsize=2, markersize=4)
-        axes.set_xticks(places, table["latents"].tolist())
-        axes.set_xlabel("latents read by an axis")
+    """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals: cut and refitted;
+    both end at the offsets as they were fitted."""
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5), sharex=True)
+    places = {latents: n for n, latents in enumerate(dict.fromkeys(table["latents"]))}
+    for axes, measure, name in zip(panels, ("gap_r", "kl"), ("correlation of gaps", "mean KL (nats)"), strict=True):
+        for shift, (fit, (said, colour, marker, line)) in enumerate(FITS.items()):
+            rows = table[table["fit"].isin([fit, "as fitted"])]
+            value = rows[measure].to_numpy()
+            error = np.nan_to_num([value - rows[f"{measure}_low"], rows[f"{measure}_high"] - value]).clip(0)
+            look = {"marker": marker, "ls": line, "color": colour, "capsize": 2, "ms": 4, "label": said}
+            axes.errorbar(rows["latents"].map(places) + 0.1 * shift, value, error, **look)
         axes.set_ylabel(name)
+    panels[1].set_xticks(list(places.values()), list(places))
+    panels[1].set_xlabel("latents read by an axis")
+    legend_above(panels[0], 1)
     return figure
 
 
@@ -34,12 +43,12 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
     `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
     """
     styles = {
-        "refitted": ("strongest latents, refitted", "#0072B2", "o", "-"),
-        "cut": ("strongest latents, only cut", "#56B4E9", "s", "--"),
-        "dense": (f"{name_of('dense')} of the same norm", "#CC79A7", "^", "-."),
+        "refitted": ("strongest latents, refitted", *MARKS["delta"]),
+        "cut": ("strongest latents, only cut", *MARKS["shared-delta"]),
+        "dense": (f"{name_of('dense')} of the same norm", *MARKS["dense"]),
     }
     part = table[table["group"] == "all"]
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 6.4), sharex=True)
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("mean KL (nats)", "alignment"), strict=True):
         for n, (method, (name, colour, marker, line)) in enumerate(styles.items()):
             rows = part[part["method"] == method].sort_values("latents")
@@ -47,49 +56,49 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
             place = rows["latents"] * (1 + 0.05 * (n - 1))  # side by side, so that the intervals can be told apart
             axes.errorbar(place, rows[measure], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=name)
         log_scale(axes.xaxis, base=2)
-        axes.set_xlabel(f"latents touched per group (mean)\n{questions} held-out questions")
         axes.set_ylabel(label)
+    panels[1].set_xlabel(f"latents touched per group (mean)\n{questions} held-out questions")
     for method, value in references.items():
         reference_line(panels[0], "kl", method, value)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    for axes in panels:
+        label_lines(axes)
     return figure
 
 
 def latent_path_by_group(table: pd.DataFrame, groups: Sequence[str]) -> Figure:
     """Held-out KL against latents touched, one small panel per group: refitted, with intervals, and dense."""
-    columns = 4
-    rows = -(-len(groups) // columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(6.5, 1.4 * rows + 0.4), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    rows = -(-len(groups) // 2)
+    size = (WIDTH, 1.2 * rows + 0.4)
+    figure, panels = plt.subplots(rows, 2, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(groups) :]:
         axes.set_axis_off()
     for axes, group in zip(panels.flat, groups, strict=False):
         part = table[(table["group"] == group) & (table["method"] == "refitted")].sort_values("latents")
-        axes.plot(part["latents"], part["kl"], "o-", color="#0072B2", ms=3)
+        axes.plot(part["latents"], part["kl"], label="refitted", **look("delta", joined=True, size=3.0))
         axes.fill_between(part["latents"], part["kl_low"], part["kl_high"], color="#0072B2", alpha=0.2)
         dense = table[(table["group"] == group) & (table["method"] == "dense")].sort_values("latents")
-        axes.plot(dense["latents"], dense["kl"], "-.", color="#CC79A7")
+        axes.plot(dense["latents"], dense["kl"], label=name_of("dense"), **look("dense", joined=True, size=3.0))
         log_scale(axes.xaxis, base=2)
-        axes.set_title(group, fontsize=8)
+        axes.set_title(group)
     figure.supxlabel("latents touched")
     figure.supylabel("held-out KL (nats)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
 def tilt(table: pd.DataFrame) -> Figure:
     """Mean and worst group against the tilt t, in KL and alignment, with 95 % intervals."""
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 2.8), layout="constrained")
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 4.6), sharex=True)
     places = {t: n for n, t in enumerate(sorted(table["t"].unique()))}
     styles = [("mean over groups", "#0072B2", "o", "-"), ("worst-off group", "#D55E00", "s", "--")]
     for axes, measure, label in zip(panels, ("kl", "alignment"), ("KL (nats)", "alignment"), strict=True):
-        for which, colour, marker, line in styles:
+        for shift, (which, colour, marker, line) in enumerate(styles):
             rows = table[(table["measure"] == measure) & (table["which"] == which)].sort_values("t")
             error = [rows["value"] - rows["low"], rows["high"] - rows["value"]]
-            x = rows["t"].map(places)
+            x = rows["t"].map(places) + 0.04 * shift
             axes.errorbar(x, rows["value"], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4, label=which)
         axes.set_xticks(list(places.values()), [f"{t:g}" for t in places])
-        axes.set_xlabel("tilt t (0: plain mean)")
         axes.set_ylabel(f"held-out {label}")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        label_lines(axes)
+    panels[1].set_xlabel("tilt t (0: plain mean)")
     return figure

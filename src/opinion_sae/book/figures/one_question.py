@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from opinion_sae.book.figures.style import log_scale
+from opinion_sae.book.figures.style import WIDTH, log_scale
 from opinion_sae.book.one_question import columns_of
 from opinion_sae.score.gap_pairs import Pair
 from opinion_sae.score.names import label
 from opinion_sae.survey import Question
 
 BARS = (("#0072B2", ""), ("#F0E442", "////"))  # of the first and the second group: dark, and light with a hatch
-WIDTH = 0.38  # of a bar, where options are 1 apart
+BAR = 0.38  # width of a bar, where options are 1 apart
 TASKS = {"alone": ("alone", "o"), "toplines": ("from toplines", "s"), "floor": ("", "|")}
 
 
@@ -27,27 +27,27 @@ def before_and_after(rows: pd.DataFrame, question: Question, pair: Pair, task: s
     `rows` is that of `book.one_question.rows_of`: people's bars have their interval.
     """
     columns = {"people": "people"} | {label(name): column for name, column in columns_of(rows, task).items()}
-    figure, panels = plt.subplots(len(columns), 1, figsize=(4.6, 1.05 * len(columns) + 0.7), sharex=True, sharey=True)
+    figure, panels = plt.subplots(len(columns), 1, figsize=(WIDTH, 1.05 * len(columns) + 0.7), sharex=True, sharey=True)
     for axes, (name, column) in zip(panels, columns.items(), strict=True):
-        for group, shift, (colour, hatch) in zip(pair, (-WIDTH / 2, WIDTH / 2), BARS, strict=True):
+        for group, shift, (colour, hatch) in zip(pair, (-BAR / 2, BAR / 2), BARS, strict=True):
             part = rows[rows["group"] == group].set_index("option").reindex(list(question.options))
             place, share = np.arange(len(part)) + shift, 100 * part[column].to_numpy()
-            axes.bar(place, share, WIDTH, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6, label=group)
+            axes.bar(place, share, BAR, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6, label=group)
             top = share
             if column == "people":
                 error = 100 * np.array([part["people"] - part["low"], part["high"] - part["people"]])
                 axes.errorbar(place, share, yerr=error.clip(0), fmt="none", color="black", capsize=2, linewidth=1)
                 top = share + error[1]
             for x, value, y in zip(place, share, top, strict=True):
-                axes.text(x, y + 2, f"{value:.0f}", ha="center", va="bottom", fontsize=8)
-        axes.set_title(name, loc="left", fontsize=9, fontweight="bold")
+                axes.text(x, y + 2, f"{value:.0f}", ha="center", va="bottom")
+        axes.set_title(name, fontweight="bold")
         axes.grid(False)
         axes.spines["left"].set_visible(False)
         axes.set_yticks([])
     panels[0].set_ylim(0, 1.25 * max(rows[list(columns.values())].to_numpy().max() * 100, rows["high"].max() * 100))
-    options = ["\n".join(textwrap.wrap(option, 14)) for option in question.options]
-    panels[-1].set_xticks(range(len(options)), options, fontsize=8)
-    panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, fontsize=8, borderpad=0)
+    options = ["\n".join(textwrap.wrap(option, max(6, 48 // len(question.options)))) for option in question.options]
+    panels[-1].set_xticks(range(len(options)), options)
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, borderpad=0)
     return figure
 
 
@@ -57,7 +57,7 @@ def kl_scale(table: pd.DataFrame) -> Figure:
     The axis is logarithmic, as the furthest is a hundred times as far as the nearest; a dot's name in the SVG is
     'kl-of-<task>-<method>'.
     """
-    figure, axes = plt.subplots(figsize=(4.6, 0.27 * len(table) + 0.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * len(table) + 0.8))
     log_scale(axes.xaxis)
     middle = np.sqrt(table["kl"].min() * table["kl"].max())
     for place, (task, method, kl, low, high) in enumerate(table.itertuples(index=False)):
@@ -78,5 +78,5 @@ def kl_scale(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("KL from a group's answers (nats, logarithmic): lower is closer")
+    axes.set_xlabel("mean KL (nats, logarithmic): lower is closer")
     return figure

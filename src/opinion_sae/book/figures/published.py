@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import MARKS
+from opinion_sae.book.figures.style import ROW, WIDTH, look, name_rows, nothing
 from opinion_sae.score.names import label as name_of
 from opinion_sae.score.names import rank
 
@@ -23,9 +24,9 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
     (nats).
     """
     if not overall:
-        return _nothing()
+        return nothing("no published run in this checkout")
     methods = sorted({method for table in overall.values() for method in table.index}, key=rank)
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.36 * len(methods) + 1.3), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(WIDTH, (ROW + 0.04 * len(overall)) * len(methods) + 1.2), sharey=True)
     height = {method: place for place, method in enumerate(methods)}
     for n, (model, table) in enumerate(overall.items()):
         colour, marker = MODELS[n % len(MODELS)]
@@ -35,13 +36,14 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
         panels[0].errorbar(table["kl"], y, xerr=error, fmt=marker, color=colour, ms=4, capsize=2, label=label)
         panels[0].axvline(floor[model], color=colour, linestyle=":", linewidth=1)
         panels[1].plot(100 * table["gap_closed"], y, marker, color=colour, ms=4)
-    panels[0].set_yticks(range(len(methods)), [name_of(method) for method in methods])
-    panels[0].invert_yaxis()
+    name_rows(panels[0], [name_of(method) for method in methods])
+    panels[1].tick_params(axis="y", length=0)
+    panels[1].spines["left"].set_visible(False)
     panels[0].set_xlabel("mean KL (nats)")
     for share in (0, 100):
         panels[1].axvline(share, color="black", linewidth=0.8)
     panels[1].set_xlabel("gap closed (%)")
-    figure.legend(loc="outside upper center", ncols=1)
+    figure.legend(loc="outside upper left", ncols=1)
     return figure
 
 
@@ -53,36 +55,28 @@ def groups_by_model(
     `tables` are the models' alignment.csv, `floors` their floor.csv.
     """
     if not tables:
-        return _nothing()
+        return nothing("no published run in this checkout")
     groups = [group for group in next(iter(tables.values()))["group"].unique() if group != "all"]
-    size = (2.4 * len(tables) + 1.6, 0.4 * len(groups) + 1.2)
-    figure, panels = plt.subplots(
-        1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
+    size = (WIDTH, (0.2 + 0.07 * len(methods)) * len(groups) + 1.4)
+    figure, panels = plt.subplots(1, len(tables), figsize=size, sharex=True, sharey=True, squeeze=False)
     y = np.arange(len(groups))
     for axes, (model, table) in zip(panels[0], tables.items(), strict=True):
         for n, method in enumerate(methods):
-            label, (colour, marker, _) = name_of(method), MARKS[method]
             part = table[table["method"] == method].set_index("group").reindex(groups)
             error = [part["kl"] - part["kl_low"], part["kl_high"] - part["kl"]]
             place = y + _shift(n, len(methods))
-            axes.errorbar(part["kl"], place, xerr=error, fmt=marker, color=colour, ms=4, lw=1, label=label)
+            axes.errorbar(part["kl"], place, xerr=error, label=name_of(method), **look(method, size=4.0))
         axes.plot(floors[model].set_index("group")["kl"].reindex(groups), y, "|", color="black", label="noise floor")
-        axes.set_xlabel("mean KL, people to model (nats)")
-        axes.set_title(model, fontsize=9)
-    panels[0, 0].set_yticks(y, groups)
-    panels[0, 0].invert_yaxis()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        axes.set_xlabel("mean KL (nats)")
+        axes.set_title(textwrap.fill(model, 24))
+    name_rows(panels[0, 0], groups)
+    for axes in panels[0, 1:]:
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
 def _shift(n: int, of: int) -> float:
-    """Where the n-th of several marks stands in its row, so that intervals lie side by side."""
-    return 0.5 * (n / max(1, of - 1) - 0.5) if of > 1 else 0.0
-
-
-def _nothing() -> Figure:
-    figure, axes = plt.subplots(figsize=(6.5, 1))
-    axes.text(0.5, 0.5, "no published run in this checkout", ha="center", va="center", transform=axes.transAxes)
-    axes.set_axis_off()
-    return figure
+    """Where the n-th of several marks stands in its row, below the row's name, so that intervals lie side by side."""
+    return 0.35 * n / max(1, of - 1)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import legend_above, log_scale
+from opinion_sae.book.figures.style import WIDTH, legend_above, log_scale, nothing
 from opinion_sae.score.names import label as name_of
 
 STYLES = [("#0072B2", "o", "-"), ("#E69F00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "v", ":")]
@@ -17,12 +17,11 @@ STYLES += [("#D55E00", "D", "-"), ("#56B4E9", "P", "--"), ("#999999", "*", "-.")
 def doses(grid: pd.DataFrame) -> Figure:
     """Validation KL against the dose of the shared part, a panel per fold; the chosen candidate has a ring."""
     folds = sorted(grid["fold"].unique())
-    figure, panels = plt.subplots(
-        1, len(folds), figsize=(2.2 * len(folds), 3.2), sharey=True, squeeze=False, layout="constrained"
-    )
+    size = (WIDTH, 1.9 * len(folds) + 1.5)
+    figure, panels = plt.subplots(len(folds), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
     start = grid[grid["shared"] == 0]
     lines = grid[grid["shared"] != 0].groupby(["group", "l1", "kept"], sort=False)
-    for axes, fold in zip(panels[0], folds, strict=True):
+    for axes, fold in zip(panels[:, 0], folds, strict=True):
         for ((group, l1, kept), part), (colour, marker, line) in zip(lines, STYLES, strict=False):
             alone = f"{name_of('shared-delta')}, γ = {l1:g}" if kept == "all" else f"its {kept} strongest"
             name = alone if group == 0 else f"{name_of('shared-delta')} and {group:g} D"
@@ -31,10 +30,10 @@ def doses(grid: pd.DataFrame) -> Figure:
             axes.plot(rows["shared"], rows["validation_kl"], line, marker=marker, color=colour, ms=4, label=name)
         chosen = grid[(grid["fold"] == fold) & grid["chosen"]]
         axes.plot(chosen["shared"], chosen["validation_kl"], "o", ms=11, fillstyle="none", color="black")
-        axes.set_title(f"fold {fold}: {chosen['n_questions'].iloc[0]} questions", fontsize=9, loc="left")
-    panels[0, 0].set_ylabel("validation KL (nats)")
-    figure.supxlabel("dose of Δ_shared", fontsize=9)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        axes.set_title(f"fold {fold}: {chosen['n_questions'].iloc[0]} questions")
+        axes.set_ylabel("validation KL (nats)")
+    panels[-1, 0].set_xlabel("dose of Δ_shared")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     return figure
 
 
@@ -43,11 +42,9 @@ def layer_grid(table: pd.DataFrame) -> Figure:
 
     Means over folds; bars run from the lowest fold to the highest.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 3.2), layout="constrained")
     if table.empty:
-        for axes in panels:
-            axes.text(0.5, 0.5, "not run\nfor this profile", ha="center", va="center", transform=axes.transAxes)
-        return figure
+        return nothing("not run for this profile")
+    figure, panels = plt.subplots(3, 1, figsize=(WIDTH, 7))
     methods = {"shared": "shared-delta", "both": "delta"}
     lines = table[table["mode"] != "joint"].groupby(["mode", "l1"])
     for ((mode, l1), part), style in zip(lines, STYLES, strict=False):

@@ -5,22 +5,21 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from opinion_sae.book.figures.style import legend_above, log_scale
+from opinion_sae.book.figures.style import WIDTH, label_lines, legend_above, log_scale, nothing
 
 
 def sae_training(history: pd.DataFrame) -> Figure:
     """Loss, explained variance, L0 and dead latents against steps."""
-    figure, panels = plt.subplots(1, 3, figsize=(6.5, 2.7), layout="constrained")
     if history.empty:
-        for axes in panels:
-            axes.text(0.5, 0.5, "SAE loaded,\nnot trained here", ha="center", va="center", transform=axes.transAxes)
-        return figure
+        return nothing("SAE loaded, not trained here")
+    figure, panels = plt.subplots(3, 1, figsize=(WIDTH, 5.6), sharex=True)
     step = history["step"]
     panels[0].plot(step, history["fvu"], color="#0072B2", label="training batch (loss)")
     panels[0].plot(step, history["validation_fvu"], "--", color="#E69F00", label="held-out text")
     log_scale(panels[0].yaxis)
-    panels[0].set_ylabel("fraction of variance unexplained")
+    panels[0].set_ylabel("variance unexplained")
     legend_above(panels[0], 1)
     panels[1].plot(step, 1 - history["fvu"], color="#0072B2")
     panels[1].plot(step, 1 - history["validation_fvu"], "--", color="#E69F00")
@@ -30,8 +29,7 @@ def sae_training(history: pd.DataFrame) -> Figure:
     panels[2].set_ylim(bottom=-1)
     panels[2].set_ylabel("% or latents")
     legend_above(panels[2], 1)
-    for axes in panels:
-        axes.set_xlabel("training step")
+    panels[2].set_xlabel("training step")
     return figure
 
 
@@ -45,18 +43,18 @@ def delta_training(history: pd.DataFrame) -> Figure:
     ]
     names = {"train_kl": "training", "validation_kl": "validation", "l1_shared": "shared", "l1_deviation": "group"}
     names |= {"latents_shared": "shared", "latents_deviation": "group (mean)"}
-    figure, panels = plt.subplots(len(stages), 3, figsize=(6.5, 2.5 * len(stages)), squeeze=False, layout="constrained")
-    for row, stage in zip(panels, stages, strict=True):
+    figure, panels = plt.subplots(3, len(stages), figsize=(WIDTH, 6), squeeze=False, sharex="col")
+    for column_of_panels, stage in zip(panels.T, stages, strict=True):
         part = history[history["stage"] == stage].groupby("epoch")
-        for axes, (columns, label) in zip(row, terms, strict=True):
+        for axes, (columns, label) in zip(column_of_panels, terms, strict=True):
             for column, colour, line in zip(columns, ("#0072B2", "#E69F00"), ("-", "--"), strict=True):
                 middle = part[column].mean()
                 axes.plot(middle.index, middle, line, color=colour, label=names[column])
                 axes.fill_between(middle.index, part[column].min(), part[column].max(), color=colour, alpha=0.2)
-            axes.set_ylabel(label)
-            axes.set_xlabel("epoch")
+            axes.set_ylabel(label if axes in panels[:, 0] else "")
             legend_above(axes, 1)
-        row[0].set_ylabel(f"{stage} stage\n{terms[0][1]}")
+        column_of_panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        column_of_panels[-1].set_xlabel(f"epoch, {stage} stage")
     return figure
 
 
@@ -69,10 +67,10 @@ def joint_training(history: pd.DataFrame) -> Figure:
             ("training tokens", "held-out tokens"),
             "unexplained variance",
         ),
-        (("sparsity", "validation_sparsity"), ("training tokens", "held-out tokens"), "|z|₁, relative to start"),
+        (("sparsity", "validation_sparsity"), ("training tokens", "held-out tokens"), "|z|₁ / at start"),
         (("l1_shared", "l1_deviation"), ("shared", "group"), "L1 terms (nats)"),
     ]
-    figure, row = plt.subplots(2, 2, figsize=(6.5, 5), layout="constrained")
+    figure, row = plt.subplots(4, 1, figsize=(WIDTH, 6.6), sharex=True)
     epochs = history[history["stage"] == "joint"].groupby("epoch")
     for axes, (columns, labels, title) in zip(row.flat, panels, strict=True):
         for column, label, colour, line in zip(columns, labels, ("#0072B2", "#E69F00"), ("-", "--"), strict=False):
@@ -80,6 +78,6 @@ def joint_training(history: pd.DataFrame) -> Figure:
             axes.plot(middle.index, middle, line, color=colour, label=label)
             axes.fill_between(middle.index, epochs[column].min(), epochs[column].max(), color=colour, alpha=0.2)
         axes.set_ylabel(title)
-        axes.set_xlabel("epoch")
-        legend_above(axes, 1)
+        label_lines(axes)
+    row[-1].set_xlabel("epoch")
     return figure
