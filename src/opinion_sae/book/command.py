@@ -7,7 +7,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Threads of torch that wait for others sleep. By default they spin, which next to one other busy process makes a fit
@@ -179,6 +179,14 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
         return made
 
+    _runs(add)
+    _uses(add)
+    add(clean, "remove what runs made, except published results", profile=False)
+    return parser
+
+
+def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """What runs notebooks and what goes with them."""
     add(check, "check a profile before anything runs")
     one = add(book, "run every notebook that is not up to date, and build the book")
     one.add_argument("--tables", action="store_true", help="only what alignment.csv needs, and no book")
@@ -201,6 +209,10 @@ def parser() -> argparse.ArgumentParser:
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
+
+
+def _uses(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """What makes use of a finished run."""
     one = add(predict, "predict how each group would answer questions of your own", profile=False)
     one.add_argument("questions", type=Path, help="a CSV file; its columns are in book/predict.md")
     one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
@@ -228,8 +240,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")
     one.add_argument("--form", choices=("opinionqa", "tidy"), default="tidy")
-    add(clean, "remove what runs made, except published results", profile=False)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
