@@ -14,6 +14,7 @@ from opinion_sae.book.published import COLUMNS, COMMANDS, load_published, publis
 
 THERE = [name for name in COMMANDS if (ROOT / "results" / name).is_dir()]
 METHODS = ("unsteered", "shared-delta", "delta", "of my own")
+GAPS = {"delta-reading": 0.41, "words": 0.45}
 
 
 def write(folder, methods=METHODS, groups=("Women", "Men", "all"), model="packaged:small"):
@@ -130,6 +131,22 @@ def test_the_original_size_is_told_from_its_measurement(tmp_path):
     assert {"prompts", "fit delta, one epoch", "evaluate"} <= set(stages.index) and (stages["seconds"] >= 0).all()
     with pytest.raises(FileNotFoundError, match="`make full-size` writes it"):
         published.full_size_stages(tmp_path / "full_size.json")
+
+
+def test_gaps_of_a_run_with_offsets_that_read_stand_beside_words(both):
+    one = {"task": "toplines", "group": "all", "split": "question", "n_questions": 493}
+    rows = [one | {"method": name} | dict.fromkeys(published.GAPS, value) for name, value in GAPS.items()]
+    rows += [row | {"group": "Women"} for row in rows] + [row | {"task": "alone"} for row in rows]
+    table = pd.DataFrame(rows).assign(gap_r_low=0.1, gap_r_high=0.9)
+    table.to_csv(both / "opinionqa" / "gaps.csv", index=False)
+    runs = published_runs("results/default", both)
+    said = published.group_gaps_sentence(runs)
+    assert "has a gap correlation of 0.41 (0.10 to 0.90) on 493 held-out questions and closes 0.41 of" in said
+    assert "words alone have 0.45 and 0.45." in said and "With large-q4 no offset that reads has been run." in said
+    wide = published.group_gaps(runs)
+    assert list(wide.index) == ["delta-reading", "words"] and wide.shape[1] == 2
+    assert wide.iloc[1, 0] == "0.45 (0.10 to 0.90)" and wide.iloc[1, 1] == "0.45"
+    assert published.group_gaps({}).empty and published.group_gaps_sentence({}).startswith("No published run")
 
 
 @pytest.mark.skipif(not THERE, reason="no published run in this checkout")

@@ -20,7 +20,7 @@ FEW = "too few questions"
 # the ten of the chapter's table and of `answers.csv`
 SHOWN = (
     *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
-    *("shuffled-questions", "direct", "words", "words+direct"),
+    *("random-dictionary", "shuffled-questions", "direct", "words", "words+direct"),
 )
 FIRST = ("delta-reading", "delta-reading-64", "delta", "words")  # of a sentence, and in `answers.csv` from toplines too
 FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before leave

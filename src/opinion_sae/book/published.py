@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
+from opinion_sae.book.gap_report import SHOWN, plain, with_interval
 from opinion_sae.book.paths import ROOT
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -19,7 +20,7 @@ COLUMNS = (
     *("kl_low", "kl_high", "alignment_low", "alignment_high", "gap_closed"),
 )
 
-
+GAPS = tuple(f"{what}{end}" for what in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))
 RUN = {"profile": dict, "notebooks": dict, "machine": str}  # of run.json, what is shown
 
 
@@ -33,6 +34,7 @@ class Published(NamedTuple):
     comparisons: pd.DataFrame  # comparisons.csv: paired differences in KL
     numbers: dict[str, str]  # numbers.json: formatted for prose
     run: dict[str, Any]  # run.json: profile, hashes of data, model and SAE, versions, machine, times
+    gaps: pd.DataFrame  # gaps.csv, all groups together, from toplines, by method; empty if the run has none
 
     @property
     def model(self) -> str:
@@ -67,7 +69,18 @@ def load_published(name: str = "opinionqa", results: Path = ROOT / "results") ->
         ),
         read_json(_there(folder / "numbers.json"), dict),
         _run(_there(folder / "run.json")),
+        _gaps(folder / "gaps.csv"),
     )
+
+
+def _gaps(path: Path) -> pd.DataFrame:
+    """Of a run that was made before offsets could read there is none."""
+    if not path.is_file():
+        return pd.DataFrame(columns=GAPS)
+    found = _table(
+        path, ("task", "method", "group", "split", "n_questions", *GAPS), ("task", "method", "group", "split")
+    )
+    return found[(found["task"] == "toplines") & (found["group"] == "all")].set_index("method")[[*GAPS, "n_questions"]]
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -131,6 +144,42 @@ def differences(runs: Mapping[str, Published]) -> pd.DataFrame:
         pairs = found.comparisons[found.comparisons["group"] == "all"].set_index(["method", "reference"])
         blocks[found.model] = pairs[["kl_difference", "low", "high"]]
     return pd.concat(blocks, axis=1) if blocks else pd.DataFrame()
+
+
+def group_gaps(runs: Mapping[str, Published]) -> pd.DataFrame:
+    """From toplines, over all groups: gap correlation and share of the group KL closed, with intervals, a row per
+    method and a block of columns per run."""
+    blocks = {}
+    for found in runs.values():
+        shown = found.gaps.loc[[method for method in SHOWN if method in found.gaps.index]]
+        both = {"gap correlation": "gap_r", "group KL closed": "group_kl_closed"}
+        cells = {
+            head: [with_interval(*row) for row in shown[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)]
+            for head, key in both.items()
+        }
+        if len(shown):
+            blocks[found.model] = pd.DataFrame(cells, index=shown.index)
+    return pd.concat(blocks, axis=1) if blocks else pd.DataFrame()
+
+
+def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
+    """What the reading offset does to the groups' differences, model by model, beside words alone."""
+    said = []
+    for found in runs.values():
+        if not {"delta-reading", "words"} <= set(found.gaps.index):
+            said.append(f"With {found.model} no offset that reads has been run.")
+            continue
+        own, words = (found.gaps.loc[method] for method in ("delta-reading", "words"))
+        cells = [
+            with_interval(*own[[key, f"{key}_low", f"{key}_high"]].astype(float))
+            for key in ("gap_r", "group_kl_closed")
+        ]
+        said.append(
+            f"With {found.model} the reading Δ has a gap correlation of {cells[0]} on {own['n_questions']:.0f} held-out "
+            f"questions and closes {cells[1]} of the groups' KL; words alone have {plain(words['gap_r'])} and "
+            f"{plain(words['group_kl_closed'])}."
+        )
+    return " ".join(said) or "No published run is in this checkout."
 
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:
