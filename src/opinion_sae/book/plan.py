@@ -181,7 +181,8 @@ def plan_page(root: Path = ROOT) -> str:
     history, choices, scores = (run.parent / f"{name}.csv" for name in names)
     missing = [path for path in (full, run, history, choices, scores) if not path.is_file()]
     if missing:
-        return f"# What a larger run would take\n\n`make full-size` and `make book` write what it needs: {missing[0].relative_to(root)}.\n"
+        needs = f"`make full-size` and `make book` write what it needs: {missing[0].relative_to(root)}."
+        return f"# What a larger run would take\n\n{needs}\n"
     found, made = read_json(run), read_json(full)
     rows = read_csv(history, ["method", "stage", "epoch"], numbers=["epoch"])
     fitted = rows[(rows["epoch"] > 0) & (rows["method"] != "shared-delta")]  # whose fit is the first stage of delta's
