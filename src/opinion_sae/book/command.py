@@ -7,7 +7,7 @@ import os
 import runpy
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Threads of torch that wait for others sleep. By default they spin, which next to one other busy process makes a fit
@@ -191,6 +191,13 @@ def parser() -> argparse.ArgumentParser:
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
+    _add_uses(add)
+    add(clean, "remove what runs made, except published results", profile=False)
+    return parser
+
+
+def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """What is done with a finished run, or with a survey."""
     one = add(predict, "predict how each group would answer questions of your own", profile=False)
     one.add_argument("questions", type=Path, help="a CSV file; its columns are in book/predict.md")
     one.add_argument("--run", type=Path, help="a folder that a run keeps for this; without it the package's own")
@@ -218,8 +225,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")
     one.add_argument("target", type=Path, help="the folder (opinionqa) or CSV file (tidy) to write")
     one.add_argument("--form", choices=("opinionqa", "tidy"), default="tidy")
-    add(clean, "remove what runs made, except published results", profile=False)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
