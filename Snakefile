@@ -190,8 +190,8 @@ def needed(paths):
 
 def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
-    made = {"07_alignment": ["evaluate.json"], "11_selection": ["selection.csv"], "14_claims": ["evaluate.json"]}
-    made["09_latents"] = ["evaluate.json", "evaluate_latents.csv"]
+    made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
+    made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv"], "11_selection": ["selection.csv"]}
     if name in made:  # by `make evaluate` and `make select`
         return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
     if name == "15_speed":

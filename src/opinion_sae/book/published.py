@@ -175,8 +175,8 @@ def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
             for key in ("gap_r", "group_kl_closed")
         ]
         said.append(
-            f"With {found.model} the reading Δ has a gap correlation of {cells[0]} on {own['n_questions']:.0f} held-out "
-            f"questions and closes {cells[1]} of the groups' KL; words alone have {plain(words['gap_r'])} and "
+            f"With {found.model} the reading Δ has a gap correlation of {cells[0]} on {own['n_questions']:.0f} "
+            f"held-out questions and closes {cells[1]} of the groups' KL; words alone have {plain(words['gap_r'])} and "
             f"{plain(words['group_kl_closed'])}."
         )
     return " ".join(said) or "No published run is in this checkout."

@@ -47,12 +47,20 @@ class Labeler(Protocol):
 
 class Words(NamedTuple):
     """The corpus by words: the stretch of WINDOW words that each is in, its number in the vocabulary (that of no word
-    if it is not in it), and whether labels are chosen on its text or judged on it, half of the texts each."""
+    if it is not in it), and whether labels are chosen on its text or judged on it, half of the texts each; and the
+    stretches that are judged."""
 
     stretch: Int[Tensor, "word"]
     key: Int[Tensor, "word"]
     vocabulary: tuple[str, ...]
     judged: Bool[Tensor, "word"]
+    stretches: Int[Tensor, "case"]
+
+    def holding(self, words: Bool[Tensor, "word"]) -> Bool[Tensor, "stretch"]:
+        """Which stretches hold one of these words."""
+        found = torch.zeros(int(self.stretch[-1]) + 1, dtype=torch.bool)
+        found[self.stretch[words]] = True
+        return found
 
 
 def words_of(corpus: Corpus, seed: int) -> Words:
@@ -67,7 +75,7 @@ def words_of(corpus: Corpus, seed: int) -> Words:
     number = {key: n for n, key in enumerate(vocabulary)}
     key = torch.tensor([number.get(key, len(vocabulary)) for key in keys])
     half = torch.rand(len(corpus.of_survey), generator=torch.Generator().manual_seed(seed)) < 0.5
-    return Words(stretch, key, vocabulary, half[text])
+    return Words(stretch, key, vocabulary, half[text], stretch[half[text]].unique())
 
 
 def firings(corpus: Corpus, latent: int) -> Float[Tensor, "word"]:
@@ -84,6 +92,7 @@ class Statistics:
 
     def __init__(self, corpus: Corpus, parts: Words, words: int = 3, weighted: bool = False):
         self.corpus, self.parts, self.words, self.weighted = corpus, parts, words, weighted
+        self.number = {word: n for n, word in enumerate(parts.vocabulary)}
         self.chosen, size = ~parts.judged, len(parts.vocabulary)
         self.often = torch.bincount(parts.key[self.chosen], minlength=size + 1)[:size] / self.chosen.sum()
 
@@ -97,22 +106,22 @@ class Statistics:
         return ", ".join(self.parts.vocabulary[i] for i in best if together[i] > 0)
 
     def in_stretches(self, label: str, stretches: Int[Tensor, "case"]) -> Float[Tensor, "case"]:
-        return torch.isin(stretches, self.parts.stretch[self._says(label)]).float()
+        return self.parts.holding(self._says(label))[stretches].float()
 
     def on_words(self, label: str, words: Int[Tensor, "case"]) -> Float[Tensor, "case"]:
         return self._says(label)[words].float()
 
     def _says(self, label: str) -> Bool[Tensor, "word"]:
-        said = set(label.split(", "))
-        keys = [n for n, key in enumerate(self.parts.vocabulary) if key in said]
-        return torch.isin(self.parts.key, torch.tensor(keys, dtype=torch.long))
+        said = torch.zeros(len(self.parts.vocabulary) + 1, dtype=torch.bool)
+        said[[self.number[word] for word in label.split(", ")]] = True
+        return said[self.parts.key]
 
 
 def scored(corpus: Corpus, parts: Words, labeler: Labeler, latent: int, cases: int | None = None) -> Label:
     """A latent's label with its scores, on all cases or on at most so many of either kind: the same for any labeler."""
-    fires, judged = firings(corpus, latent) > 0, parts.stretch[parts.judged].unique()
-    active = torch.isin(judged, parts.stretch[fires])
-    near = (parts.judged & torch.isin(parts.stretch, judged[active])).nonzero()[:, 0]
+    fires, judged = firings(corpus, latent) > 0, parts.stretches
+    fired = parts.holding(fires)
+    active, near = fired[judged], (parts.judged & fired[parts.stretch]).nonzero()[:, 0]
     text = labeler.label(latent) if active.any() else ""
     if not text:
         return Label("", float("nan"), float("nan"))
@@ -121,8 +130,8 @@ def scored(corpus: Corpus, parts: Words, labeler: Labeler, latent: int, cases: i
     said = labeler.in_stretches(text, judged[some[0]]), labeler.on_words(text, near[some[1]])
     known = [~one.isnan() for one in said]
     true = active[some[0]], fires[near][some[1]]
-    scores = [balanced_accuracy(one[k] > 0, t[k]) for one, k, t in zip(said, known, true, strict=True)]
-    return Label(text, *scores, *(int(k.sum()) for k in known))
+    detection, fuzzing = [balanced_accuracy(one[k] > 0, t[k]) for one, k, t in zip(said, known, true, strict=True)]
+    return Label(text, detection, fuzzing, int(known[0].sum()), int(known[1].sum()))
 
 
 def _drawn(true: Bool[Tensor, "case"], cases: int | None, generator: torch.Generator) -> Int[Tensor, "some"]:

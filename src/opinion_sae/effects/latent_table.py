@@ -192,6 +192,6 @@ def describe(
     table = latent_table(used, rates, tokens, pairs, removed, again)
     shown = table[(table["role"] == "read") & (table["in_fit_to_all"] | (table["folds"] > 1))]
     places = {"questions": corpus.rates(True), "texts": corpus.rates(False)}
-    rows, others = shown.astype(object).to_dict("records"), 0 if again is None else int(again["of"].iloc[0])
-    cards = [card(row, used, corpus, places, tokens[row["latent"]]) for row in rows]
-    return table, [one | {"others": others} for one in cards]  # SAEs, for `seeds`
+    rows = shown.astype(object).to_dict("records")
+    others = 0 if again is None else int(again["of"].iloc[0])
+    return table, [card(row, used, corpus, places, tokens[row["latent"]]) | {"others": others} for row in rows]
