@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import markdown_table
 
 PARTS = {
@@ -58,17 +59,12 @@ def audit_page(table: pd.DataFrame, count: int) -> str:
             f"{one.loc[latent, 'on_target_high']:+.4f})",
             f"{wide.loc[latent, ends[1]]:+.3f}",
             f"{wide.loc[latent, ends[0]]:+.3f}",
-            range_said(one.loc[latent, "bounded_from"], one.loc[latent, "bounded_to"]),
+            range_said(float(one.loc[latent, "bounded_from"]), float(one.loc[latent, "bounded_to"])),
         ]
         for latent in shown
     ]
     heads = ["Latent", "Meant for", "Questions", "Shift at 1 (places)", f"At {ends[1]:g}", f"At {ends[0]:g}", "Bounded"]
     return markdown_table(heads, rows) if rows else NOTHING
-
-
-def range_said(low: float, high: float) -> str:
-    """'from -10 to 10', or that it is not even as it stands."""
-    return "at no strength" if low == high else f"from {low:g} to {high:g}"
 
 
 def gradient_sentence(table: pd.DataFrame) -> str:
@@ -137,7 +133,8 @@ def likeness_sentence(table: pd.DataFrame) -> str:
     return (
         f"On {whole['n_questions']} questions the cosine of what the reading Δ and the persona prompt do to "
         f"the answers is {interval(whole, 'whole')}, and {interval(whole, 'own')} of what they do to a group beyond "
-        f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} times as far. "
+        f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} "
+        f"times as far. "
         f"Singly the own parts are clearly alike for {len(alike)} of {len(groups)} groups{named(alike)} and clearly "
         f"opposed for {len(against)}{named(against)}."
     )

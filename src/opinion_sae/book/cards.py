@@ -1,6 +1,7 @@
 """Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads.
 
-Made from `cards.json` when the book is staged. Whatever comes from questions, texts or tokens is escaped.
+Made from `cards.json`, and chapter 22's `causal_audit.csv`, when the book is staged. Whatever comes from questions,
+texts or tokens is escaped.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import read_json
+import pandas as pd
 
-FILE = "cards.json"
+from opinion_sae.artifacts import read_csv, read_json
+
+FILE, AUDIT = "cards.json", "causal_audit.csv"
 CARDS = "cards"  # the folder of the pages
 STRONGEST = 10  # latents listed at either end of an axis
 MISSING = "not measured"
+AUDITED = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]  # of causal_audit.csv
 
 
 def pages(results: Path) -> dict[str, str]:
@@ -24,11 +28,33 @@ def pages(results: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found = read_json(path)
-    at = {card["latent"]: card["axis"] for card in found["cards"]}
+    at, audit = {card["latent"]: card["axis"] for card in found["cards"]}, results / AUDIT
+    audited = on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {}
+    cards = [card | {"audit": audited.get(card["latent"], MISSING)} for card in found["cards"]]
     return {
-        f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in found["cards"] if c["axis"] == axis["axis"]], at)
+        f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in cards if c["axis"] == axis["axis"]], at)
         for axis in found["axes"]
     }
+
+
+def on_cards(table: pd.DataFrame) -> dict[int, str]:
+    """What a card says of its latent: the shift of those meant, as it is and at the ends, and its range."""
+    said = {}
+    for latent, part in table.groupby("latent"):
+        of = part.set_index("strength")
+        one, ends = of.loc[1.0], (of.index.max(), of.index.min())
+        shifts = ", ".join(f"{of.loc[strength, 'on_target']:+.3f} at {strength:g}" for strength in ends)
+        bounded = range_said(float(one["bounded_from"]), float(one["bounded_to"]))
+        said[int(latent)] = (
+            f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts} times, "
+            f"in the direction meant; bounded {bounded}"
+        )
+    return said
+
+
+def range_said(low: float, high: float) -> str:
+    """'from -10 to 10', or that it is not even as it stands."""
+    return "at no strength" if low == high else f"from {low:g} to {high:g}"
 
 
 def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, int]) -> str:
@@ -90,6 +116,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
         f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
         "Taken out": f"gap correlation {_change(card, 'gap_r')}, KL {_change(card, 'kl')} nats",
+        "Turned up and down": escape(card["audit"]),
         "Promotes": _tokens(card["promoted"]),
         "Suppresses": _tokens(card["suppressed"]),
         "Nearest decoder rows": ", ".join(_link(other, at) + f" ({cosine:.2f})" for other, cosine in card["nearest"]),
