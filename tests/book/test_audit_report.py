@@ -51,18 +51,24 @@ def test_the_page_has_the_first_and_the_unbounded():
 
 def pointed(overlap=0.5, **changes):
     row = {"fold": "all", "latents": 100, "top": 10, "rank_r": 0.4, "rank_r_low": 0.3, "rank_r_high": 0.5}
-    row |= {"overlap": overlap, "overlap_low": overlap - 0.1, "overlap_high": overlap + 0.1, "chance": 0.1}
+    row |= {
+        "overlap": overlap,
+        "overlap_low": overlap - 0.1,
+        "overlap_high": overlap + 0.1,
+        "chance": 0.1,
+        "chance_high": 0.2,
+    }
     return pd.DataFrame([{"part": part, **row, "same_sign": 0.75, **changes} for part in audit_report.PARTS])
 
 
 def test_the_gradient_in_a_sentence():
     said = audit_report.gradient_sentence(pointed())
-    assert said.startswith("Clearly more than chance: Δ_shared of the constant Δ, ") and "Not clearly" not in said
+    assert "points at? Beyond chance for Δ_shared of the constant Δ, " in said and "Not beyond" not in said
     assert "rank correlation 0.40 (0.30 to 0.50), and of its 10 largest latents 50% are among" in said
-    assert "(40% to 60%, by chance 10%); 75% of these go the same way" in said
-    assert audit_report.gradient_sentence(pointed(0.15)).startswith("Not clearly more than chance: ")
+    assert "(40% to 60%; by chance 10%, seldom over 20%); 75% of these go the same way" in said
+    assert "points at? Not beyond chance for Δ_shared" in audit_report.gradient_sentence(pointed(0.15))
     nothing = audit_report.gradient_sentence(pointed(rank_r=float("nan")))
-    assert nothing.count("is not used") == 4 and "nan" not in nothing
+    assert nothing.count("is not used") == 4 and "Nothing is used." in nothing and "nan" not in nothing
 
 
 def lined_up(**changes):
@@ -74,12 +80,17 @@ def lined_up(**changes):
 
 def test_geometry_in_a_sentence():
     said = audit_report.geometry_sentence(lined_up(), "codes")
-    assert "a cosine of 0.80 (folds 0.10 to 0.95), more than random groups" in said
-    assert "age 0.90 against 0.40 of random groups (p = 0.010, 0.020 corrected)" in said
+    assert "a cosine of 0.80 (folds 0.10 to 0.95), beyond chance once corrected (p = 0.010, corrected 0.020)." in said
+    assert "age 0.90 against 0.40 of random groups (p = 0.010, corrected 0.020)" in said
     assert said.endswith("Of 2 pairs of attributes 1 point the same way beyond chance (party and ideology).")
     turned = audit_report.geometry_sentence(lined_up(p_holm=0.5), "codes")
-    assert "no more than random groups" in turned and "0 point the same way beyond chance." in turned
+    assert "not clearly beyond chance" in turned and "0 point the same way beyond chance." in turned
     assert "No attribute" in audit_report.geometry_sentence(lined_up(), "people")
+
+
+def test_a_small_p_is_not_0():
+    assert audit_report.tested(0.0004, 0.2) == "p < 0.001, corrected 0.200"
+    assert audit_report.tested(0.0001, 0.0009) == "p < 0.001, corrected < 0.001"
 
 
 def likeness(own=0.3):
@@ -92,7 +103,10 @@ def likeness(own=0.3):
 def test_likeness_in_a_sentence():
     said = audit_report.likeness_sentence(likeness())
     assert "On 9 questions" in said and "0.60 (0.40 to 0.80), and 0.30 (0.10 to 0.50)" in said
-    assert "2.0 times as far" in said and "alike for 2 of 2 groups (Up, Down) and clearly opposed for 0." in said
+    assert (
+        "2.0 times as far" in said
+        and "alike for 2 of 2 groups (Up, Down) and clearly opposed for 0, not corrected" in said
+    )
     assert "clearly opposed for 2 (Up, Down)" in audit_report.likeness_sentence(likeness(-0.3))
 
 

@@ -39,15 +39,14 @@ def pages(results: Path) -> dict[str, str]:
 
 def on_cards(table: pd.DataFrame) -> dict[int, str]:
     """What a card says of its latent: the shift of those meant, as it is and at the ends, and its range."""
-    said = {}
+    said: dict[Any, str] = {}
     for latent, part in table.groupby("latent"):
-        of = part.set_index("strength")
-        one, ends = of.loc[1.0], (of.index.max(), of.index.min())
-        shifts = ", ".join(f"{of.loc[strength, 'on_target']:+.3f} at {strength:g}" for strength in ends)
-        bounded = range_said(float(one["bounded_from"]), float(one["bounded_to"]))
-        said[int(latent)] = (
+        of = {row["strength"]: row for row in part.to_dict("records")}
+        one, ends = of[1], (max(of), min(of))
+        shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g}" for strength in ends)
+        said[latent] = (
             f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts} times, "
-            f"in the direction meant; bounded {bounded}"
+            f"in the direction meant; bounded {range_said(float(one['bounded_from']), float(one['bounded_to']))}"
         )
     return said
 
