@@ -84,6 +84,16 @@ def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
     assert read_labels(tmp_path)["label"].tolist() == ["</dd><script>", "None"]
 
 
+def test_a_card_says_what_chapter_22_found(tmp_path):
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD, CARD | {"latent": 8}]})
+    rows = [(7, "<b>Up; Down", s, 0.01 * s, -1, 10) for s in (-10.0, 1.0, 10.0)]
+    names = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "causal_audit.csv", index=False)
+    page = pages(tmp_path)["cards/axis-1"]
+    assert "moves &lt;b&gt;Up, Down by +0.0100 places as it is, +0.100 at 10, -0.100 at -10 times" in page
+    assert "bounded from -1 to 10</dd>" in page and page.count("<dt>Turned up and down</dt><dd>not measured</dd>") == 1
+
+
 def test_what_was_not_measured_is_said(page):
     assert "gap correlation -0.010, KL not measured nats" in page
     assert "detection 0.75 (random latent not measured)" in page and "None" not in page

@@ -7,7 +7,7 @@ import torch
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import ReadingDelta
-from opinion_sae.effects.axes import axes_table, codes_table, constant_share, in_one_order
+from opinion_sae.effects.axes import axes_table, code_points, codes_table, constant_share, in_one_order
 from opinion_sae.model.answers import AnswerPath
 
 
@@ -75,3 +75,10 @@ def test_a_constant_offset_is_all_constant_and_a_reading_one_is_not(tiny):
     share = own.mean(0).square().sum(-1) / own.square().sum(-1).mean(0).clamp_min(1e-30)
     assert table.loc["reads", "constant_share"] == pytest.approx(share[:2].mean().item(), abs=1e-5)
     assert share[:2].mean() < 0.9
+
+
+def test_codes_are_points_in_the_length_of_what_their_axis_reads(tiny):
+    made = ReadingDelta(("Female", "Male"), tiny.sae(), axes=2)
+    made.a.data[0, 0, :2], made.a.data[1, 0, 0] = torch.tensor([3.0, -4.0]), 0.5
+    made.c.data.copy_(torch.tensor([[1.0, 2.0], [-1.0, 0.0]]))
+    assert code_points(made).tolist() == [[5.0, 1.0], [-5.0, 0.0]]

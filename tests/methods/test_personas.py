@@ -12,6 +12,7 @@ from opinion_sae.methods.personas import (
     persona,
     persona_answers,
     persona_residuals,
+    some_held_out,
     spread,
 )
 from opinion_sae.model.answers import AnswerPath
@@ -103,3 +104,10 @@ def test_few_shot_shows_training_questions_that_the_group_answered(lm, two_group
         text = examples(two_groups, group, shown)
         expected = AnswerPath(lm, two_groups.questions[1:2], 1, 1, text).predict()[0, 0]
         np.testing.assert_allclose(found[group, 1], expected, atol=1e-5)
+
+
+def test_those_asked_are_held_out_and_name_no_group(tiny):
+    questions = [tiny.question(f"q{i}", text="Are men so?" if i in (1, 4) else "Is it so?") for i in range(8)]
+    survey = tiny.survey(np.full((2, 8, 2), 0.5), questions)
+    splits = [tiny.split([0], test=[0, 1, 2, 3, 7]), tiny.split([0], test=[4, 5, 6])]
+    assert some_held_out(survey, splits, 2).tolist() == [0, 5, 6, 7]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from opinion_sae.score.gaps import actual_gaps, cell_kl, identified, predicted_gaps, rest, toplines_floor
+from opinion_sae.score.gaps import actual_gaps, cell_kl, identified, predicted_gaps, rest, toplines_floor, toplines_kl
 from opinion_sae.score.metrics import noise_floor
 from opinion_sae.score.toplines import everyone
 
@@ -74,3 +74,8 @@ def test_the_floor_is_what_a_perfect_method_scores(made):
     np.testing.assert_allclose(floor.mean(1), 1.5 / n * (1 - n / n.sum()), rtol=0.1)
     assert noise_floor(survey, 50).kl.mean() > 1.15 * floor.mean()
     assert np.isnan(toplines_floor(made.binary([[0.1, NAN], [0.2, 0.3]]), 2))[0].tolist() == [False, True]
+
+
+def test_how_far_a_group_is_from_everybody(three):
+    """Gaps of 0.2, 0 and 0.2 from a half: two thirds of KL(0.7 || 0.5), but for half a respondent an option."""
+    assert toplines_kl(three) == pytest.approx(2 / 3 * (0.7 * np.log(1.4) + 0.3 * np.log(0.6)), abs=1e-4)

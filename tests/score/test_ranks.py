@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opinion_sae.score.ranks import jackknife_interval, jackknife_weights, rank_correlation, top_overlap
+from opinion_sae.score.ranks import chance_overlap, jackknife_interval, jackknife_weights, rank_correlation, top_overlap
 
 
 def test_rank_correlation_by_hand():
@@ -19,6 +19,14 @@ def test_overlap_of_the_largest():
     sizes = np.array([[4.0, 3, 2, 1], [1, 2, 3, 4]])
     assert top_overlap(sizes, np.array([9.0, 0, 8, 0]), 2).tolist() == [0.5, 0.5]
     assert top_overlap(sizes, np.array([9.0, 8, 0, 0]), 2).tolist() == [1, 0]
+
+
+def test_overlap_by_chance():
+    """Two of four, twice: of 6 choices 1 shares none, 4 share one, 1 shares both."""
+    assert chance_overlap(4, 2, 0.8) == (0.5, 0.5) and chance_overlap(4, 2, 0.9) == (0.5, 1.0)
+    assert chance_overlap(3, 3) == (1.0, 1.0) and np.isnan(chance_overlap(5, 0)).all()
+    shared = [np.isin(np.random.default_rng(n).permutation(200)[:20], np.arange(20)).mean() for n in range(2000)]
+    assert np.mean(np.array(shared) > chance_overlap(200, 20)[1]) <= 0.03
 
 
 def test_each_block_is_left_out_once_and_clusters_stay_together():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import markdown_table
 
 PARTS = {
@@ -44,35 +45,31 @@ def audit_page(table: pd.DataFrame, count: int) -> str:
     """The `count` latents that move those meant for them most as they are, and those that are not bounded throughout,
     each with a link to its card."""
     ends = table["strength"].min(), table["strength"].max()
-    wide = table.pivot(index="latent", columns="strength", values="on_target")
-    one = table[table["strength"] == 1.0].set_index("latent")
-    order = one["on_target"].sort_values(ascending=False, kind="stable").index
-    unbounded = one[(one["bounded_from"] > ends[0]) | (one["bounded_to"] < ends[1])].index
-    shown = [*order[:count], *(latent for latent in order[count:] if latent in unbounded)]
-    rows = [
-        [
-            f"{{ref}}`{latent} <latent-{latent}>`",
-            str(one.loc[latent, "meant_for"]),
-            str(one.loc[latent, "questions"]),
-            f"{one.loc[latent, 'on_target']:+.4f} ({one.loc[latent, 'on_target_low']:+.4f} to "
-            f"{one.loc[latent, 'on_target_high']:+.4f})",
-            f"{wide.loc[latent, ends[1]]:+.3f}",
-            f"{wide.loc[latent, ends[0]]:+.3f}",
-            range_said(one.loc[latent, "bounded_from"], one.loc[latent, "bounded_to"]),
-        ]
-        for latent in shown
-    ]
+    of = {(row["latent"], row["strength"]): row for row in table.to_dict("records")}
+    one = table[table["strength"] == 1.0]
+    order = one.sort_values("on_target", ascending=False, kind="stable")["latent"].tolist()
+    unbounded = one[(one["bounded_from"] > ends[0]) | (one["bounded_to"] < ends[1])]["latent"].tolist()
+    rows = []
+    for latent in [*order[:count], *(latent for latent in order[count:] if latent in unbounded)]:
+        as_it_is = of[latent, 1.0]
+        low, high = as_it_is["on_target_low"], as_it_is["on_target_high"]
+        rows.append(
+            [
+                f"{{ref}}`{latent} <latent-{latent}>`",
+                as_it_is["meant_for"],
+                str(as_it_is["questions"]),
+                f"{as_it_is['on_target']:+.4f} ({low:+.4f} to {high:+.4f})",
+                f"{of[latent, ends[1]]['on_target']:+.3f}",
+                f"{of[latent, ends[0]]['on_target']:+.3f}",
+                range_said(float(as_it_is["bounded_from"]), float(as_it_is["bounded_to"])),
+            ]
+        )
     heads = ["Latent", "Meant for", "Questions", "Shift at 1 (places)", f"At {ends[1]:g}", f"At {ends[0]:g}", "Bounded"]
     return markdown_table(heads, rows) if rows else NOTHING
 
 
-def range_said(low: float, high: float) -> str:
-    """'from -10 to 10', or that it is not even as it stands."""
-    return "at no strength" if low == high else f"from {low:g} to {high:g}"
-
-
 def gradient_sentence(table: pd.DataFrame) -> str:
-    """Of `gradient.csv`, mean over folds: part by part, and whether that is more than chance."""
+    """Of `gradient.csv`, mean over folds: which parts share their largest latents beyond chance, then part by part."""
     whole = table[table["fold"] == "all"].set_index("part")
     said, found = [], {True: [], False: []}
     for part, row in whole.iterrows():
@@ -80,16 +77,17 @@ def gradient_sentence(table: pd.DataFrame) -> str:
         if pd.isna(row["rank_r"]):
             said.append(f"{name} is not used")
             continue
-        found[bool(row["overlap_low"] > row["chance"])].append(name)
+        found[bool(row["overlap"] > row["chance_high"])].append(name)
         sign = "" if pd.isna(row["same_sign"]) else f"; {row['same_sign']:.0%} of these go the same way"
         said.append(
             f"{name}: rank correlation {interval(row, 'rank_r')}, and of its {row['top']:.0f} largest latents "
             f"{row['overlap']:.0%} are among as many of the gradient's ({row['overlap_low']:.0%} to "
-            f"{row['overlap_high']:.0%}, by chance {row['chance']:.0%}){sign}"
+            f"{row['overlap_high']:.0%}; by chance {row['chance']:.0%}, seldom over {row['chance_high']:.0%}){sign}"
         )
-    more = f"Clearly more than chance: {', '.join(found[True])}. " if found[True] else ""
-    less = f"Not clearly more than chance: {', '.join(found[False])}. " if found[False] else ""
-    return f"{more}{less}\n\n" + "\n".join(f"- {line[:1].upper()}{line[1:]}." for line in said) + "\n"
+    ends = [(True, "Beyond chance for"), (False, "Not beyond chance for")]
+    first = " ".join(f"{head} {', '.join(found[sure])}." for sure, head in ends if found[sure])
+    asked = "Are the fit's largest latents those that the gradient points at?"
+    return "\n".join([f"{asked} {first or 'Nothing is used.'}\n", *(f"- {one[:1].upper()}{one[1:]}." for one in said)])
 
 
 def interval(row: pd.Series, name: str) -> str:
@@ -106,22 +104,27 @@ def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
     said = []
     both = pairs[pairs["attributes"] == "party and ideology"]
     if len(both):
-        row = both.iloc[0]
-        sure = "more than" if row["p_holm"] < alpha else "no more than"
+        row = both.to_dict("records")[0]
+        sure = "beyond" if row["p_holm"] < alpha else "not clearly beyond"
         said.append(
             f"The way from the first to the last party and that from the first to the last ideology have a cosine of "
-            f"{row['value']:.2f} (folds {row['low']:.2f} to {row['high']:.2f}), {sure} random groups would show "
-            f"(p = {row['p']:.3f}, {row['p_holm']:.3f} corrected)."
+            f"{row['value']:.2f} (folds {row['low']:.2f} to {row['high']:.2f}), {sure} chance once corrected "
+            f"({tested(row['p'], row['p_holm'])})."
         )
     straight = "; ".join(
-        f"{row.attributes} {row.value:.2f} against {row.chance:.2f} of random groups (p = {row.p:.3f}, "
-        f"{row.p_holm:.3f} corrected)"
+        f"{row.attributes} {row.value:.2f} against {row.chance:.2f} of random groups ({tested(row.p, row.p_holm)})"
         for row in lines.itertuples()
     )
     said += [f"Straightness in order: {straight}."] if straight else []
-    firm = [str(row.attributes) for row in pairs.itertuples() if row.p_holm < alpha]
+    firm = [str(row.attributes) for row in pairs[pairs["p_holm"] < alpha].itertuples()]
     said.append(f"Of {len(pairs)} pairs of attributes {len(firm)} point the same way beyond chance{named(firm)}.")
     return " ".join(said)
+
+
+def tested(p: float, corrected: float) -> str:
+    """'p = 0.021, corrected 0.279'."""
+    said = ("< 0.001" if value < 0.001 else f"= {value:.3f}" for value in (p, corrected))
+    return "p {}, corrected {}".format(*said).replace("corrected = ", "corrected ")
 
 
 def named(names: list[str]) -> str:
@@ -137,7 +140,8 @@ def likeness_sentence(table: pd.DataFrame) -> str:
     return (
         f"On {whole['n_questions']} questions the cosine of what the reading Δ and the persona prompt do to "
         f"the answers is {interval(whole, 'whole')}, and {interval(whole, 'own')} of what they do to a group beyond "
-        f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} times as far. "
+        f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} "
+        f"times as far. "
         f"Singly the own parts are clearly alike for {len(alike)} of {len(groups)} groups{named(alike)} and clearly "
-        f"opposed for {len(against)}{named(against)}."
+        f"opposed for {len(against)}{named(against)}, not corrected for the number of groups."
     )

@@ -1,6 +1,7 @@
 """Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads.
 
-Made from `cards.json` when the book is staged. Whatever comes from questions, texts or tokens is escaped.
+Made from `cards.json`, and chapter 22's `causal_audit.csv`, when the book is staged. Whatever comes from questions,
+texts or tokens is escaped.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import pandas as pd
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.sentences import counted
 
-FILE = "cards.json"
+FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`
 SCORES = ("detection", "random_detection", "fuzzing", "random_fuzzing")
 COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks")
 CARDS = "cards"  # the folder of the pages
 STRONGEST = 10  # latents listed at either end of an axis
 MISSING = "not measured"
+AUDITED = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]  # of causal_audit.csv
 
 
 def pages(results: Path) -> dict[str, str]:
@@ -30,12 +32,15 @@ def pages(results: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found, labels = read_json(path), read_labels(results)
-    at = {card["latent"]: card["axis"] for card in found["cards"]}
+    at, audit = {card["latent"]: card["axis"] for card in found["cards"]}, results / AUDIT
+    audited = on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {}
+    cards = []
     for card in found["cards"]:
         rows = labels[labels["latent"] == card["latent"]]
-        card["labels"] = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        others = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        cards.append(card | {"audit": audited.get(card["latent"], MISSING), "labels": others})
     return {
-        f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in found["cards"] if c["axis"] == axis["axis"]], at)
+        f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in cards if c["axis"] == axis["axis"]], at)
         for axis in found["axes"]
     }
 
@@ -49,6 +54,25 @@ def read_labels(results: Path) -> pd.DataFrame:
     empty = {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}  # a label may be 'None'
     text = {"label": str, "by": str, "judge": str}
     return read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
+
+
+def on_cards(table: pd.DataFrame) -> dict[int, str]:
+    """What a card says of its latent: the shift of those meant, as it is and at the ends, and its range."""
+    said: dict[Any, str] = {}
+    for latent, part in table.groupby("latent"):
+        of = {row["strength"]: row for row in part.to_dict("records")}
+        one, ends = of[1], (max(of), min(of))
+        shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g}" for strength in ends)
+        said[latent] = (
+            f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts} times, "
+            f"in the direction meant; bounded {range_said(float(one['bounded_from']), float(one['bounded_to']))}"
+        )
+    return said
+
+
+def range_said(low: float, high: float) -> str:
+    """'from -10 to 10', or that it is not even as it stands."""
+    return "at no strength" if low == high else f"from {low:g} to {high:g}"
 
 
 def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, int]) -> str:
@@ -112,6 +136,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
         f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
         **{f"Label by {escape(one['by'])}": _other_label(one) for one in card["labels"]},
         "Taken out": f"gap correlation {_change(card, 'gap_r')}, KL {_change(card, 'kl')} nats",
+        "Turned up and down": escape(card["audit"]),
         "Promotes": _tokens(card["promoted"]),
         "Suppresses": _tokens(card["suppressed"]),
         "Nearest decoder rows": ", ".join(_link(other, at) + f" ({cosine:.2f})" for other, cosine in card["nearest"]),

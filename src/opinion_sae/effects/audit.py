@@ -57,7 +57,8 @@ class Amplified:
         self.groups = torch.from_numpy(np.stack([np.concatenate([plan.targets, plan.others]) for plan in plans]))
         self.strengths = torch.tensor(strengths)
 
-    def steer(self, x: Float[Tensor, "item d"], read: Float[Tensor, "item m"]) -> Float[Tensor, "item row d"]:
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item row d"]:
+        assert read is not None, "it reads"
         offset, z = self.offset, self.sae.encode(x)
         codes, r = offset.codes(), offset.weigh(read)[:, self.latents]
         whole = z[:, None] + offset.offsets() + codes @ offset.written(read)
@@ -179,7 +180,8 @@ def audit_table(
     for latent, own in targets.items():
         part = cells[cells["latent"] == latent]
         means = part.groupby("strength")[MEASURES].mean()
-        held = [bounded(s, *map(float, means.loc[s, ["on_target", "off_target_kl"]]), bound) for s in STRENGTHS]
+        on, kl_off = (dict(means[name].astype(float)) for name in ("on_target", "off_target_kl"))
+        held = [bounded(strength, float(on[strength]), float(kl_off[strength]), bound) for strength in STRENGTHS]
         low, high = bounded_range(held)
         about = {"latent": latent, "meant_for": "; ".join(groups[g] for g in own), "folds": part["fold"].nunique()}
         for strength in STRENGTHS:

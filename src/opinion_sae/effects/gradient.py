@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,13 @@ from opinion_sae.effects.removal import log_prob_gradients
 from opinion_sae.methods.reading import items_of
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
-from opinion_sae.score.ranks import jackknife_interval, jackknife_weights, rank_correlation, top_overlap
+from opinion_sae.score.ranks import chance_overlap, jackknife_interval, jackknife_weights, rank_correlation, top_overlap
 from opinion_sae.survey import Survey
 
 TOP = 64  # the largest, that are compared
 FEWEST = 5  # training questions in which a latent must fire to be read, as in the fit
-COLUMNS = (
-    "part fold latents top rank_r rank_r_low rank_r_high overlap overlap_low overlap_high chance same_sign".split()
-)
+COLUMNS = "part fold latents top rank_r rank_r_low rank_r_high overlap overlap_low overlap_high".split()
+COLUMNS += ["chance", "chance_high", "same_sign"]
 
 
 class Compared(NamedTuple):
@@ -59,7 +58,7 @@ class Gradients:
 
 
 def constant_parts(gradients: Gradients, answers: AnswerPath, split: Split, delta: GroupDelta) -> dict[str, Compared]:
-    """Delta_shared, pulled by all groups together, and D_g, by how each group's pull differs from the mean.
+    """Delta_shared, pulled by all groups together, and D_g, both it and its pull less the mean over groups.
 
     As in the fit, a latent that is silent at a prompt is pulled there only if all such prompts together pull it up.
     """
@@ -80,7 +79,8 @@ def constant_parts(gradients: Gradients, answers: AnswerPath, split: Split, delt
     shared = Compared(
         delta.shared[None].detach().cpu(), lambda weights: by_group(weights).mean(0, keepdim=True), split.train
     )
-    return {"shared": shared, "own": Compared(delta.deviation.detach().cpu(), own, split.train)}
+    apart = delta.deviation.detach().cpu()
+    return {"shared": shared, "own": Compared(apart - apart.mean(0), own, split.train)}
 
 
 def reading_parts(gradients: Gradients, answers: AnswerPath, split: Split, offset: ReadingDelta) -> dict[str, Compared]:
@@ -91,29 +91,30 @@ def reading_parts(gradients: Gradients, answers: AnswerPath, split: Split, offse
     but the place that is read and its weights. written: the gradient by b_w, given what is read and the codes. Axes
     write alike, so b_w is one for all of them.
     """
-    offset, fitted = offset.copy().requires_grad_(False).cpu(), np.sort(np.concatenate([split.train, split.validation]))
-    W_dec, pull = offset.sae.W_dec.cpu(), gradients.toplines
-    read = answers.read(offset.sae, str(offset.reads), torch.arange(len(answers.prompts)))
-    r, codes = offset.weigh(read), offset.codes()
+    sae: Any = offset.sae
+    W_dec, pull = sae.W_dec.detach().cpu(), gradients.toplines
+    read = answers.read(sae, str(offset.reads), torch.arange(len(answers.prompts)))
+    part, fitted = offset.copy().requires_grad_(False).cpu(), np.sort(np.concatenate([split.train, split.validation]))
+    r, codes = part.weigh(read), part.codes()
     inner = torch.einsum("gid,gjd->ij", pull, pull)
 
     def reads(weights: Float[Tensor, "item"]) -> Float[Tensor, "latent"]:
         seen = weights[:, None] * r
         return (seen * (inner @ seen)).sum(0).clamp_min(0).sqrt()
 
-    said = torch.einsum("gk,ikw->giw", codes, torch.einsum("im,kwm->ikw", r, offset.a))
+    said = torch.einsum("gk,ikw->giw", codes, torch.einsum("im,kwm->ikw", r, part.a))
 
     def writes(weights: Float[Tensor, "item"]) -> Float[Tensor, "direction latent"]:
         return torch.einsum("i,giw,gid->wd", weights, said, pull) @ W_dec.T
 
-    written = (offset.b @ W_dec).flatten(0, 1)
-    by_axis = (codes.T @ codes).repeat_interleave(offset.b.shape[1], 0).repeat_interleave(offset.b.shape[1], 1)
-    a = offset.a.flatten(0, 1)
+    written = (part.b @ W_dec).flatten(0, 1)
+    by_axis = (codes.T @ codes).repeat_interleave(part.b.shape[1], 0).repeat_interleave(part.b.shape[1], 1)
+    a = part.a.flatten(0, 1)
     sizes = (a * ((by_axis * (written @ written.T)) @ a)).sum(0).clamp_min(0).sqrt()
     known = (r[items_of(fitted, answers.orders)] != 0).sum(0) >= FEWEST * answers.orders
     return {
         "read": Compared(sizes[None, known], lambda weights: reads(weights)[None, known], fitted, signed=False),
-        "written": Compared(offset.b[0], writes, fitted),
+        "written": Compared(part.b[0], writes, fitted),
     }
 
 
@@ -129,9 +130,9 @@ def gradient_table(
     folds that use it (fold 'all').
 
     rank_r: of sizes over latents. overlap: the share of the fit's `TOP` largest latents (all that it uses, if it uses
-    fewer) that are among as many of the gradient's; chance: what random latents would share. Intervals by a jackknife
-    over blocks of questions. same_sign: of the fit's entries in those latents, the share that the gradient moves the
-    same way; empty where sizes alone are compared.
+    fewer) that are among as many of the gradient's; chance and chance_high: what random latents share on average, and
+    in all but 1 of 40 draws. Intervals by a jackknife over blocks of questions. same_sign: of the fit's entries in
+    those latents, the share that the gradient moves the same way; empty where sizes alone are compared.
     """
     gradients, weights = Gradients(answers, survey), jackknife_weights(clusters, seed=seed)
     found: dict[str, list[tuple[int, int, np.ndarray, float]]] = {}
@@ -143,7 +144,7 @@ def gradient_table(
     for name, folds in found.items():
         used = [one for one in folds if not np.isnan(one[2]).any()] or folds[:1]
         whole = np.mean([values for _, _, values, _ in used], 0)
-        latents, top = (round(np.mean([one[i] for one in used])) for i in (0, 1))
+        latents, top = round(np.mean([one[0] for one in used])), round(np.mean([one[1] for one in used]))
         rows += [_row(name, str(fold), *one) for fold, one in enumerate(folds)]
         rows.append(_row(name, "all", latents, top, whole, float(np.mean([sign for *_, sign in used]))))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -172,5 +173,7 @@ def _compare(
 def _row(
     part: str, fold: str, latents: int, top: int, values: Float[np.ndarray, "2 replicate"], sign: float
 ) -> tuple[object, ...]:
-    r, overlap = ((float(one[0]), *np.clip(jackknife_interval(one), -1, 1)) for one in values)
-    return part, fold, latents, top, *r, *overlap, top / max(latents, 1), sign
+    r, overlap = (
+        (float(one[0]), *np.clip(jackknife_interval(one), low, 1)) for one, low in zip(values, (-1, 0), strict=True)
+    )
+    return part, fold, latents, top, *r, *overlap, *chance_overlap(latents, top), sign

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -27,6 +29,19 @@ def top_overlap(
     own = np.argsort(-fit, kind="stable")[:count]
     theirs = np.argsort(-sizes, axis=1, kind="stable")[:, :count]
     return np.isin(theirs, own).mean(1)
+
+
+def chance_overlap(latents: int, count: int, level: float = 0.975) -> tuple[float, float]:
+    """What two random choices of `count` latents of all share: the mean, and the least share that as many as `level` of
+    all choices do not exceed (hypergeometric). NaN for none."""
+    if not count:
+        return float("nan"), float("nan")
+    total, below = comb(latents, count), 0
+    for same in range(count + 1):
+        below += comb(count, same) * comb(latents - count, count - same)
+        if below >= level * total:
+            return count / latents, same / count
+    return count / latents, 1.0
 
 
 def jackknife_weights(

@@ -1,0 +1,123 @@
+"""What chapters 21 and 22 say of audits, the gradient, geometry and personas turns with their tables."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from opinion_sae.book import audit_report
+from opinion_sae.book.figures.audit import audit_figure, gradient_figure, likeness_figure
+
+STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)
+
+
+def audited(slope=0.01, low=-10.0, high=10.0):
+    rows = []
+    for latent, own in ((7, slope), (9, -0.001)):
+        for strength in STRENGTHS:
+            shift = own * strength
+            rows.append((latent, "Up; Down", 2, 5, strength, shift, shift - 0.001, shift + 0.001, 0.002, 0.001))
+    names = "latent meant_for folds questions strength on_target on_target_low on_target_high off_target off_target_kl"
+    table = pd.DataFrame(rows, columns=names.split())
+    first = table["latent"] == 7
+    return table.assign(bounded_from=(low * first).where(first, 0.0), bounded_to=(high * first).where(first, 0.0))
+
+
+def means(slope=0.01):
+    table = pd.DataFrame({"strength": STRENGTHS, "latents": 2, "questions": 5, "bounded": 1})
+    for name, size in (("on_target", slope), ("off_target", 0.003), ("off_target_kl", 0.001)):
+        value = size * (table["strength"] if name == "on_target" else table["strength"].abs())
+        table = table.assign(**{name: value, f"{name}_low": value - 0.001, f"{name}_high": value + 0.001})
+    return table
+
+
+def test_an_audit_in_a_sentence():
+    said = audit_report.audit_sentence(means(), audited(), 0.016)
+    assert "Of 2 latents 1 move the groups" in said and "+0.0100 places on average (+0.0090 to +0.0110)" in said
+    assert "10 times as strong by +0.100" in said and "at -10 by -0.100" in said
+    assert "move by 0.030 (30% as far). 1 latents stay bounded" in said and "0.0160 nats" in said
+    assert "those meant do not go the way" in audit_report.audit_sentence(means(-0.01), audited(), 0.016)
+    assert " 0 latents stay bounded" in audit_report.audit_sentence(means(), audited(low=-1.0), 0.016)
+    assert audit_report.audit_sentence(means().iloc[:0], audited().iloc[:0], 0.1) == audit_report.NOTHING
+
+
+def test_the_page_has_the_first_and_the_unbounded():
+    page = audit_report.audit_page(audited(), 1)
+    assert (
+        "{ref}`7 <latent-7>` | Up; Down | 5 | +0.0100 (+0.0090 to +0.0110) | +0.100 | -0.100 | from -10 to 10" in page
+    )
+    assert "latent-9" in page and "at no strength" in page
+    assert audit_report.audit_page(audited().iloc[:0], 1) == audit_report.NOTHING
+
+
+def pointed(overlap=0.5, **changes):
+    row = {"fold": "all", "latents": 100, "top": 10, "rank_r": 0.4, "rank_r_low": 0.3, "rank_r_high": 0.5}
+    row |= {
+        "overlap": overlap,
+        "overlap_low": overlap - 0.1,
+        "overlap_high": overlap + 0.1,
+        "chance": 0.1,
+        "chance_high": 0.2,
+    }
+    return pd.DataFrame([{"part": part, **row, "same_sign": 0.75, **changes} for part in audit_report.PARTS])
+
+
+def test_the_gradient_in_a_sentence():
+    said = audit_report.gradient_sentence(pointed())
+    assert "points at? Beyond chance for Δ_shared of the constant Δ, " in said and "Not beyond" not in said
+    assert "rank correlation 0.40 (0.30 to 0.50), and of its 10 largest latents 50% are among" in said
+    assert "(40% to 60%; by chance 10%, seldom over 20%); 75% of these go the same way" in said
+    assert "points at? Not beyond chance for Δ_shared" in audit_report.gradient_sentence(pointed(0.15))
+    nothing = audit_report.gradient_sentence(pointed(rank_r=float("nan")))
+    assert nothing.count("is not used") == 4 and "Nothing is used." in nothing and "nan" not in nothing
+
+
+def lined_up(**changes):
+    rows = [("straightness", "age", 0.9, 0.01), ("cosine", "party and ideology", 0.8, 0.01)]
+    rows.append(("cosine", "age and party", -0.2, 0.7))
+    table = pd.DataFrame(rows, columns=["statistic", "attributes", "value", "p"])
+    return table.assign(of="codes", low=0.1, high=0.95, chance=0.4, **{"p_holm": 2 * table["p"]} | changes)
+
+
+def test_geometry_in_a_sentence():
+    said = audit_report.geometry_sentence(lined_up(), "codes")
+    assert "a cosine of 0.80 (folds 0.10 to 0.95), beyond chance once corrected (p = 0.010, corrected 0.020)." in said
+    assert "age 0.90 against 0.40 of random groups (p = 0.010, corrected 0.020)" in said
+    assert said.endswith("Of 2 pairs of attributes 1 point the same way beyond chance (party and ideology).")
+    turned = audit_report.geometry_sentence(lined_up(p_holm=0.5), "codes")
+    assert "not clearly beyond chance" in turned and "0 point the same way beyond chance." in turned
+    assert "No attribute" in audit_report.geometry_sentence(lined_up(), "people")
+
+
+def test_a_small_p_is_not_0():
+    assert audit_report.tested(0.0004, 0.2) == "p < 0.001, corrected 0.200"
+    assert audit_report.tested(0.0001, 0.0009) == "p < 0.001, corrected < 0.001"
+
+
+def likeness(own=0.3):
+    table = pd.DataFrame({"group": ["all", "Up", "Down"], "n_questions": 9, "size_one": 0.5, "size_other": 1.0})
+    for name, value in (("whole", 0.6), ("own", own)):
+        table = table.assign(**{name: value, f"{name}_low": value - 0.2, f"{name}_high": value + 0.2})
+    return table
+
+
+def test_likeness_in_a_sentence():
+    said = audit_report.likeness_sentence(likeness())
+    assert "On 9 questions" in said and "0.60 (0.40 to 0.80), and 0.30 (0.10 to 0.50)" in said
+    assert (
+        "2.0 times as far" in said
+        and "alike for 2 of 2 groups (Up, Down) and clearly opposed for 0, not corrected" in said
+    )
+    assert "clearly opposed for 2 (Up, Down)" in audit_report.likeness_sentence(likeness(-0.3))
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(0)])
+def test_figures_of_something_and_of_nothing(rows):
+    plt.close("all")
+    figures = [
+        audit_figure(audited().iloc[rows], means().iloc[rows], 0.016),
+        gradient_figure(pointed().iloc[rows]),
+        likeness_figure(likeness().iloc[rows]),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+        plt.close(figure)
