@@ -36,7 +36,7 @@ def speed_ratios(rows: pd.DataFrame, asked: dict[str, tuple[float, float]]) -> F
 def growth(table: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
     """Seconds and peak memory against the size of the work; dotted, the expected slope through the largest size."""
     kinds = list(slopes.index)
-    figure, panels = plt.subplots(len(kinds), 2, figsize=(WIDTH, 2 * len(kinds)), squeeze=False, sharex="row")
+    figure, panels = plt.subplots(len(kinds), 2, figsize=(WIDTH, 2.1 * len(kinds)), squeeze=False, sharex="row")
     for row, kind in zip(panels, kinds, strict=True):
         part = table[table["grows"] == kind].sort_values("size")
         for axes, value, label in ((row[0], "seconds", "time"), (row[1], "peak_mb", "memory")):
@@ -45,7 +45,7 @@ def growth(table: pd.DataFrame, slopes: pd.DataFrame) -> Figure:
             axes.plot(size, found.iloc[-1] * (size / size.iloc[-1]) ** expected, ":", color="black")
             log_scale(axes.xaxis)
             log_scale(axes.yaxis)
-            axes.set_title(f"slope {slopes.loc[kind, f'{label}, fitted']:.2f}, expected {expected:g}")
+            axes.set_title(f"slope {slopes.loc[kind, f'{label}, fitted']:.2f}\nexpected {expected:g}")
             axes.set_xticks(size.iloc[::2], [f"{one:,}" for one in size.iloc[::2]])
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(kind)

@@ -151,3 +151,4 @@ def test_the_path_to_few_latents_in_a_sentence():
         "and 64 keep 90%."
     )
     assert latent_report.path_sentence(path.assign(gap_r=0.0)) == latent_report.NOTHING
+    assert latent_report.path_sentence(path[path["fit"] == "as fitted"]) == latent_report.NOTHING

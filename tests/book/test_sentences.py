@@ -95,9 +95,8 @@ def test_layers_speed_and_growth():
         pd.DataFrame({"ratio": [0.5, 20, None]})
     )
     slopes = pd.DataFrame({"time, fitted": [0.9, 1.1], "memory, fitted": [0.5, 0.6]})
-    assert "time with slopes from 0.90 to 1.10 and the more memory with slopes from 0.50 to 0.60" in sentences.growth(
-        slopes
-    )
+    said = sentences.growth(slopes)
+    assert "time with slopes from 0.90 to 1.10 and the more memory with slopes from 0.50 to 0.60" in said
 
 
 def test_joint_training_from_scratch_is_held_against_reconstruction_alone():

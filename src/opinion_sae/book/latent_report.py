@@ -26,8 +26,10 @@ def axes_page(axes: Sequence[Mapping[str, Any]]) -> str:
 def path_sentence(path: pd.DataFrame) -> str:
     """What few latents leave of the gain in gap correlation over the constant part, of `removal.path_table`."""
     by_fit = {fit: rows.set_index("latents")["gap_r"] for fit, rows in path.groupby("fit")}
-    cut, anew, whole = by_fit["cut"], by_fit.get("refitted", pd.Series(dtype=float)), by_fit["as fitted"]
-    if not len(anew) or not whole["all"] > cut["0"]:
+    if "refitted" not in by_fit:
+        return NOTHING
+    cut, anew, whole = by_fit["cut"], by_fit["refitted"], by_fit["as fitted"]
+    if not whole["all"] > cut["0"]:
         return NOTHING
     start, gain = cut["0"], whole["all"] - cut["0"]
     kept = [

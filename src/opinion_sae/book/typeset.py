@@ -120,9 +120,9 @@ def _is_end(flat: pd.DataFrame, name: str) -> bool:
 
 
 def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str | Link]:
-    values = [_text(value, digits) for value in flat[name]]
+    values: list[str | Link] = [_text(value, digits) for value in flat[name]]
     if name.rpartition(": ")[2] in ("method", "reference"):
-        return [label(value) for value in values]
+        return [label(str(value)) for value in values]
     ends = _ends(flat, name)
     if ends is None:
         return values

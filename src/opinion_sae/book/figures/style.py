@@ -100,8 +100,9 @@ if "ipykernel" in sys.modules:
 
     if (shell := get_ipython()) is not None:
         inline = InlineBackend.instance(parent=shell)
+        # as wide as it was made, and as `save_svg` writes it; read when the format is set
+        inline.print_figure_kwargs.update(bbox_inches=None)  # pyright: ignore[reportCallIssue, reportArgumentType]
         inline.figure_formats = {"svg"}
-        inline.print_figure_kwargs = {"bbox_inches": None}  # as wide as it was made, and as `save_svg` writes it
 
 
 class PlainNumbers(LogFormatterSciNotation):
@@ -161,17 +162,18 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def label_lines(axes: Axes, wrap: int = 16) -> None:
     """The name of each labelled line beside its end, in its colour; names that would cover each other move apart."""
-    axes.get_xlim(), axes.get_ylim()  # brings the panel's transformation up to date
+    axes.autoscale_view()
     spec = axes.get_subplotspec()
-    rows = spec.get_gridspec().nrows if spec else 1
-    found = []
+    rows, found = spec.get_gridspec().nrows if spec else 1, []
     for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-        line = handle[0] if isinstance(handle, ErrorbarContainer) else handle
+        line: Any = handle[0] if isinstance(handle, ErrorbarContainer) else handle
         ends = np.column_stack([np.asarray(data, float) for data in line.get_data()])
         end = axes.transAxes.inverted().transform(line.get_transform().transform(ends[np.isfinite(ends).all(1)][-1]))
         found.append((float(end[1]), textwrap.fill(name, wrap), to_rgb(line.get_color())))
     found.sort()
-    line_height = 11 / 72 / (0.8 * axes.figure.get_figheight() / rows)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    line_height = 11 / 72 / (0.8 * figure.get_figheight() / rows)  # of the panel, about
     heights = [line_height * (name.count("\n") + 1) for _, name, _ in found]
     for height, (_, name, colour) in zip(apart([end for end, *_ in found], heights), found, strict=True):
         dark = tuple(0.75 * part for part in colour)
@@ -219,7 +221,7 @@ def matrix(
         ax=axes,
         cmap="cividis" if centre is None else "PuOr",
         center=centre,
-        xticklabels=list(range(1, len(names) + 1)),
+        xticklabels=[str(place) for place in range(1, len(names) + 1)],
         yticklabels=[f"{name} {place}" for place, name in enumerate(names, 1)],
         cbar_kws={"label": label, "location": "bottom", "aspect": 40},
     )
