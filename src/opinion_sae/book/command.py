@@ -141,7 +141,7 @@ def export(given: argparse.Namespace) -> None:
     from opinion_sae.book.profile import load_profile
 
     profile = load_profile(given.profile)
-    if given.what == "neuronpedia":
+    if given.to == "neuronpedia":
         print(f"written: {export_neuronpedia(profile, given.creator)}")
     else:
         folder = export_sae(profile, given.repo, given.upload)
@@ -226,15 +226,11 @@ def _uses(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--key-from", default="OPENAI_API_KEY", help="of an endpoint: the variable that holds the key")
     one.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="of an endpoint: per million tokens")
     one.add_argument("--yes", action="store_true", help="of an endpoint: send without asking")
-    one = add(export, "write latents for Neuronpedia, or the SAE as for the Hugging Face hub", profile=False)
-    one.add_argument("what", choices=("neuronpedia", "sae"))
-    one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
-    one.add_argument(
-        "--creator",
-        default="clkht01d40000jv08hvalcvly",
-        help="id of who uploads to Neuronpedia; without it whom its tools name",
-    )
-    one.add_argument("--repo", default="owner/name", help="of the hub, for the SAE")
+    one = add(export, "write latents for Neuronpedia, or the SAE as for the Hugging Face hub")
+    one.add_argument("--to", required=True, choices=("neuronpedia", "hub"))
+    whom = "id of who uploads to Neuronpedia; without it whom its tools name"
+    one.add_argument("--creator", default="clkht01d40000jv08hvalcvly", help=whom)
+    one.add_argument("--repo", default="owner/name", help="the repository of the hub")
     one.add_argument("--upload", action="store_true", help="put the SAE there, with the token in HF_TOKEN")
     one = add(survey, "write a survey in a form that other programs read", profile=False)
     one.add_argument("survey", help="as in a profile: a shipped survey's name, a folder, or kind:<path>")

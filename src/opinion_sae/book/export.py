@@ -49,7 +49,7 @@ def export_sae(profile: Profile, repository: str, send: bool = False) -> Path:
     known = read_json(run.results / "sae.json", dict)
     facts = {said: f"{known[name]:.3f}" for name, said in FACTS.items() if name in known}
     held_out = load_activations(run.work)[-1][:ROWS]
-    folder = run.build / "export" / "sae"
+    folder = run.build / "export" / "hub"
     sae_id = hub_folder(chapter.sae, folder, repository, held_out, facts)
     if send:
         upload(folder, sae_id, repository)
