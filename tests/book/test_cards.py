@@ -90,7 +90,7 @@ def test_a_card_says_what_chapter_22_found(tmp_path):
     names = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]
     pd.DataFrame(rows, columns=names).to_csv(tmp_path / "causal_audit.csv", index=False)
     page = pages(tmp_path)["cards/axis-1"]
-    assert "moves &lt;b&gt;Up, Down by +0.0100 places as it is, +0.100 at 10, -0.100 at -10 times" in page
+    assert "moves &lt;b&gt;Up, Down by +0.0100 places as it is, +0.100 at 10 times, -0.100 at -10 times" in page
     assert "bounded from -1 to 10</dd>" in page and page.count("<dt>Turned up and down</dt><dd>not measured</dd>") == 1
 
 

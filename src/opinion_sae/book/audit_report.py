@@ -112,8 +112,9 @@ def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
             f"({tested(row['p'], row['p_holm'])})."
         )
     straight = "; ".join(
-        f"{row.attributes} {row.value:.2f} against {row.chance:.2f} of random groups ({tested(row.p, row.p_holm)})"
-        for row in lines.itertuples()
+        f"{row['attributes']} {row['value']:.2f} against {row['chance']:.2f} of random groups "
+        f"({tested(row['p'], row['p_holm'])})"
+        for row in lines.to_dict("records")
     )
     said += [f"Straightness in order: {straight}."] if straight else []
     firm = [str(row.attributes) for row in pairs[pairs["p_holm"] < alpha].itertuples()]

@@ -62,9 +62,9 @@ def on_cards(table: pd.DataFrame) -> dict[int, str]:
     for latent, part in table.groupby("latent"):
         of = {row["strength"]: row for row in part.to_dict("records")}
         one, ends = of[1], (max(of), min(of))
-        shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g}" for strength in ends)
+        shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g} times" for strength in ends)
         said[latent] = (
-            f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts} times, "
+            f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts}, "
             f"in the direction meant; bounded {range_said(float(one['bounded_from']), float(one['bounded_to']))}"
         )
     return said

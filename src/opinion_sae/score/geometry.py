@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -46,7 +46,7 @@ def relabelled(count: int, members: Int[np.ndarray, "member"], draws: int, seed:
     return np.concatenate([members[None], some])
 
 
-def geometry_table(survey: Survey, points: dict[str, Points], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def geometry_table(survey: Survey, points: Mapping[str, Points], draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """`geometry.csv`: a row per question asked of the points ('codes', say) of the groups.
 
     statistic 'straightness': of an attribute's groups in their order. 'cosine': of the ways between the first and the
