@@ -106,6 +106,8 @@ class Cluster:
             self.daemons.append(subprocess.Popen(call, stdout=log, stderr=subprocess.STDOUT))
 
     def __exit__(self, *_: object) -> None:
+        said("scancel", "--partition=cpu")  # an interrupted try leaves some
+        time.sleep(2)
         for daemon in reversed(self.daemons):
             daemon.terminate()
             daemon.wait(30)
