@@ -29,7 +29,7 @@ from opinion_sae.book.paths import ROOT
 
 PLACE = Path("/etc/slurm/slurm.conf")  # where the commands look; the plugin keeps $SLURM_CONF from what it starts
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
-NODES, MEMORY, PORT = ("node1", "node2"), 3000, 16817  # MB of each node
+NODES, MEMORY, PORT = ("node1", "node2"), 5000, 16817  # MB of each node, enough for twice what a chapter takes
 CONFIG = """
 ClusterName=proof
 SlurmctldHost={host}(127.0.0.1)
@@ -61,7 +61,7 @@ KillWait=5
 NODE = "NodeName={name} NodeAddr=127.0.0.1 NodeHostname={host} Port={port} CPUs=1 RealMemory={memory}\n"
 PARTITION = "PartitionName=cpu Nodes={nodes} Default=YES MaxTime=INFINITE State=UP\n"
 # what a chapter asks for that was not measured: the nodes are smaller than the profile takes them to be
-SMALL = f"--default-resources mem_mb={MEMORY - 500} runtime=30 cpus_per_task=1"
+SMALL = f"--default-resources mem_mb={MEMORY // 2} runtime=30 cpus_per_task=1"
 FLAGS = f"--profile profiles/slurm-cpu {SMALL} --slurm-init-seconds-before-status-checks 5 --latency-wait 5"
 SWEEP = "profile: smoke\noutput: results/proof\nhook_layer: [12, 15]\nseed: [0, 1]\n"
 
@@ -106,6 +106,8 @@ class Cluster:
             self.daemons.append(subprocess.Popen(call, stdout=log, stderr=subprocess.STDOUT))
 
     def __exit__(self, *_: object) -> None:
+        said("scancel", "--partition=cpu")  # an interrupted try leaves some
+        time.sleep(2)
         for daemon in reversed(self.daemons):
             daemon.terminate()
             daemon.wait(30)
