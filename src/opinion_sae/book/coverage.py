@@ -10,7 +10,7 @@ from opinion_sae.use.predict import NOMINAL
 def said_of(coverage: pd.DataFrame) -> dict[str, str]:
     """By task, what was measured of its intervals."""
     made = coverage[coverage["nominal"] == NOMINAL]
-    return {task: _of_task(rows.set_index("group")) for task, rows in made.groupby("task")}
+    return {str(task): _of_task(rows.set_index("group")) for task, rows in made.groupby("task")}
 
 
 def _of_task(rows: pd.DataFrame) -> str:

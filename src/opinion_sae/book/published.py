@@ -154,7 +154,7 @@ def group_gaps(runs: Mapping[str, Published]) -> pd.DataFrame:
         shown = found.gaps.loc[[method for method in SHOWN if method in found.gaps.index]]
         both = {"gap correlation": "gap_r", "group KL closed": "group_kl_closed"}
         cells = {
-            head: [with_interval(*row) for row in shown[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)]
+            head: [with_interval(*row) for row in shown[[key, f"{key}_low", f"{key}_high"]].to_numpy(float)]
             for head, key in both.items()
         }
         if len(shown):
@@ -169,11 +169,9 @@ def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
         if not {"delta-reading", "words"} <= set(found.gaps.index):
             said.append(f"With {found.model} no offset that reads has been run.")
             continue
-        own, words = (found.gaps.loc[method] for method in ("delta-reading", "words"))
-        cells = [
-            with_interval(*own[[key, f"{key}_low", f"{key}_high"]].astype(float))
-            for key in ("gap_r", "group_kl_closed")
-        ]
+        rows = found.gaps.astype(float).to_dict("index")
+        own, words = rows["delta-reading"], rows["words"]
+        cells = [with_interval(own[key], own[f"{key}_low"], own[f"{key}_high"]) for key in ("gap_r", "group_kl_closed")]
         said.append(
             f"With {found.model} the reading Δ has a gap correlation of {cells[0]} on {own['n_questions']:.0f} "
             f"held-out questions and closes {cells[1]} of the groups' KL; words alone have {plain(words['gap_r'])} and "

@@ -38,11 +38,12 @@ def verdict(row: pd.Series) -> str:
 
 def verdicts(comparisons: pd.DataFrame) -> dict[str, str]:
     """Of `comparisons.csv`, for the prose: what Delta_shared changes, and what Delta adds to it, over all groups."""
-    overall = comparisons[comparisons["group"] == "all"].set_index(["method", "reference"], drop=False)
-    return {
-        "verdict_shared": verdict(overall.loc[("shared-delta", "unsteered")]),
-        "verdict_delta": verdict(overall.loc[("delta", "shared-delta")]),
-    }
+    overall = comparisons[comparisons["group"] == "all"]
+
+    def of(method: str, reference: str) -> str:
+        return verdict(overall[(overall["method"] == method) & (overall["reference"] == reference)].iloc[0])
+
+    return {"verdict_shared": of("shared-delta", "unsteered"), "verdict_delta": of("delta", "shared-delta")}
 
 
 def against_uniform(

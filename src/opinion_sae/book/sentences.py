@@ -91,7 +91,7 @@ def joint_costs(table: pd.DataFrame) -> str:
     fvu, alone = table[["fvu", "fvu_at_answers"]], "from scratch, reconstruction alone"
     if alone not in fvu.index:
         return "The SAE was loaded, and none was trained from scratch on reconstruction alone."
-    text, written = (fvu.loc["from scratch, e kept"] / fvu.loc[alone]).tolist()
+    text, written = fvu.loc["from scratch, e kept"].to_numpy() / fvu.loc[alone].to_numpy()
     return (
         f"From scratch, joint training leaves {text:.2f} times the variance of text unexplained that reconstruction "
         f"alone leaves after as many tokens, and {written:.2f} times that at the answers."

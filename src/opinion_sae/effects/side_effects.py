@@ -208,7 +208,7 @@ def group_table(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 def accuracy_verdict(table: pd.DataFrame) -> str:
     """One sentence on what Delta does to factual accuracy: lower, higher, or no difference that could be shown."""
-    change = table.set_index(["group", "method", "quantity"]).loc[("all", "delta", "accuracy_change")]
+    change = table.query("group == 'all' and method == 'delta' and quantity == 'accuracy_change'").iloc[0]
     value, low, high = (100 * change[name] for name in ("value", "low", "high"))
     if np.isnan(low):
         return "There are too few factual questions for an interval on what Δ does to accuracy."

@@ -127,7 +127,8 @@ def choose(
     one part: a choice by one validation fold alone is half as sure, and is made for half as many questions to fit to.
     """
     basis, known = place_basis(survey.questions, degrees), everyone(survey)
-    has, tilts = basis.any(-1), {one.damping: observed_tilts(survey, basis, one.damping) for one in grid}
+    has = np.asarray(basis.any(-1))
+    tilts = {one.damping: observed_tilts(survey, basis, one.damping) for one in grid}
     seen = np.sort(np.concatenate([split.train, split.validation]))
     part_of, choices = inner_parts(survey, seen), []
     for name, features in candidates.items():
