@@ -1,5 +1,7 @@
 """What chapters 21 and 22 say of audits, the gradient, geometry and personas turns with their tables."""
 
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -41,12 +43,13 @@ def test_an_audit_in_a_sentence():
 
 
 def test_the_page_has_the_first_and_the_unbounded():
-    page = audit_report.audit_page(audited(), 1)
-    assert (
-        "{ref}`7 <latent-7>` | Up; Down | 5 | +0.0100 (+0.0090 to +0.0110) | +0.100 | -0.100 | from -10 to 10" in page
-    )
-    assert "latent-9" in page and "at no strength" in page
-    assert audit_report.audit_page(audited().iloc[:0], 1) == audit_report.NOTHING
+    axes = {7: 1, 8: 1, 9: 2}
+    page = audit_report.audit_page(audited(), axes, 1).html
+    row = re.sub("<[^>]+>", "|", next(line for line in page.splitlines() if "axis-1.html#latent-7" in line))
+    told = [cell for cell in row.split("|") if cell]
+    assert told == ["7", "Up; Down", "5", "+0.0100 (+0.0090 to +0.0110)", "+0.100", "-0.100", "from -10 to 10"]
+    assert "../cards/axis-2.html#latent-9" in page and "at no strength" in page
+    assert audit_report.audit_page(audited().iloc[:0], axes, 1).text == audit_report.NOTHING
 
 
 def pointed(overlap=0.5, **changes):

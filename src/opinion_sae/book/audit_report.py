@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from opinion_sae.book.cards import range_said
-from opinion_sae.book.gap_report import markdown_table
+from opinion_sae.book.typeset import Link, Shown, sentence
+from opinion_sae.book.typeset import table as typeset
 
 PARTS = {
     "shared": "Δ_shared of the constant Δ",
@@ -41,9 +44,11 @@ def share(off: float, on: float) -> str:
     return f"{off / on:.0%} as far" if on > 0 else "and those meant do not go the way that they should"
 
 
-def audit_page(table: pd.DataFrame, count: int) -> str:
+def audit_page(table: pd.DataFrame, axes: Mapping[int, int], count: int) -> Shown:
     """The `count` latents that move those meant for them most as they are, and those that are not bounded throughout,
-    each with a link to its card."""
+    each with a link to its card; `axes`: on which page of cards it is."""
+    if not len(table):
+        return sentence(NOTHING)
     ends = table["strength"].min(), table["strength"].max()
     of = {(row["latent"], row["strength"]): row for row in table.to_dict("records")}
     one = table[table["strength"] == 1.0]
@@ -55,7 +60,7 @@ def audit_page(table: pd.DataFrame, count: int) -> str:
         low, high = as_it_is["on_target_low"], as_it_is["on_target_high"]
         rows.append(
             [
-                f"{{ref}}`{latent} <latent-{latent}>`",
+                Link(str(latent), f"../cards/axis-{axes[latent]}.html#latent-{latent}"),
                 as_it_is["meant_for"],
                 str(as_it_is["questions"]),
                 f"{as_it_is['on_target']:+.4f} ({low:+.4f} to {high:+.4f})",
@@ -64,8 +69,8 @@ def audit_page(table: pd.DataFrame, count: int) -> str:
                 range_said(float(as_it_is["bounded_from"]), float(as_it_is["bounded_to"])),
             ]
         )
-    heads = ["Latent", "Meant for", "Questions", "Shift at 1 (places)", f"At {ends[1]:g}", f"At {ends[0]:g}", "Bounded"]
-    return markdown_table(heads, rows) if rows else NOTHING
+    heads = ["latent", "meant for", "questions", "shift at 1 (places)", f"at {ends[1]:g}", f"at {ends[0]:g}", "bounded"]
+    return typeset(pd.DataFrame(rows, columns=heads), "Latents by how far they move the groups that they are meant for")
 
 
 def gradient_sentence(table: pd.DataFrame) -> str:
@@ -109,11 +114,11 @@ def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
         said.append(
             f"The way from the first to the last party and that from the first to the last ideology have a cosine of "
             f"{row['value']:.2f} (folds {row['low']:.2f} to {row['high']:.2f}), {sure} chance once corrected "
-            f"({tested(row['p'], row['p_holm'])})."
+            f"({tested(float(row['p']), float(row['p_holm']))})."
         )
     straight = "; ".join(
         f"{row['attributes']} {row['value']:.2f} against {row['chance']:.2f} of random groups "
-        f"({tested(row['p'], row['p_holm'])})"
+        f"({tested(float(row['p']), float(row['p_holm']))})"
         for row in lines.to_dict("records")
     )
     said += [f"Straightness in order: {straight}."] if straight else []
