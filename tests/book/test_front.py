@@ -15,7 +15,7 @@ ABOUT = {"model": "packaged:a-model", "hook_layer": 7}
 def gaps():
     """The six methods at 0, 0.1, ... on both measures, and one group beside all."""
     rows = []
-    for place, method in enumerate(FRONT):
+    for place, method in enumerate((*FRONT, "words+direct")):
         values = {name: place / 10 for name in MEASURES}
         values |= {
             f"{name}_{end}": place / 10 + by for name in MEASURES for end, by in (("low", -0.05), ("high", 0.05))
@@ -28,10 +28,12 @@ def gaps():
 def claims(**verdicts):
     """All supported but those named, such as words=('not supported', 'contradicted'): by correlation, by KL."""
     rows = []
-    for reference in ("delta", "dense-reading", "words"):
-        found = verdicts.get(reference.replace("-", "_"), ("supported", "supported"))
+    pairs = [("delta-reading", reference) for reference in ("delta", "dense-reading", "words")]
+    for method, reference in (*pairs, ("words+direct", "words")):
+        name = "added" if method == "words+direct" else reference.replace("-", "_")
+        found = verdicts.get(name, ("supported", "supported"))
         for measure, verdict in zip(MEASURES, found, strict=True):
-            rows.append(dict(method="delta-reading", reference=reference, measure=measure, verdict=verdict))
+            rows.append(dict(method=method, reference=reference, measure=measure, verdict=verdict))
     return pd.DataFrame(rows)
 
 
@@ -41,6 +43,7 @@ def test_four_sentences_with_the_numbers_of_the_table(gaps):
     assert "0.20 (0.15 to 0.25) and closes 0.20" in found and "(0.10 and 0.10)" in found
     assert "0.30 and 0.30" in made_of and "(0.40 and 0.40)" in made_of
     assert "0.50 (0.45 to 0.55) and 0.50" in words
+    assert "together (0.60 and 0.60) does better on both measures than words alone" in words
 
 
 def test_a_number_turns_with_the_table(gaps):
@@ -60,6 +63,11 @@ def test_a_verdict_turns_with_the_tests(gaps, reference):
     assert "is not shown to do better on either measure than" in said("not supported", "not supported")
     mixed = said("not supported", "contradicted")
     assert "is not shown to do better by correlation and does worse by KL than" in mixed
+
+
+def test_what_the_model_adds_to_words_turns_with_the_tests(gaps):
+    said = abstract(gaps, claims(added=("not supported", "supported")), ABOUT)
+    assert "is not shown to do better by correlation and does better by KL than words alone" in said
 
 
 def test_the_table_has_six_rows_and_no_nan(gaps):

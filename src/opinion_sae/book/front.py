@@ -47,9 +47,9 @@ def _measured(row: pd.Series, measure: str) -> str:
     return with_interval(row[measure], row[f"{measure}_low"], row[f"{measure}_high"])
 
 
-def beside(claims: pd.DataFrame, reference: str) -> str:
-    """What the tests say of the reading offset beside a reference: 'does better by correlation and ... by KL'."""
-    rows = claims[(claims["method"] == "delta-reading") & (claims["reference"] == reference)]
+def beside(claims: pd.DataFrame, reference: str, method: str = "delta-reading") -> str:
+    """What the tests say of a method beside a reference: 'does better by correlation and ... by KL'."""
+    rows = claims[(claims["method"] == method) & (claims["reference"] == reference)]
     by_r, by_kl = (SAID[verdict] for verdict in rows.set_index("measure").loc[list(MEASURES), "verdict"])
     if by_r != by_kl:
         return f"{by_r} by correlation and {by_kl} by KL"
@@ -57,7 +57,8 @@ def beside(claims: pd.DataFrame, reference: str) -> str:
 
 
 def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do.
+    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
+    model adds to them.
 
     `about` is the profile in `run.json`.
     """
@@ -67,6 +68,7 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
     model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
     read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
+    added = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method").loc["words+direct"]
     return "\n".join(
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
@@ -78,7 +80,8 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
             f"{beside(claims, dense)} than its like without an autoencoder ({r[dense]} and {closed[dense]}).",
             f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
-            f"and the reading offset {beside(claims, 'words')} than they do (95% intervals over questions, tests "
-            "corrected for their number).",
+            f"and the reading offset {beside(claims, 'words')} than they do; reading words and latents "
+            f"together ({plain(added['gap_r'])} and {plain(added['group_kl_closed'])}) "
+            f"{beside(claims, 'words', 'words+direct')} than words alone (95% intervals over questions, tests corrected for their number).",
         ]
     )
