@@ -82,7 +82,7 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
             f"and the reading offset {beside(claims, 'words')} than they do; reading words and latents "
             f"together ({plain(added['gap_r'])} and {plain(added['group_kl_closed'])}) "
-            f"{beside(claims, 'words', 'words+direct')} than words alone (95% intervals over questions, tests corrected "
-            "for their number).",
+            f"{beside(claims, 'words', 'words+direct')} than words alone (95% intervals over questions, tests "
+            "corrected for their number).",
         ]
     )
