@@ -23,7 +23,8 @@ def test_the_run_is_kept_unless_its_sae_is_too_large(tiny, tmp_path, monkeypatch
     answers, folds = AnswerPath(lm, questions, 1, orders=1), np.arange(6) % 3
     held_out = answers.predict(offset).numpy()
     said = keep.keep_for_predict(Run("some", tmp_path), answers, offset, survey, held_out, folds, {})
-    hashes = read_json(tmp_path / "hash-published.json")
+    numbers, hashes = read_json(tmp_path / "numbers-predict.json"), read_json(tmp_path / "hash-published.json")
+    assert numbers["coverage_alone"].startswith("alone: intervals made for 90%") and "coverage_toplines" in numbers
     assert "Task *alone*: intervals made for 90%" in said and "Task *toplines*: intervals made for 90%" in said
     if limit > 100:
         assert load_published_run(tmp_path / "published").groups == survey.groups

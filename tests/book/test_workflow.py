@@ -201,6 +201,13 @@ def test_every_number_of_the_pages_is_published():
     assert used_numbers() - made <= set(json.loads((ROOT / "results/default/numbers.json").read_text()))
 
 
+@pytest.mark.skipif(not (ROOT / "results/smoke/numbers.json").is_file(), reason="no smoke book was built here")
+def test_every_number_that_may_be_absent_is_made_where_it_can_be():
+    pages = [path.read_text() for path in (ROOT / "book").glob("*.md")]
+    names = {name for page in pages for name in re.findall(r"{{ *(\w+) *\|", page)}
+    assert names and names <= set(json.loads((ROOT / "results/smoke/numbers.json").read_text()))
+
+
 def test_a_chapter_is_run_under_awkward_names(odd, opinion_sae):
     values = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text())
     profile = odd / "my {own} it's 'p'; touch Z é.yaml"

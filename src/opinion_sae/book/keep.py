@@ -27,7 +27,7 @@ def keep_for_predict(
     folds: Int[np.ndarray, "question"],
     labels: Mapping[int, str],
 ) -> str:
-    """Write `published/` and `hash-published.json` to the work folder; sentences on it.
+    """Write `published/`, `hash-published.json` and `numbers-predict.json` to the work folder; sentences on it.
 
     An SAE above the limit is not kept: then there are no hashes, and the intervals are measured all the same.
     """
@@ -42,4 +42,6 @@ def keep_for_predict(
         coverage = load_published_run(run.work / "published").coverage
         said = f"Kept for `opinion-sae predict`: {', '.join(sorted(hashes))} ({size / 1e6:.1f} MB of them the SAE)."
     write_json(run.work / "hash-published.json", hashes)
-    return "\n\n".join([said, *(f"Task *{task}*: {held}." for task, held in said_of(coverage).items())])
+    held = said_of(coverage)
+    write_json(run.work / "numbers-predict.json", {f"coverage_{task}": f"{task}: {one}" for task, one in held.items()})
+    return "\n\n".join([said, *(f"Task *{task}*: {one}." for task, one in held.items())])
