@@ -25,7 +25,7 @@ help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
 	@echo "make book PROFILE=smoke   another profile of profiles/, or your own: PROFILE=my.yaml;"
 	@echo "                          the book is _build/<name>/html/index.html"
-	@echo "make tables               of the same only the chapters that alignment.csv needs, and no book"
+	@echo "make tables               of the same only what alignment.csv, claims.csv and gaps.csv need, no book"
 	@echo "make html                 the pages of the book as it is committed, without running anything"
 	@echo "make select               compare layers, strengths and beta on validation: results/<name>/selection.csv;"
 	@echo "                          takes the texts of an earlier make book, and goes on where it was stopped"

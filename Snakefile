@@ -253,12 +253,12 @@ for chapter, files in CHAPTERS.items():
 
 rule tables:
     input:
-        [written_by(name) for name in ("01_surveys", "02_unsteered", "07_alignment")],
+        [written_by(name) for name in ("01_surveys", "02_unsteered", "07_alignment", "14_claims", "18_group_gaps")],
     params:
         profile=lambda wildcards: NAME,
     localrule: True
     message:
-        "run.json of the chapters that alignment.csv needs"
+        "run.json of the chapters that alignment.csv, claims.csv and gaps.csv need"
     shell:
         "{sys.executable:q} -m opinion_sae summary -- {params.profile:q}"
 

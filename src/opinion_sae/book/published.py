@@ -13,7 +13,7 @@ from opinion_sae.book.gap_report import SHOWN, plain, with_interval
 from opinion_sae.book.paths import ROOT
 
 # the published runs on answers that may not be passed on, and what makes each
-COMMANDS = {"opinionqa": "make book PROFILE=opinionqa", "opinionqa-qwen": "make tables PROFILE=opinionqa-qwen"}
+COMMANDS = {"opinionqa": "make tables PROFILE=opinionqa", "opinionqa-qwen": "make tables PROFILE=opinionqa-qwen"}
 FULL_SIZE = ROOT / "benchmarks" / "full_size.json"
 COLUMNS = (
     *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),

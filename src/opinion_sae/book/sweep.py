@@ -140,7 +140,7 @@ def sweep(path: Path, flags: Sequence[str]) -> Path:
                 check_run(cell.profile)
             except (OSError, ValueError) as error:
                 raise ValueError(f"{path}: the cell {cell.name}: {error}") from error
-            fetch(cell.profile, encoder=True)
+            fetch(cell.profile)
             if not all(table.is_file() for table in cell.tables):
                 cell.done.unlink(missing_ok=True)
         call = command(str(path.resolve()), [], ["--keep-going", *flags], "sweep.smk")
