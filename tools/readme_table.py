@@ -210,7 +210,8 @@ Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delt
 {verdict(ours.pairs.loc[("delta", "position-prior")])}
 Where nothing could be shown the book says so, and {{doc}}`chapters/14_claims` lists every claim with its verdict.
 
-On OpinionQA ({questions} questions, {groups} groups; `make tables PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up): {gaps_sentence(other.table("gaps"))}
+On OpinionQA there are {questions} questions and {groups} groups (`make tables PROFILE=opinionqa`, chapter `13_opinionqa`; its chapters took {other.minutes:.0f} minutes added up, beside other work).
+{gaps_sentence(other.table("gaps"))}
 {gap_claims_page(other.table("gap_claims"))}
 Without the toplines the groups' own part of the constant Δ changes the KL of {prose("shared-delta")} there by {_change(other.pairs.loc[own], "kl_difference")}, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims; Δ has a KL of {other.kl["delta"]:.3f}, {other.have(*there)}.
 Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
