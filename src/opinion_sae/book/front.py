@@ -68,7 +68,8 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
     model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
     read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
-    added = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method").loc["words+direct"]
+    whole = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+    added, of_kl = (float(whole[measure].to_dict()["words+direct"]) for measure in MEASURES)
     return "\n".join(
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
@@ -81,7 +82,7 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"{beside(claims, dense)} than its like without an autoencoder ({r[dense]} and {closed[dense]}).",
             f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
             f"and the reading offset {beside(claims, 'words')} than they do; reading words and latents "
-            f"together ({plain(added['gap_r'])} and {plain(added['group_kl_closed'])}) "
+            f"together ({plain(added)} and {plain(of_kl)}) "
             f"{beside(claims, 'words', 'words+direct')} than words alone (95% intervals over questions, tests "
             "corrected for their number).",
         ]
