@@ -49,6 +49,9 @@ def test_the_page_has_the_first_and_the_unbounded():
     told = [cell for cell in row.split("|") if cell]
     assert told == ["7", "Up; Down", "5", "+0.0100 (+0.0090 to +0.0110)", "+0.100", "-0.100", "from -10 to 10"]
     assert "../cards/axis-2.html#latent-9" in page and "at no strength" in page
+    one = audited().assign(on_target_low=float("nan"), on_target_high=float("nan"))
+    page = audit_report.audit_page(one, axes, 1).html
+    assert "+0.0100 (too few questions" in page and "nan" not in page
     assert audit_report.audit_page(audited().iloc[:0], axes, 1).text == audit_report.NOTHING
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from opinion_sae.book.cards import range_said
+from opinion_sae.book.gap_report import FEW
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 
@@ -63,7 +64,7 @@ def audit_page(table: pd.DataFrame, axes: Mapping[int, int], count: int) -> Show
                 Link(str(latent), f"../cards/axis-{axes[latent]}.html#latent-{latent}"),
                 as_it_is["meant_for"],
                 str(as_it_is["questions"]),
-                f"{as_it_is['on_target']:+.4f} ({low:+.4f} to {high:+.4f})",
+                f"{as_it_is['on_target']:+.4f} ({FEW if pd.isna(low) else f'{low:+.4f} to {high:+.4f}'})",
                 f"{of[latent, ends[1]]['on_target']:+.3f}",
                 f"{of[latent, ends[0]]['on_target']:+.3f}",
                 range_said(float(as_it_is["bounded_from"]), float(as_it_is["bounded_to"])),
