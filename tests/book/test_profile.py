@@ -83,8 +83,8 @@ def test_a_required_key_is_missed(tmp_path, key):
     ("text", "message"),
     [
         ("model: [", "not valid YAML"),
-        ("- model", "a profile is a list of `key: value` lines"),
-        ("", "a profile is a list of `key: value` lines"),
+        ("- model", "not a list of `key: value` lines, as it should be"),
+        ("", "not a list of `key: value` lines, as it should be"),
         (yaml.safe_dump(FEW) + "seed: 1\n", "seed is given 2 times"),
     ],
 )

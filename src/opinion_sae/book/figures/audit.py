@@ -8,13 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from opinion_sae.book.audit_report import PARTS
-from opinion_sae.book.figures import style  # noqa: F401 (its settings)
-from opinion_sae.book.figures.style import legend_above
+from opinion_sae.book.figures.style import WIDTH, legend_above, name_rows
 
 
 def audit_figure(table: pd.DataFrame, means: pd.DataFrame, bound: float) -> Figure:
     """Above the shift of those that a latent is meant for and of others, below the KL of the others, by strength."""
-    figure, (shifts, costs) = plt.subplots(2, 1, figsize=(4.6, 5.6), sharex=True, layout="constrained")
+    figure, (shifts, costs) = plt.subplots(2, 1, figsize=(WIDTH, 5.6), sharex=True, layout="constrained")
     places = {strength: n for n, strength in enumerate(sorted(table["strength"].unique()))}
     for _, part in table.groupby("latent"):
         shifts.plot(part["strength"].map(places), part["on_target"], color="#BBBBBB", linewidth=0.6, zorder=1)
@@ -43,8 +42,8 @@ def audit_figure(table: pd.DataFrame, means: pd.DataFrame, bound: float) -> Figu
 
 def gradient_figure(table: pd.DataFrame) -> Figure:
     """A row per part of an offset: rank correlation with the gradient, and overlap of the largest beside chance."""
-    whole = table[(table["fold"] == "all") & table["rank_r"].notna()].iloc[::-1]
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 0.5 * len(whole) + 1.3), sharey=True, layout="constrained")
+    whole = table[(table["fold"] == "all") & table["rank_r"].notna()]
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 1.2 * len(whole) + 1.6), layout="constrained")
     rows = range(len(whole))
     names = {"rank_r": "rank correlation", "overlap": "share of the largest in common"}
     for axes, (measure, name) in zip(panels, names.items(), strict=True):
@@ -52,9 +51,9 @@ def gradient_figure(table: pd.DataFrame) -> Figure:
         error = np.nan_to_num([value - whole[f"{measure}_low"], whole[f"{measure}_high"] - value]).clip(0)
         axes.errorbar(value, rows, xerr=error, fmt="o", color="#0072B2", capsize=2, ms=4, label="with the gradient")
         axes.set_xlabel(name)
+        name_rows(axes, [PARTS[part] for part in whole["part"]])
     panels[0].axvline(0, color="black", linewidth=0.8)
     panels[1].plot(whole["chance"], rows, "|", color="black", ms=10, label="by chance")
-    panels[0].set_yticks(rows, [PARTS[part].replace(" of ", "\nof ") for part in whole["part"]])
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
@@ -62,7 +61,7 @@ def gradient_figure(table: pd.DataFrame) -> Figure:
 def likeness_figure(table: pd.DataFrame) -> Figure:
     """A row per group: the cosine of what an offset and a persona prompt do, in all and beyond the mean over groups."""
     rows = np.arange(len(table))[::-1]
-    figure, axes = plt.subplots(figsize=(4.6, 0.24 * len(table) + 1), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.24 * len(table) + 1), layout="constrained")
     marks = (("whole", "in all", "#777777", "s", 0.13), ("own", "beyond the mean over groups", "#0072B2", "o", -0.13))
     for name, label, colour, marker, up in marks:
         value = table[name].to_numpy()
