@@ -34,9 +34,9 @@ def audit_figure(table: pd.DataFrame, means: pd.DataFrame, bound: float) -> Figu
     shifts.set_ylabel("shift of place")
     costs.set_ylabel("KL from taken out (nats)")
     costs.set_xticks(list(places.values()), [f"{strength:g}" for strength in places])
-    costs.set_xlabel("strength of the latent (0: taken out, 1: as it is)")
+    costs.set_xlabel("strength (0: taken out, 1: as it is)")
     for axes in (shifts, costs):
-        legend_above(axes, 2)
+        legend_above(axes, 1)
     return figure
 
 
@@ -70,5 +70,5 @@ def likeness_figure(table: pd.DataFrame) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(rows, table["group"].replace("all", "all groups"), parse_math=False)
     axes.set_xlabel("cosine, mean over questions")
-    legend_above(axes, 2)
+    legend_above(axes, 1)
     return figure
