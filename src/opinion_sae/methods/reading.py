@@ -142,7 +142,7 @@ def fit_reading(
     refit: bool = True,
     shared: Float[Tensor, "written"] | None = None,
 ) -> tuple[ReadingOffset, ReadingChoice]:
-    """An offset that reads, fitted to a split: everything is chosen on its validation questions and fitted to others.
+    """An offset that reads, fitted to a split: nothing is chosen on the questions that it is tested on.
 
     The direct read-out says what to read, where the groups stand and how much; least squares through the layers above
     says where to write it (`delta.fit_reading.start`). That holds to first order only, so what the model makes of it
