@@ -16,6 +16,7 @@ from opinion_sae.book import evaluated as shown
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.evaluate import Inputs
 from opinion_sae.book.figures.gaps import gap_methods, learning_curve
+from opinion_sae.book.paths import Run
 from opinion_sae.book.profile import load_profile
 from opinion_sae.delta.held_out import Split, by_question
 from opinion_sae.delta.settings import FitSettings
@@ -257,8 +258,21 @@ def test_tables_and_a_claims_page_from_all_of_it(survey, tables):
     assert seeds["delta", "uniform"] == 2 and seeds["delta-by-topic", "unsteered"] == 1
 
 
-def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_path):
-    nothing = shown.load_evaluated(tmp_path, survey, "m")
+@pytest.fixture
+def left(monkeypatch):
+    """A run whose tables and hashes, of a model and an SAE, lie in one folder."""
+    monkeypatch.setattr(Run, "work", property(lambda run: run.results))
+
+    def at(folder, model="m", sae="s"):
+        write_json(folder / "hash-model.json", {"model": model})
+        write_json(folder / "hash-sae.json", {"sae": sae})
+        return Run("some", folder)
+
+    return at
+
+
+def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_path, left):
+    nothing = shown.load_evaluated(left(tmp_path), survey)
     for page in (shown.seeds_page(nothing), shown.learning_sentence(nothing), shown.splits_sentence(nothing)):
         assert "make evaluate" in page and "nan" not in page
     for step, name in ((steps[0], "first"), (steps[-1], "last")):
@@ -268,7 +282,7 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
             write_csv(folder / f"evaluate_{kind}.csv", table)
         hashes = {"data": survey_hash(survey), "model": "m", "sae": "s"}
         write_json(folder / "evaluate.json", {"hashes": hashes, "missing": step.missing})
-    first, last = (shown.load_evaluated(tmp_path / name, survey, "m") for name in ("first", "last"))
+    first, last = (shown.load_evaluated(left(tmp_path / name), survey) for name in ("first", "last"))
     page = shown.seeds_page(first)
     assert "missing are `controls-1`, `split-by-topic`" in page and "Under 2 seeds" in page and "LoRA" not in page
     assert "has not been measured" in shown.learning_sentence(first)
@@ -292,15 +306,15 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
     plt.close("all")
 
 
-def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, tmp_path):
-    nothing = shown.load_evaluated(tmp_path, survey, "m")
+def test_rows_are_taken_over_only_for_the_same_survey_model_and_sae(survey, tables, tmp_path, left):
+    nothing = shown.load_evaluated(left(tmp_path), survey)
     assert "has not been run" in nothing.note and not len(nothing.rows)
     rows, claims = evaluate.evaluation_tables(survey, tables, 0, 0)
     write_csv(tmp_path / "evaluate.csv", rows)
     write_csv(tmp_path / "evaluate_claims.csv", claims)
     write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
     write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
-    found = shown.load_evaluated(tmp_path, survey, "m")
+    found = shown.load_evaluated(left(tmp_path), survey)
     ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
     joined = shown.with_evaluated(ours, found.rows)
     assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
@@ -308,7 +322,9 @@ def test_rows_are_taken_over_only_for_the_same_survey_and_model(survey, tables, 
     assert page.startswith("Of this survey") and page.count("{numref}`fig-evaluated`, `make evaluate`") == len(CLAIMS)
     assert shown.evaluated_page(nothing) == nothing.note
     assert (joined.loc[joined["method"].isin(["unsteered", "delta"]), "kl"] == 1).all()  # the run's own rows stay
-    other = shown.load_evaluated(tmp_path, survey, "n")
+    other = shown.load_evaluated(left(tmp_path, sae="t"), survey)
+    assert "are of other sae than this run" in other.note
+    other = shown.load_evaluated(left(tmp_path, model="n"), survey)
     assert "are of other model than this run" in other.note and not len(other.claims)
     pd.testing.assert_frame_equal(shown.with_evaluated(ours, other.rows), ours)
     assert found.table("side_effects")["method"].tolist() == ["lora"] and not len(other.table("side_effects"))

@@ -12,6 +12,7 @@ from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, plain, with_interval
+from opinion_sae.book.paths import Run
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
@@ -46,8 +47,9 @@ class Evaluated(NamedTuple):
         return table.assign(verdict=verdicts(table)) if len(table) else table
 
 
-def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
-    """The tables of `evaluate` in a results folder, if they are of this survey and of the model of this hash."""
+def load_evaluated(run: Run, survey: Survey) -> Evaluated:
+    """The tables of `evaluate` in a run's results folder, if they are of this survey and of the run's model and SAE."""
+    results = run.results
     if not (results / "evaluate.json").is_file():
         note = "`make evaluate` has not been run for this profile, so what takes longer is not here."
         return Evaluated(None, note)
@@ -55,12 +57,14 @@ def load_evaluated(results: Path, survey: Survey, model: str) -> Evaluated:
     about = read_json(path)
     check_fields(about, {"hashes": dict}, str(path), more=True)
     hashes = about["hashes"]
-    check_fields(hashes, {"data": str, "model": str}, f"{path}: hashes", more=True)
-    wrong = [name for name, ours in (("data", survey_hash(survey)), ("model", model)) if hashes[name] != ours]
+    check_fields(hashes, {"data": str, "model": str, "sae": str}, f"{path}: hashes", more=True)
+    own = {"data": survey_hash(survey)}
+    own |= {name: read_json(run.work / f"hash-{name}.json", dict)[name] for name in ("model", "sae")}
+    wrong = [name for name, ours in own.items() if hashes[name] != ours]
     if wrong:
         note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."
         return Evaluated(None, note)
-    note = "Of this survey and model are also the tables of `make evaluate`."
+    note = "Of this survey, model and SAE are also the tables of `make evaluate`."
     missing = about.get("missing", [])
     if missing:
         note += f" Not all that it does is there; missing are {', '.join(f'`{name}`' for name in missing)}."
