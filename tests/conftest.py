@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -54,10 +55,13 @@ GEMMA = {
     "final_logit_softcapping": 3.0,
     "query_pre_attn_scalar": 12,
 }
+# its layers with a window turn keys and queries by other angles than the rest
+GEMMA3 = {name: GEMMA[name] for name in ("head_dim", "sliding_window", "layer_types", "query_pre_attn_scalar")}
 CONFIGS = {
     "llama": (LlamaConfig, {"num_key_value_heads": 2}),
     "qwen2": (Qwen2Config, {"num_key_value_heads": 2, "tie_word_embeddings": True}),
     "gemma2": (Gemma2Config, {"num_key_value_heads": 2, **GEMMA}),
+    "gemma3": (Gemma3TextConfig, {"num_key_value_heads": 2, **GEMMA3}),
     "gpt-neox": (GPTNeoXConfig, {}),
     "mistral": (MistralConfig, {"num_key_value_heads": 2, "sliding_window": 7}),
 }

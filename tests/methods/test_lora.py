@@ -45,7 +45,7 @@ def test_whole_passes_give_the_answers_of_the_kept_path(prompts, lm, survey):
     assert np.isneginf(found.log_probs[:, 1, 2]).all() == (len(survey.questions[1].options) == 2)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "gpt-neox"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2", "gpt-neox"])
 def test_an_untrained_adapter_changes_nothing_and_leaves_nothing_behind(family, tiny, survey):
     lm = tiny.lm(family)
     prompts, names = GroupPrompts(lm, survey, orders=1), [name for name, _ in lm.model.named_parameters()]

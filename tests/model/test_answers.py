@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opinion_sae.model.answers import AnswerPath, length_batches
 from opinion_sae.model.language_model import wrap
 
-FAMILIES = ("llama", "qwen2", "gemma2", "gpt-neox", "mistral")
+FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt-neox", "mistral")
 HOOK = 1
 
 

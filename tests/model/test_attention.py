@@ -67,7 +67,7 @@ def test_in_bfloat16_a_row_that_sees_nothing_stays_finite():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3", "gpt-neox", "mistral"])
 def test_a_wrapped_model_answers_as_transformers_own(family, tiny):
     plain = tiny.model(family).eval()
     expected = plain(TOKENS).logits

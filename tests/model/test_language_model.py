@@ -1,12 +1,14 @@
 """Layers called one by one against transformers' own forward pass."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma3TextConfig, GPT2Config, GptOssConfig
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, GptOssConfig, Qwen3NextConfig
 
-from opinion_sae.model.language_model import load_language_model, resolve_dtype, wrap
+from opinion_sae.model.language_model import check_layer_by_layer, load_language_model, resolve_dtype, wrap
 
-FAMILIES = ("llama", "qwen2", "gemma2", "gpt-neox", "mistral")
+FAMILIES = ("llama", "qwen2", "gemma2", "gemma3", "gpt-neox", "mistral")
 SINKS = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, "initializer_range": 0.4}
 TOKENS = torch.randint(2, 300, (2, 20), generator=torch.Generator().manual_seed(1))
 
@@ -66,6 +68,18 @@ def test_the_tiny_gemma_uses_its_window_and_its_soft_caps(tiny):
         assert (tiny.lm("gemma2", **change).residual(TOKENS, 4) - plain).abs().max() > 0.01, change
 
 
+@torch.no_grad()
+def test_the_tiny_gemma_3_turns_by_other_angles_where_it_has_a_window(tiny):
+    lm = tiny.lm("gemma3")
+    positions = torch.arange(5)[None]
+    turns = lm.rotations(torch.zeros(1, 5, 32), range(5), positions)
+    assert set(turns) == {"full_attention", "sliding_attention"}
+    assert not torch.allclose(turns["full_attention"][0], turns["sliding_attention"][0])
+    assert set(lm.rotations(torch.zeros(1, 5, 32), range(1), positions)) == {"sliding_attention"}
+    same = {"rope_parameters": dict.fromkeys(turns, {"rope_type": "default", "rope_theta": 1e4})}
+    assert (tiny.lm("gemma3", **same).residual(TOKENS, 4) - lm.residual(TOKENS, 4)).abs().max() > 1e-3
+
+
 def test_the_model_is_frozen_and_deterministic(family_lm):
     assert not family_lm.model.training
     assert not any(weight.requires_grad for weight in family_lm.model.parameters())
@@ -94,7 +108,7 @@ def test_a_family_without_the_parts_is_refused(tiny):
     ("config", "settings", "message"),
     [
         (CohereConfig, {"logit_scale": 0.1, "num_key_value_heads": 2}, r"cohere\).*logits are off by"),
-        (Gemma3TextConfig, {"num_key_value_heads": 2}, r"gemma3_text\).*one by one"),
+        (Qwen3NextConfig, {"num_key_value_heads": 2}, r"qwen3_next\).*one by one here.*linear_attention"),
         # attention with a sink per head, which `attention.py` does not know
         (GptOssConfig, {**SINKS, "num_key_value_heads": 2}, r"gpt_oss\).*logits are off by.*in attention"),
     ],
@@ -105,6 +119,12 @@ def test_a_family_that_does_more_between_its_layers_is_refused(config, settings,
     model = AutoModelForCausalLM.from_config(config(**sizes, **tokens, **settings))
     with pytest.raises(ValueError, match=message):
         wrap("mine", model, tiny.tokenizer(), "none")
+
+
+def test_a_family_whose_parts_want_other_arguments_is_refused(tiny):
+    lm = tiny.lm("llama")
+    with pytest.raises(ValueError, match=r"one by one: .*positional argument"):
+        check_layer_by_layer(replace(lm, rotary=lm.norm), TOKENS[:1], torch.zeros(1, 20, 320))
 
 
 def test_a_model_that_does_not_fit_the_gpus_is_refused(tiny):

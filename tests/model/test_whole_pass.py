@@ -17,7 +17,7 @@ def test_a_common_prefix_leaves_a_token_of_each_row():
     assert common_prefix([[1, 2, 3]]) == 2 and common_prefix([[7], [7, 8]]) == 0
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "gpt-neox"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "qwen2", "gpt-neox"])
 @pytest.mark.parametrize("persona", ["", "You are asked as somebody who lives far away from the next town. " * 2])
 def test_answers_are_those_of_whole_passes(family, persona, tiny):
     lm = tiny.lm(family)

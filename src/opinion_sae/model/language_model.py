@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,8 @@ Edit = Callable[[Float[Tensor, "batch token d"]], Float[Tensor, "batch token d"]
 class LanguageModel:
     """The parts of a Hugging Face decoder that the method needs, under one set of names.
 
-    Any family fits whose backbone has `layers`, a rotary embedding and a final norm (Llama, Qwen2, Gemma 2, GPT-NeoX).
+    Any family fits whose backbone has `layers`, a rotary embedding and a final norm (Llama, Qwen2, Gemma 2,
+    Gemma 3's text models, GPT-NeoX).
     The weights are frozen. `hook_layer` means everywhere: after the layer of that index, counted from 0.
     """
 
@@ -90,19 +92,29 @@ class LanguageModel:
 
         `masks` are those of `attention_masks`; `cache` is anything with the `update` of transformers' caches.
         """
-        rotary = self.rotary(hidden, positions.to(hidden.device))
+        rotary = self.rotations(hidden, which, positions.to(hidden.device))
         with self.mixed_precision():
             for index in which:
                 hidden = self.layers[index](
                     hidden,
                     attention_mask=masks[self.attention_type(index)].to(hidden.device),
                     position_ids=positions,
-                    position_embeddings=rotary,
+                    position_embeddings=rotary[self.attention_type(index)],
                     past_key_values=cache,
                     layer_past=cache,  # GPT-NeoX's name for the same argument
                     use_cache=cache is not None,
                 )
         return hidden
+
+    def rotations(
+        self, hidden: Float[Tensor, "batch token d"], which: range, positions: Int[Tensor, "batch token"]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Cosines and sines of the positions by the attention type of the layers in `which`: the same for all of them,
+        but for Gemma 3, whose layers with a window turn by angles of their own."""
+        types = {self.attention_type(index) for index in which}
+        if "layer_type" in inspect.signature(self.rotary.forward).parameters:
+            return {name: self.rotary(hidden, positions, name) for name in types}
+        return dict.fromkeys(types, self.rotary(hidden, positions))
 
     def attention_type(self, index: int) -> str:
         """'full_attention' or 'sliding_attention', for the layer of this index."""
@@ -209,7 +221,7 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     if missing or unknown:
         raise ValueError(
             f"model {name} ({model.config.model_type}): its layers cannot be called one by one here "
-            f"(missing {missing}, attention types {sorted(unknown)}); Llama, Qwen2, Gemma 2 and GPT-NeoX can"
+            f"(missing {missing}, attention types {sorted(unknown)}); Llama, Qwen2, Gemma 2, Gemma 3 and GPT-NeoX can"
         )
     if any(weight.device.type == "meta" for weight in model.parameters()):
         raise ValueError(
