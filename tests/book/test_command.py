@@ -63,6 +63,7 @@ def place(tmp_path, monkeypatch):
     [
         (["check", "defualt"], "no profile .*defualt.yaml; there are default"),
         (["run", "99_none"], "no chapter '99_none'; there are 01_try"),
+        (["run", "01,99_none"], "no chapter '99_none'; there are 01_try"),
         (["run", "01", "{place}/mine.yaml"], r"01_try.ipynb, cell In\[3\]: ZeroDivisionError"),
         (["survey", "no-such-survey", "{place}/out"], "survey 'no-such-survey': no shipped survey"),
     ],

@@ -53,16 +53,17 @@ def book(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    """One chapter, whether or not it is up to date."""
+    """Chapters, whether or not they are up to date."""
     from opinion_sae.book.execute import find_notebook, run_notebook
     from opinion_sae.book.profile import find_profile, load_profile
 
-    profile, notebook = load_profile(given.profile), find_notebook(given.chapter)
-    again = [sys.executable, "-m", "opinion_sae", "run", notebook.stem, "--", str(find_profile(given.profile))]
-    try:
-        print(f"the chapter: {run_notebook(profile, notebook)}")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{error}\n  only this again: {shlex.join(again)}") from error
+    profile, notebooks = load_profile(given.profile), [find_notebook(one) for one in given.chapter.split(",")]
+    for notebook in notebooks:
+        again = [sys.executable, "-m", "opinion_sae", "run", notebook.stem, "--", str(find_profile(given.profile))]
+        try:
+            print(f"the chapter: {run_notebook(profile, notebook)}")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}\n  only this again: {shlex.join(again)}") from error
 
 
 def sweep(given: argparse.Namespace) -> None:
@@ -193,8 +194,8 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--tables", action="store_true", help="only what alignment.csv, claims.csv and gaps.csv need, and no book"
     )
     one.add_argument("flags", nargs="*", help="for snakemake, after -- and the profile")
-    one = add(run, "run one chapter", profile=False)
-    one.add_argument("chapter", help="such as 07_alignment, or 07")
+    one = add(run, "run one chapter, or several in this order", profile=False)
+    one.add_argument("chapter", help="such as 07_alignment, or 07; several with commas between")
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
     one = add(sweep, "run every combination of models, layers, surveys and seeds, as jobs; goes on where it was", False)
     one.add_argument("sweep", type=Path, help="a YAML file; its keys are in book/reproduce.md")

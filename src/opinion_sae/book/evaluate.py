@@ -25,7 +25,7 @@ from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
-from opinion_sae.delta.files import Answers, load_answers, load_deltas
+from opinion_sae.delta.files import Answers, load_all_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
 from opinion_sae.delta.offsets import GroupDelta
@@ -331,7 +331,7 @@ def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
 def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
     """What the book of a profile left; and the side effects of the unsteered model, measured when they are needed."""
     run = open_run(profile.output)
-    book = {name: table for file in FILES for name, table in load_answers(run.work, file).items()}
+    book = load_all_answers(run.work, FILES)
     asked = (profile.min_respondents, profile.attributes, profile.max_questions)
     survey = load_survey(profile.survey, *asked)
     lm = load_language_model(profile.model, profile.dtype)

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.typeset import Shown, table
-from opinion_sae.delta.files import ANSWERS, load_answers
+from opinion_sae.delta.files import ANSWERS, load_all_answers
 from opinion_sae.score.gaps_table import with_toplines
 from opinion_sae.score.names import prose, rank
 from opinion_sae.score.toplines import from_toplines
@@ -28,8 +28,8 @@ FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before le
 
 def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
     """Held-out log p of every method of the run, one table each. `everyone` is left out: it is what toplines are."""
-    found = {name: [one] for file in FILES for name, one in load_answers(work, file).items()}
-    return {name: found[name] for name in sorted(found, key=rank) if name != "everyone"}
+    found = load_all_answers(work, FILES)
+    return {name: [found[name]] for name in sorted(found, key=rank) if name != "everyone"}
 
 
 def shown_answers(

@@ -13,7 +13,9 @@ from opinion_sae.book.gap_report import SHOWN, plain, with_interval
 from opinion_sae.book.paths import ROOT
 
 # the published runs on answers that may not be passed on, and what makes each
-COMMANDS = {"opinionqa": "make tables PROFILE=opinionqa", "opinionqa-qwen": "make tables PROFILE=opinionqa-qwen"}
+COMMANDS = {name: f"make tables PROFILE={name}" for name in ("opinionqa", "opinionqa-qwen")}
+# of the largest model only what the offsets that read need
+COMMANDS["opinionqa-qwen-1.5b"] = "opinion-sae run 01,02,03,04,17,18,07 -- opinionqa-qwen-1.5b"
 FULL_SIZE = ROOT / "benchmarks" / "full_size.json"
 COLUMNS = (
     *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),
