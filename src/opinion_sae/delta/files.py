@@ -44,7 +44,7 @@ def save_answers(path: Path, tables: Answers) -> None:
 
 
 def load_all_answers(folder: Path, names: Sequence[str] = ANSWERS) -> Answers:
-    """Held-out log p by method, of all chapters that were run: those that cost too much for a large model may not be."""
+    """Held-out log p by method, of all chapters that were run; those that cost too much for a model may not be."""
     there = [name for name in names if (folder / name).is_file()] or names[:1]
     return {method: table for name in there for method, table in load_answers(folder, name).items()}
 
