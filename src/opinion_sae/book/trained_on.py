@@ -1,4 +1,4 @@
-"""What the study of training on found (`studies.trained_on`), as chapter 17 shows it: committed tables, and a sentence."""
+"""What the study of training on found (`studies.trained_on`), as chapter 11 shows it: its tables and a sentence."""
 
 from __future__ import annotations
 

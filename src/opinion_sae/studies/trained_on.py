@@ -80,7 +80,7 @@ def steps(given: Given) -> dict[str, np.ndarray]:
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
-    """`splits`, a row per split and l1; `gaps`, before and after over all groups, once all splits are there; `steps`."""
+    """`splits`, a row per split and l1; `gaps`, before and after, over all groups, once all are there; `steps`."""
     names = {(n, l1): f"split-{n}-l1-{l1}" for l1 in L1 for n in range(len(given.splits))}
     there = {key: parts[name] for key, name in names.items() if name in parts}
     rows = pd.DataFrame([_row(number, l1, part) for (number, l1), part in there.items()])
