@@ -1,4 +1,4 @@
-# make book | tables | html | select | evaluate | test | lint | bench | full-size | test-faults | test-slurm | clean | help
+# make book | tables | html | select | evaluate | study | test | lint | bench | full-size | test-faults | test-slurm | clean | help
 #    PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
@@ -7,8 +7,10 @@ DEVICE ?= cpu
 FLAGS ?=
 # of the smoke book by make test-faults
 KILLS ?= 50
-# of make evaluate, such as "seeds splits"
+# of make evaluate, such as "seeds splits", or of a study
 ITEMS ?=
+# of a study; without one, make study lists them
+NAME ?=
 
 # As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it.
 override PROFILE := $(value PROFILE)
@@ -19,7 +21,7 @@ PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
 READY := .venv/.ready
 
-.PHONY: help book tables html select evaluate test lint bench full-size test-faults test-slurm clean
+.PHONY: help book tables html select evaluate study test lint bench full-size test-faults test-slurm clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -32,6 +34,8 @@ help:
 	@echo "make evaluate             after make book: five seeds, other splits, a learning curve, persona prompts, LoRA,"
 	@echo "                          hours; goes on where it was stopped: results/<name>/evaluate*.csv;"
 	@echo "                          ITEMS=\"seeds splits\": only some (seeds splits learning prompts lora)"
+	@echo "make study                what the book shows but does not rerun: what there is, and how long each takes;"
+	@echo "                          NAME=architectures runs one after make book, and goes on where it was stopped"
 	@echo "make test                 lint, unit tests, a smoke book, and its chapters run once more"
 	@echo "make lint                 form and types: ruff, basedpyright"
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
@@ -59,6 +63,9 @@ select: $(READY)
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
 	$(OPINION_SAE) evaluate -- "$$PROFILE" $(ITEMS)
+
+study: $(READY)
+	$(OPINION_SAE) study $(NAME) $(if $(NAME),-- "$$PROFILE" $(ITEMS))
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

@@ -10,7 +10,7 @@ from pathlib import Path
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.reach import places
 
-ROOMS = ("survey", "score", "model", "sae", "delta", "methods", "effects", "use", "book")  # in the order of the data
+ROOMS = ("survey", "score", "model", "sae", "delta", "methods", "effects", "use", "studies", "book")  # in order
 SPECIAL = re.compile(r"([\\$<>*_\[\]{}#|])")
 Public = ast.FunctionDef | ast.ClassDef
 

@@ -101,6 +101,17 @@ def evaluate(given: argparse.Namespace) -> None:
     print(f"written: {evaluate.evaluate(load_profile(given.profile), given.items)}")
 
 
+def study(given: argparse.Namespace) -> None:
+    """What the book shows but does not rerun; without a name, what there is of that."""
+    from opinion_sae.book import study
+    from opinion_sae.book.profile import load_profile
+
+    if given.list or given.name is None:
+        print(study.listed())
+    else:
+        print(f"written: {study.study(given.name, load_profile(given.profile), given.items)}")
+
+
 def select(given: argparse.Namespace) -> None:
     """Layer, L1 strength and beta by validation KL."""
     from opinion_sae.book import select
@@ -208,6 +219,11 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "stopped, and writes the tables after each item",
     )
     one.add_argument("items", nargs="*", help="some of: seeds splits learning prompts lora; without any, all of them")
+    one = add(study, "after the book: what it shows but does not rerun; goes on where it was stopped", profile=False)
+    one.add_argument("name", nargs="?", help="of a study; without one, those that there are and how long they take")
+    one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+    one.add_argument("items", nargs="*", help="some of its items, by the beginnings of their names; without any, all")
+    one.add_argument("--list", action="store_true", help="as without a name")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))

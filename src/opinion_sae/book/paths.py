@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 MARKER = ".made-by-opinion-sae"  # in every folder that a run may empty; says where the run's tables are
 PUBLISHED = ("default", "opinionqa", "opinionqa-qwen")  # the only runs that write to committed files
-RESERVED = ("html", "published", "model", "benchmarks")  # names that other things in _build/ have
+RESERVED = ("html", "published", "model", "benchmarks", "studies")  # names that other things have
 LONGEST = 255  # bytes in one part of a path
 
 

@@ -1,0 +1,124 @@
+"""Run a study on what the book of a profile left. Resumable, as `make evaluate`: each item has a file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.book.execute import machine, throughput
+from opinion_sae.book.paths import ROOT, Run, home, open_run
+from opinion_sae.book.profile import Profile
+from opinion_sae.delta.held_out import by_question
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.language_model import load_language_model
+from opinion_sae.studies import STUDIES, Given, Parts, load_study
+from opinion_sae.survey import load_survey, question_folds, survey_hash
+
+PACKAGES = ("opinion-sae", "torch", "transformers", "sae-lens", "numpy")
+
+
+def listed() -> str:
+    """The studies that there are, and how long each takes."""
+    found = {name: load_study(name) for name in STUDIES}
+    return "\n".join(f"{name:14} {study.TITLE} ({study.TIME})" for name, study in found.items())
+
+
+def folder_of(run: Run, name: str, root: Path = ROOT) -> Path:
+    """Where a study's tables go: results/studies/<name> for the default run, else among the run's own results."""
+    if run.results == root / "results" / "default":
+        return home() / "results" / "studies" / name
+    return run.results / "studies" / name
+
+
+def study(name: str, profile: Profile, chosen: Sequence[str] = ()) -> Path:
+    """Make the items of a study that are not there yet, in order of worth; after each, write its tables and study.json.
+
+    `chosen` are items, or beginnings of their names; without any, all. An item is made again when the model, the
+    survey, the activations or its own settings change, not when code does: delete `<work>/study-<name>` for that.
+    Raises ValueError for a study or an item that there is not, FileNotFoundError for what no book has left.
+    """
+    of, run = load_study(name), open_run(profile.output)
+    given = what_is_given(profile, run, name)
+    hashes = hashes_of(given)
+    items = {key: Item([key, hashes, *item.about], item.make) for key, item in of.items(given).items()}
+    unknown = [one for one in chosen if not any(key.startswith(one) for key in items)]
+    if unknown:
+        raise ValueError(f"study {name}: no item begins with {', '.join(unknown)}; there are {', '.join(items)}")
+    parts = {key: recalled(given.folder / f"{key}.safetensors", item.about) for key, item in items.items()}
+    to_make = [key for key, part in parts.items() if part is None]
+    to_make = [key for key in to_make if not chosen or key.startswith(tuple(chosen))]
+    target, start = folder_of(run, name), time.monotonic()
+    about = {"command": command(name, profile, chosen), "profile": asdict(profile), "hashes": hashes} | where()
+    for number, key in enumerate(to_make):
+        left = (time.monotonic() - start) / number * (len(to_make) - number) if number else 0.0
+        said = f", about {left / 60:.0f} minutes left" if number else ""
+        print(f"study {name}: {key}, item {number + 1} of {len(to_make)}{said}", flush=True)
+        parts[key] = made(given.folder / f"{key}.safetensors", items[key])
+        write(given, name, parts, target, about)
+    if not to_make:
+        write(given, name, parts, target, about)
+    return target
+
+
+def write(
+    given: Given, name: str, parts: Mapping[str, Mapping[str, np.ndarray] | None], target: Path, about: dict[str, Any]
+) -> None:
+    """The tables of the parts that are there, and study.json."""
+    there: Parts = {key: part for key, part in parts.items() if part is not None}
+    for file, table in load_study(name).tables(given, there).items():
+        write_csv(target / f"{file}.csv", table)
+    seconds = {key: read_json(given.folder / f"{key}.json")["seconds"] for key in there}
+    done = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}
+    write_json(target / "study.json", {**about, **done, "missing": [key for key in parts if key not in there]})
+
+
+def command(name: str, profile: Profile, chosen: Sequence[str]) -> str:
+    """What was typed, or what amounts to it."""
+    return " ".join(["opinion-sae study", name, "--", profile.run.name, *chosen])
+
+
+def where() -> dict[str, Any]:
+    """Machine, its matrix products, and versions."""
+    versions = {"python": platform.python_version()}
+    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"machine": machine(), "throughput": throughput(), "versions": versions}
+
+
+def hashes_of(given: Given) -> dict[str, str]:
+    """What every item depends on: model and its type, survey, activations and hook layer."""
+    with (given.work / "activations.safetensors").open("rb") as file:
+        activations = hashlib.file_digest(file, "sha256").hexdigest()
+    model = f"{given.lm.sha256} in {given.lm.dtype}"
+    layer = str(given.answers.hook_layer)
+    return {"model": model, "data": survey_hash(given.survey), "activations": activations, "hook_layer": layer}
+
+
+def what_is_given(profile: Profile, run: Run, name: str) -> Given:
+    """What the book of a profile left. FileNotFoundError if chapter 03 has not run."""
+    if not (run.work / "activations.safetensors").is_file():
+        raise FileNotFoundError(f"{run.work}: no activations there; make book PROFILE={run.name} leaves them")
+    survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
+    lm = load_language_model(profile.model, profile.dtype)
+    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders, file=run.prompts)
+    splits = by_question(question_folds(survey, profile.folds, profile.seed))
+    size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
+    size |= {"batch": profile.sae_batch, "lr": profile.sae_lr}
+    return Given(
+        answers,
+        survey,
+        splits,
+        profile.fit_settings(),
+        size,
+        run.work,
+        run.work / f"study-{name}",
+        profile.bootstrap,
+    )

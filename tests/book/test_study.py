@@ -1,0 +1,108 @@
+"""Studies: resumed where they stopped, tables after each item, and where these go."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae import studies
+from opinion_sae.artifacts import Item, read_json
+from opinion_sae.book import study
+from opinion_sae.book.paths import ROOT, Run
+from opinion_sae.book.profile import load_profile
+from opinion_sae.studies import Given
+
+
+@pytest.fixture
+def counted(monkeypatch, tmp_path):
+    """A study of three items, one of which fails when told to, on a profile whose results lie in `tmp_path`."""
+    made, broken = [], set()
+
+    def items(given):
+        def make(name):
+            if name in broken:
+                raise OSError(f"{name} broke")
+            made.append(name)
+            return {"value": np.array([len(made)])}
+
+        return {name: Item([1], lambda name=name: make(name)) for name in ("a-0", "a-1", "b-0")}
+
+    def tables(given, parts):
+        return {
+            "values": pd.DataFrame([{"item": name, "value": int(part["value"][0])} for name, part in parts.items()])
+        }
+
+    module = SimpleNamespace(TITLE="counts", TIME="no time", items=items, tables=tables)
+    monkeypatch.setitem(sys.modules, "opinion_sae.studies.counted", module)
+    monkeypatch.setattr(studies, "STUDIES", ("counted",))
+    monkeypatch.setattr(study, "STUDIES", ("counted",))
+    monkeypatch.setattr(study, "throughput", lambda: {"side": 2048})
+    given = Given(None, None, [], None, {}, tmp_path, tmp_path / "items")  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(study, "what_is_given", lambda profile, run, name: given)
+    monkeypatch.setattr(study, "hashes_of", lambda given: {"model": "m"})
+    monkeypatch.setenv("OPINION_SAE_HOME", str(tmp_path))
+    return SimpleNamespace(made=made, broken=broken, profile=load_profile("smoke"))
+
+
+def test_a_study_goes_on_where_it_was_stopped_and_writes_after_each_item(counted, capsys):
+    counted.broken.add("a-1")
+    with pytest.raises(OSError, match="a-1 broke"):
+        study.study("counted", counted.profile)
+    target = counted.profile.run.results / "studies" / "counted"
+    assert pd.read_csv(target / "values.csv").to_dict("list") == {"item": ["a-0"], "value": [1]}
+    assert read_json(target / "study.json")["missing"] == ["a-1", "b-0"]
+    counted.broken.clear()
+    assert study.study("counted", counted.profile) == target
+    assert counted.made == ["a-0", "a-1", "b-0"]
+    about = read_json(target / "study.json")
+    assert about["missing"] == [] and set(about["seconds"]) == {"a-0", "a-1", "b-0", "total"}
+    assert about["command"] == "opinion-sae study counted -- smoke" and about["hashes"] == {"model": "m"}
+    said = capsys.readouterr().out
+    assert "study counted: a-1, item 1 of 2\n" in said and "b-0, item 2 of 2, about 0 minutes left" in said
+    study.study("counted", counted.profile)
+    assert counted.made == ["a-0", "a-1", "b-0"]
+
+
+def test_items_may_be_chosen_by_the_beginnings_of_their_names(counted):
+    study.study("counted", counted.profile, ["a"])
+    assert counted.made == ["a-0", "a-1"]
+    with pytest.raises(ValueError, match="no item begins with c; there are a-0, a-1, b-0"):
+        study.study("counted", counted.profile, ["c"])
+
+
+def test_a_study_that_there_is_not_is_refused_with_those_that_there_are(counted):
+    with pytest.raises(ValueError, match="there is no study 'other'; there are counted"):
+        study.study("other", counted.profile)
+    assert study.listed().split() == ["counted", "counts", "(no", "time)"]
+
+
+def test_only_the_default_run_writes_to_the_committed_tables(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPINION_SAE_HOME", raising=False)
+    default = load_profile("default").run
+    assert study.folder_of(default, "size") == ROOT / "results" / "studies" / "size"
+    for other in (Run("smoke", ROOT / "results" / "smoke"), Run("default", tmp_path / "default")):
+        assert study.folder_of(other, "size") == other.results / "studies" / "size"
+
+
+def test_a_profile_without_a_book_is_told_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPINION_SAE_HOME", str(tmp_path))
+    profile = load_profile("smoke")
+    with pytest.raises(FileNotFoundError, match="no activations there; make book PROFILE=smoke leaves them"):
+        study.what_is_given(profile, profile.run, "size")
+
+
+def test_every_study_says_what_it_is_and_how_long_it_takes():
+    for name in studies.STUDIES:
+        module = studies.load_study(name)
+        assert module.TITLE and module.TIME and "\n" not in module.TITLE + module.TIME
+
+
+def test_texts_held_out_are_those_of_the_book(tmp_path):
+    (tmp_path / "texts.json").write_text('{"held_out": ["It is so."], "training": []}')
+    given = Given(None, None, [], None, {}, tmp_path, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert given.held_out == ["It is so."]
+    (tmp_path / "texts.json").write_text('{"training": []}')
+    with pytest.raises(ValueError, match="held_out"):
+        _ = Given(None, None, [], None, {}, tmp_path, tmp_path).held_out  # pyright: ignore[reportArgumentType]
