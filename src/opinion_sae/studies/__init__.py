@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opinion_sae.sae.autoencoder import SparseAutoencoder
     from opinion_sae.survey import Survey
 
-STUDIES: tuple[str, ...] = ()  # modules of this room, in the order in which they are listed
+STUDIES: tuple[str, ...] = ("specialised", "shift")  # modules of this room, in the order in which they are listed
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 

@@ -1,4 +1,4 @@
-"""Chunks of text with the stream that a model has at their tokens, kept, so that SAEs are held against it in seconds."""
+"""Chunks of text with the stream that a model has at their tokens, kept, so that an SAE is judged in seconds."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Spliced(NamedTuple):
         return cls(tokens, hidden, at)
 
     @torch.no_grad()
-    def loss(self, lm: LanguageModel, hook_layer: int, edit: Callable[[Tensor], Tensor], batch: int = 16) -> float:
+    def loss(self, lm: LanguageModel, hook_layer: int, edit: Callable[[Tensor], Tensor], batch: int = 8) -> float:
         """Cross-entropy in nats of the tokens that follow an edited one: mean. exp of it is the perplexity."""
         losses = []
         for rows in torch.arange(len(self.tokens)).split(batch):

@@ -99,7 +99,9 @@ def tracin(
     def losses(moved: dict[str, Tensor], part: Tensor) -> Tensor:
         return (part - functional_call(sae, moved, (part,))).pow(2).sum(1)
 
-    return torch.cat([jvp(lambda moved, part=part: losses(moved, part), (weights,), (towards,))[1] for part in x.split(batch)])
+    return torch.cat(
+        [jvp(lambda moved, part=part: losses(moved, part), (weights,), (towards,))[1] for part in x.split(batch)]
+    )
 
 
 def mean_by(values: Float[Tensor, "token"], piece: Int[Tensor, "token"], pieces: int) -> Float[Tensor, "piece"]:
