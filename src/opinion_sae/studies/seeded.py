@@ -21,8 +21,8 @@ from opinion_sae.studies.pieces import Spliced, Streams, chunks, streams, texts_
 from opinion_sae.studies.selection import bm25, in_turn, loss_gradient, mean_by, tracin
 
 STRATEGIES = ("dense", "random", "bm25", "tracin", "seed", "full")
-POOL = 480  # chunks that are chosen from, spread evenly over the text
-SHARE = 6  # one chunk of the pool is chosen for so many
+POOL = 320  # chunks that are chosen from, spread evenly over the text
+SHARE = 5  # one chunk of the pool is chosen for so many
 SPLICED = 6  # held-out chunks of text, and as many questions, at which an SAE's output stands for the stream
 
 Embed = Callable[[list[str]], Float[np.ndarray, "text d"]]

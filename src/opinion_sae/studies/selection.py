@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.func import functional_call
 
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
@@ -71,6 +71,7 @@ def token_losses(sae: SparseAutoencoder, x: Float[Tensor, "token d"]) -> Float[T
     return (x - sae(x)).pow(2).sum(1)
 
 
+@torch.enable_grad()
 def loss_gradient(sae: SparseAutoencoder, x: Float[Tensor, "token d"], batch: int = 1024) -> dict[str, Tensor]:
     """Gradient of the mean of `token_losses`, by the name of the parameter."""
     weights = {name: part.detach().requires_grad_() for name, part in sae.named_parameters()}
@@ -91,17 +92,22 @@ def tracin(
 
         TracIn_i = grad l_i . g
 
-    with l_i of `token_losses` and g, `towards`, the gradient of the loss that is to go down (`loss_gradient`). Found
-    for all tokens in one forward pass, as the derivative of their losses along g. A chunk's is the mean of its tokens'.
+    with l_i of `token_losses` and g, `towards`, the gradient of the loss that is to go down (`loss_gradient`): the
+    derivative of l_i as the weights W move along g,
+
+        -2 (x - x_hat) . (sum_j (z'_j W_dec_j + z_j g_dec_j) + g_b_dec)
+        z'_j = (x - b_dec) . g_enc_j - g_b_dec . W_enc_j + g_b_enc_j  where latent j fires, else 0
+
+    so that nothing is kept per token. A chunk's is the mean of its tokens'.
     """
-    weights = {name: part.detach() for name, part in sae.named_parameters()}
-
-    def losses(moved: dict[str, Tensor], part: Tensor) -> Tensor:
-        return (part - functional_call(sae, moved, (part,))).pow(2).sum(1)
-
-    return torch.cat(
-        [jvp(lambda moved, part=part: losses(moved, part), (weights,), (towards,))[1] for part in x.split(batch)]
-    )
+    g, found = towards, []
+    for part in x.split(batch):
+        z = sae.encode(part)
+        centred = part - sae.b_dec if sae.subtract_b_dec else part
+        moved = centred @ g["W_enc"] + g["b_enc"] - (g["b_dec"] @ sae.W_enc if sae.subtract_b_dec else 0.0)
+        x_hat = (moved * (z > 0)) @ sae.W_dec + z @ g["W_dec"] + g["b_dec"]
+        found.append(-2 * ((part - sae.decode(z)) * x_hat).sum(1))
+    return torch.cat(found)
 
 
 def mean_by(values: Float[Tensor, "token"], piece: Int[Tensor, "token"], pieces: int) -> Float[Tensor, "piece"]:

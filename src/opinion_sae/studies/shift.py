@@ -198,7 +198,12 @@ def measured(probes: Probes, name: str) -> dict[str, np.ndarray]:
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
-    """`accuracy`: per features, treatment and number taken out, mean over draws of the mean accuracy and of the worst
+    """`table`, as accuracy.csv."""
+    return {"accuracy": table(parts)}
+
+
+def table(parts: Parts) -> pd.DataFrame:
+    """Per features, treatment and number taken out, mean over draws of the mean accuracy and of the worst
     cell's with 95 % intervals of that mean, and the latter's gain over the same features' confounded probe, paired."""
     rows = []
     for name, part in parts.items():
@@ -212,7 +217,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
                 rows.append(cells | _mean("gain", values[:, 1] - base[:, 1]))
     ends = [f"{name}{end}" for name in ("accuracy", "worst", "gain") for end in ("", "_low", "_high")]
     rows.sort(key=lambda row: (list(FEATURES).index(row["features"]), TREATMENTS.index(row["treatment"]), row["taken"]))
-    return {"accuracy": pd.DataFrame(rows, columns=["features", "treatment", "taken", "draws", "questions", *ends])}
+    return pd.DataFrame(rows, columns=["features", "treatment", "taken", "draws", "questions", *ends])
 
 
 def _mean(name: str, values: Float[np.ndarray, "draw"]) -> dict[str, float]:

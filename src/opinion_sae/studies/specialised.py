@@ -33,7 +33,7 @@ from opinion_sae.studies.dictionary import (
     quantiles,
     ranks,
 )
-from opinion_sae.studies.seeded import STRATEGIES, Ground
+from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground
 from opinion_sae.survey import question_clusters
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
@@ -89,7 +89,7 @@ class Saes:
     def __call__(self, one: Variant) -> SparseAutoencoder:
         if one.start == "general":
             return self.given.sae
-        about = [self.given.sae.sha256(), self.settings, self.given.seed]
+        about = [self.given.sae.sha256(), self.settings, POOL, SHARE, self.given.seed]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
         folder = self.given.folder / "saes" / f"{one.name}-{key}"
         if not (folder / "cfg.json").is_file():
@@ -150,7 +150,7 @@ def items(given: Given) -> dict[str, Item]:
     """Per SAE its measures; offsets that read its latents; the map of decoder rows."""
     ground = Ground(given)
     saes = Saes(given, ground)
-    about = [given.sae.sha256(), saes.settings, STRATEGIES, LATENTS]
+    about = [given.sae.sha256(), saes.settings, [POOL, SHARE, SPLICED], LATENTS]
 
     def measure(*some: Variant) -> dict[str, Item]:
         return {one.name: Item(about, partial(measured, ground, saes, one)) for one in some}
