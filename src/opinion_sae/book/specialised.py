@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.paths import ROOT
 
 STUDIES = ROOT / "results" / "studies"
@@ -61,17 +61,21 @@ def load_study_tables(name: str, folder: Path = STUDIES) -> Found:
         path = folder / name / f"{table}.csv"
         ends = ("",) if table in WITHOUT_RANGE else ENDS
         columns = [*names, *(f"{number}{end}" for number in numbers for end in ends)]
-        if path.is_file():
+        if path.exists():
             text = {
                 one: str for one in names if one in ("start", "strategy", "place", "measure", "features", "treatment")
             }
             wide = [column for column in columns if column not in names]
-            found[table] = read_csv(path, columns, numbers=wide, dtype=text, keep_default_na=False, na_values=[""])
-            found[table] = found[table].fillna({one: "" for one in text})
+            rows = read_csv(path, columns, numbers=wide, dtype=text, keep_default_na=False, na_values=[""])
+            found[table] = rows.fillna({one: "" for one in text})
         else:
             found[table] = pd.DataFrame(columns=columns)
-    about = folder / name / "study.json"
-    return Found(found, read_json(about, dict) if about.is_file() else {})
+    path = folder / name / "study.json"
+    about = read_json(path) if path.exists() else {}
+    if path.exists():
+        check_fields(about, {"command": str, "machine": str, "missing": list, "seconds": dict}, str(path), more=True)
+        check_fields(about["seconds"], {"total": float}, f"{path}: seconds", more=True)
+    return Found(found, about)
 
 
 def run_of(name: str, found: Found) -> str:
