@@ -1096,7 +1096,7 @@ def study(folder: Path) -> list[Damage]:
     found = any_table("shift/accuracy.csv", text, "features treatment worst gain_low", "worst gain_low", rows=False)
     needed = "command machine missing seconds seconds.total"
     found = [*found, *any_json("shift/study.json", STUDY, needed)]
-    return [one for one in found if one.name not in UNNEEDED]
+    return [one for one in found if one.name not in UNNEEDED and not one.name.endswith(("-0.5", "of lists"))]
 
 
 def read_study(folder: Path) -> object:

@@ -136,7 +136,7 @@ def gains(gaps: pd.DataFrame) -> str:
     said = []
     for latents, part in own.groupby("latents"):
         up, down = int((part["gap_r_gain_low"] > 0).sum()), int((part["gap_r_gain_high"] < 0).sum())
-        best = part.loc[part["gap_r_gain"].idxmax()]
+        best = part.iloc[int(part["gap_r_gain"].to_numpy(float).argmax())]
         reads = f"reading {latents} latents an axis" if latents else "reading all latents"
         said.append(
             f"{reads}, {up} of {len(part)} specialised SAEs have a higher gap correlation than the book's SAE and "
@@ -156,7 +156,7 @@ def perplexity(quality: pd.DataFrame) -> str:
         column = f"perplexity_{place}"
         base, plain = (quality[quality["start"] == name][["k", column]] for name in ("general", "model"))
         general = base.loc[base["k"] == MIDDLE, column].iloc[0]
-        best = own.loc[own[column].idxmin()]
+        best = own.iloc[int(own[column].to_numpy(float).argmin())]
         said.append(
             f"on {what} perplexity is {plain[column].iloc[0]:.1f} with the model as it is and {general:.1f} with the "
             f"book's SAE; the lowest is {best[column]:.1f}, {called(*best[[*SAE]])}"

@@ -45,7 +45,7 @@ def chunks(lm: LanguageModel, texts: Sequence[str], length: int = LENGTH) -> lis
 
 def texts_of(lm: LanguageModel, pieces: Sequence[Sequence[int]]) -> list[str]:
     """The chunks as text."""
-    return [str(lm.tokenizer.decode(piece, skip_special_tokens=True)) for piece in pieces]
+    return [str(lm.tokenizer.decode(list(piece), skip_special_tokens=True)) for piece in pieces]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,8 +114,9 @@ class Ground:
     @cached_property
     def counts(self) -> Int[Tensor, "vocabulary"]:
         """How often each token stands in the pool."""
-        size = self.given.lm.model.get_input_embeddings().weight.shape[0]
-        return torch.bincount(torch.tensor([token for piece in self.pool for token in piece]), minlength=size)
+        embedding: Any = self.given.lm.model.get_input_embeddings()
+        tokens = torch.tensor([token for piece in self.pool for token in piece])
+        return torch.bincount(tokens, minlength=len(embedding.weight))
 
     @cached_property
     def effects(self) -> Effects:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from opinion_sae.artifacts import Item
-from opinion_sae.model.reading import bag_of_latents, inverse_frequency, mean_stream, weighted_bag
+from opinion_sae.model.reading import inverse_frequency, weighted_bag
 from opinion_sae.score.gap_pairs import pair_to_show
 from opinion_sae.score.gaps import actual_gaps
 from opinion_sae.studies import Given, Parts
@@ -168,14 +168,12 @@ class Probes:
         """r of a reading offset (a weighted bag of latents over the question's tokens), or the mean stream there,
         standardised; both of length 1 on average. Weights and scales are of all questions; they know no directions."""
         answers, one = self.given.answers, FEATURES[name]
-        tokens, count = answers.kept.tokens("question"), len(answers.prompts)
-        if one is None:
-            x = mean_stream(tokens, count)
+        sae: Any = None if one is None else self.saes(one)
+        x = answers.read(sae, "question", torch.arange(len(answers.prompts)))
+        if sae is None:
             r = (x - x.mean(0)) / x.std(0).clamp_min(1e-12) / x.shape[1] ** 0.5
         else:
-            sae = self.saes(one)
-            counts = bag_of_latents(sae, tokens, count).rows(torch.arange(count))
-            r = weighted_bag(counts, inverse_frequency(counts))
+            r = weighted_bag(x, inverse_frequency(x))
         return r.double().unflatten(0, (-1, answers.orders)).mean(1).numpy()[self.clear]
 
 
