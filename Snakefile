@@ -144,6 +144,7 @@ CHAPTERS = {
         figures=["claims.svg"],
         work=[],
     ),
+    "24_specialised": dict(needs=[], tables=[], figures=["specialised_gains.svg", "specialised_perplexity.svg", "specialised_tokens.svg", "specialised_map.svg", "specialised_shift.svg"], work=[]),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
@@ -196,6 +197,8 @@ def shown(name):
         return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
     if name == "15_speed":
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
+    if name == "24_specialised":
+        return [*ROOT.glob("results/studies/specialised/*.*"), *ROOT.glob("results/studies/shift/*.*")]
     if name != "13_opinionqa":
         return []
     files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]

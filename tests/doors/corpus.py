@@ -1083,6 +1083,29 @@ def read_model(folder: Path) -> object:
     return lm, tokenizer("a b a")["input_ids"]
 
 
+STUDY = {"command": "opinion-sae study shift", "machine": "two cores", "missing": [], "seconds": {"total": 60.0}}
+
+
+def study(folder: Path) -> list[Damage]:
+    numbers = [f"{name}{end}" for name in ("accuracy", "worst", "gain") for end in ("", "_low", "_high")]
+    rows = [f"general,{kind},{','.join(['0.5'] * 9)}" for kind in ("confounded,0", "retrained,64")]
+    text = "\n".join([",".join(["features", "treatment", "taken", *numbers]), *rows, ""])
+    (folder / "shift").mkdir()
+    (folder / "shift" / "accuracy.csv").write_text(text)
+    (folder / "shift" / "study.json").write_text(json.dumps(STUDY))
+    found = any_table("shift/accuracy.csv", text, "features treatment worst gain_low", "worst gain_low", rows=False)
+    needed = "command machine missing seconds seconds.total"
+    found = [*found, *any_json("shift/study.json", STUDY, needed)]
+    return [one for one in found if one.name not in UNNEEDED and not one.name.endswith(("-0.5", "of lists"))]
+
+
+def read_study(folder: Path) -> object:
+    from opinion_sae.book.specialised import load_study_tables, run_of
+
+    found = load_study_tables("shift", folder)
+    return found, run_of("shift", found)
+
+
 DOORS = {
     "profile": Door(profile, read_profile),
     "sweep": Door(sweep, read_sweep),
@@ -1104,6 +1127,7 @@ DOORS = {
     "SAE: jumprelu": Door(sae(None, True), read_sae),
     "SAE: npz": Door(npz, read_sae),
     "published tables": Door(published, read_published),
+    "study": Door(study, read_study),
     "texts": Door(texts, read_texts),
     "questions": Door(asked, read_asked),
     "notebook": Door(notebook, read_notebook),

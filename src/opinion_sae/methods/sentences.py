@@ -39,11 +39,16 @@ def encoder_folder() -> Path:
     return folder
 
 
-@torch.no_grad()
 def sentence_embeddings(
     questions: Sequence[Question], folder: Path | None = None, batch: int = 64
 ) -> Float[np.ndarray, "question d"]:
-    """Embedding of each question with its options: the encoder's last layer averaged over tokens, scaled to length 1.
+    """`text_embeddings` of each question with its options."""
+    return text_embeddings([" ".join((question.text, *question.options)) for question in questions], folder, batch)
+
+
+@torch.no_grad()
+def text_embeddings(texts: Sequence[str], folder: Path | None = None, batch: int = 64) -> Float[np.ndarray, "text d"]:
+    """Embedding of each text: the encoder's last layer averaged over tokens, scaled to length 1.
 
     `folder` holds the encoder in Hugging Face's format; None takes the packaged one.
     """
@@ -53,9 +58,8 @@ def sentence_embeddings(
     )
     check_complete(f"sentence encoder {folder}", loading)
     tokenizer, found = AutoTokenizer.from_pretrained(folder, local_files_only=True), []
-    texts = [" ".join((question.text, *question.options)) for question in questions]
     for start in range(0, len(texts), batch):
-        part = texts[start : start + batch]
+        part = list(texts[start : start + batch])
         rows = tokenizer(part, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")
         hidden, mask = model.eval()(**rows).last_hidden_state, rows["attention_mask"][..., None]
         found.append((hidden * mask).sum(1) / mask.sum(1))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from opinion_sae.losses import reconstruction
+from opinion_sae.losses import reconstruction, tilted
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.sae.topk import SparseDecode, TopKEncode, batch_top_k, top_k
@@ -35,7 +35,8 @@ class TopKTraining:
     Latents are the k largest of W_enc (x - b_dec) + b_enc, x_hat = W_dec z + b_dec; b_dec is trained as the decoder's
     bias alone. The encoder starts as the decoder's transpose, and decoder rows keep norm 1. With `batch_topk` the
     k * batch largest latents of a batch are active instead of k a row. `clip` bounds the norm of all gradients
-    together, as other trainers do. `dtype` is that of the encoder product; the rest stays in float32.
+    together, as other trainers do. With `tilt` t the loss of a batch is (1/t) log mean exp(t l) over its tokens' losses
+    l, their mean at 0 and the largest as t grows. `dtype` is that of the encoder product; the rest stays in float32.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class TopKTraining:
         dtype: torch.dtype = torch.float32,
         batch_topk: bool = False,
         clip: float | None = None,
+        tilt: float = 0.0,
     ):
         width, d = W_dec.shape
         self.W_dec, self.W_enc = nn.Parameter(W_dec.clone()), nn.Parameter(W_dec.clone())
         self.b_enc, self.b_dec = (nn.Parameter(torch.zeros(n, device=W_dec.device)) for n in (width, d))
         parameters = [self.W_enc, self.W_dec, self.b_enc, self.b_dec]
         self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)
-        self.k, self.variance, self.dtype, self.clip = k, variance, dtype, clip
+        self.k, self.variance, self.dtype, self.clip, self.tilt = k, variance, dtype, clip, tilt
         self.select = batch_top_k if batch_topk else top_k
         self.product = torch.empty(0, dtype=dtype, device=W_dec.device)  # takes the size of the first batch
 
@@ -80,11 +82,11 @@ class TopKTraining:
     def loss(
         self, x: Float[Tensor, "batch d"], values: Float[Tensor, "batch active"], indices: Int[Tensor, "batch active"]
     ) -> Float[Tensor, ""]:
-        """sum |x - x_hat|^2 / variance, of which the batch's mean."""
+        """sum |x - x_hat|^2 / variance of each token, averaged over the batch or tilted towards its largest."""
         return self.error(x, SparseDecode.apply(values, indices, self.W_dec) + self.b_dec)
 
     def error(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
-        return ((x - x_hat).pow(2).sum(1) / self.variance).mean()
+        return tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
 
 
 def train_sae(
@@ -126,7 +128,7 @@ def train_sae(
         fired[indices[values > 0]] = True
         if (step + 1) % every == 0 or step + 1 == steps:
             check_finite(loss, f"SAE training, step {step + 1}")
-            sae = _unscaled(training, mean, scale, metadata)
+            sae = unscaled(training, mean, scale, metadata)
             held_out = float("nan") if validation is None else unexplained(sae, validation)
             l0, dead = (values > 0).sum(1).float().mean().item(), 1 - fired.float().mean().item()
             rows.append((step + 1, loss.item(), held_out, l0, dead))
@@ -135,7 +137,7 @@ def train_sae(
 
 
 @torch.no_grad()
-def _unscaled(training: TopKTraining, mean: Tensor, scale: Tensor, metadata: dict | None) -> SparseAutoencoder:
+def unscaled(training: TopKTraining, mean: Tensor, scale: Tensor, metadata: dict | None) -> SparseAutoencoder:
     """The SAE for activations as they are, from one for (x - mean) * scale: z and b_enc shrink by the scale."""
     return SparseAutoencoder(
         training.W_enc.T.contiguous().clone(),

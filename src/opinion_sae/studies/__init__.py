@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from opinion_sae.sae.autoencoder import SparseAutoencoder
     from opinion_sae.survey import Survey
 
-STUDIES = ("architectures", "size", "trained_on")  # modules of this room, in the order in which they are listed
+# modules of this room, in the order in which they are listed
+STUDIES = ("architectures", "size", "specialised", "shift", "trained_on")
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 

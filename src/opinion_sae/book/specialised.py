@@ -1,0 +1,212 @@
+"""What the studies of specialised SAEs and of SHIFT found, as chapter 24 shows it: committed tables, and sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from opinion_sae.artifacts import check_fields, read_csv, read_json
+from opinion_sae.book.paths import ROOT
+
+STUDIES = ROOT / "results" / "studies"
+ENDS = ("", "_low", "_high")
+SAE = ("start", "strategy", "tilt")
+COLUMNS = {  # by study and table: what a row is about, and its numbers
+    "specialised": {
+        "quality": ((*SAE, "k"), ("l0_text", "perplexity_text", "l0_questions", "perplexity_questions")),
+        "unexplained": (SAE, ("fvu_text", "fvu_questions", "fvu_answers", "live")),
+        "dictionary": ((*SAE, "measure", "place"), ("value",)),
+        "gaps": ((*SAE, "latents"), ("gap_r", "gap_r_gain", "group_kl_closed", "group_kl_closed_gain")),
+        "map": (("sae", "row"), ("first", "second", "first_explained", "second_explained")),
+    },
+    "shift": {"accuracy": (("features", "treatment", "taken"), ("accuracy", "worst", "gain"))},
+}
+TEXT = ("start", "strategy", "measure", "place", "sae", "features", "treatment")  # columns of words
+WITHOUT_RANGE = {"map"}
+STRATEGY = {
+    "dense": "sentence embeddings",
+    "random": "chunks at random",
+    "bm25": "BM25",
+    "tracin": "TracIn",
+    "seed": "questions alone",
+    "full": "the whole pool",
+}
+FEATURES = {
+    "stream": "the stream itself",
+    "general": "the book's SAE",
+    "tuned": "SAE trained on",
+    "scratch": "SAE from scratch",
+    "narrow": "an eighth of the width",
+}
+TAKEN = 64  # latents taken out, in the sentence and the figure
+MIDDLE = 32  # latents active on a token, in the sentence
+
+
+class Found(NamedTuple):
+    """The tables of a study by name, and what its study.json says; nothing where it is not in this checkout."""
+
+    tables: dict[str, pd.DataFrame]
+    about: dict[str, Any]
+
+
+def load_study_tables(name: str, folder: Path = STUDIES) -> Found:
+    """The committed tables of a study; an empty one with its columns for each that is not there.
+
+    ValueError, with file and row, for a table that `opinion-sae study` would not have written.
+    """
+    found = {}
+    for table, (names, numbers) in COLUMNS[name].items():
+        path = folder / name / f"{table}.csv"
+        ends = ("",) if table in WITHOUT_RANGE else ENDS
+        columns = [*names, *(f"{number}{end}" for number in numbers for end in ends)]
+        if path.exists():
+            text = {
+                one: str for one in names if one in ("start", "strategy", "place", "measure", "features", "treatment")
+            }
+            wide = [column for column in columns if column not in names]
+            rows = read_csv(path, columns, numbers=wide, dtype=text, keep_default_na=False, na_values=[""])
+            found[table] = rows.fillna({one: "" for one in text})
+        else:
+            found[table] = pd.DataFrame(columns=columns)
+    path = folder / name / "study.json"
+    about = read_json(path) if path.exists() else {}
+    if path.exists():
+        check_fields(about, {"command": str, "machine": str, "missing": list, "seconds": dict}, str(path), more=True)
+        check_fields(about["seconds"], {"total": float}, f"{path}: seconds", more=True)
+    return Found(found, about)
+
+
+def run_of(name: str, found: Found) -> str:
+    """How the tables were made, in one or two sentences; or how they can be."""
+    if not found.about:
+        return f"results/studies/{name} is not in this checkout: `make study NAME={name}` writes it after `make book`."
+    seconds, missing = found.about["seconds"]["total"], found.about["missing"]
+    said = f"`{found.about['command']}`: {seconds / 60:.0f} minutes on {found.about['machine']}."
+    if missing:
+        said += f" {len(missing)} of its {len(missing) + len(found.about['seconds']) - 1} items have not been run."
+    return said
+
+
+def called(start: str, strategy: str = "", tilt: float = 0.0) -> str:
+    """An SAE's name."""
+    if start in ("general", "model"):
+        return {"general": "the book's SAE", "model": "the model as it is"}[start]
+    return f"{'trained on' if start == 'tuned' else 'scratch'}: {STRATEGY[strategy]}" + (
+        f", t = {tilt:g}" if tilt else ""
+    )
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """With the SAE's name in place of its three columns."""
+    names = [called(*row) for row in table[[*SAE]].itertuples(index=False)]
+    return table.drop(columns=[*SAE]).assign(SAE=names)
+
+
+def gap_rows(gaps: pd.DataFrame) -> pd.DataFrame:
+    """What is shown of `gaps.csv`: a row per SAE and number of latents read."""
+    numbers = [f"{name}{end}" for name in ("gap_r", "gap_r_gain", "group_kl_closed") for end in ENDS]
+    heads = {name: name.replace("gap_r_gain", "gain").replace("gap_r", "gap correlation") for name in numbers}
+    rows = named(gaps)[["SAE", "latents", "n_seeds", *numbers]].rename(columns={"n_seeds": "seeds", **heads})
+    return rows.assign(latents=[str(count) if count else "all" for count in rows["latents"]])
+
+
+def findings(gaps: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    """The answers in short, of `gaps.csv` and `accuracy.csv`."""
+    own = gaps[(gaps["start"] != "general") & (gaps["latents"] == 0)]
+    better = int((own["gap_r_gain_low"] > 0).sum())
+    said = f"{better or 'none'} of {len(own)} specialised SAEs makes a reading offset with a higher gap correlation"
+    said = said if len(own) else "whether a specialised SAE makes a better reading offset has not been measured"
+    cut = accuracy[(accuracy["treatment"] == "retrained") & (accuracy["taken"] == TAKEN)]
+    if cut.empty:
+        return said + "."
+    helped = int((cut["gain_low"] > 0).sum())
+    return (
+        f"{said}; taking {TAKEN} topic features out raises a confounded probe's accuracy in the worst cell on {helped} "
+        f"of {len(cut)} kinds of features (best {cut['gain'].max():+.2f})."
+    )
+
+
+def gains(gaps: pd.DataFrame) -> str:
+    """Of `gaps.csv`: whether a specialised SAE makes better offsets."""
+    own = gaps[gaps["start"] != "general"]
+    if own.empty:
+        return "No offset has been fitted to a specialised SAE yet."
+    said = []
+    for latents, part in own.groupby("latents"):
+        up, down = int((part["gap_r_gain_low"] > 0).sum()), int((part["gap_r_gain_high"] < 0).sum())
+        best = part.iloc[int(part["gap_r_gain"].to_numpy(float).argmax())]
+        reads = f"reading {latents} latents an axis" if latents else "reading all latents"
+        said.append(
+            f"{reads}, {up} of {len(part)} specialised SAEs have a higher gap correlation than the book's SAE and "
+            f"{down} a lower one by intervals without 0; the best is {called(*best[[*SAE]])} "
+            f"({best['gap_r_gain']:+.3f}, {best['gap_r_gain_low']:+.3f} to {best['gap_r_gain_high']:+.3f})"
+        )
+    return "; ".join(said) + "."
+
+
+def perplexity(quality: pd.DataFrame) -> str:
+    """Of `quality.csv`, at `MIDDLE` latents a token."""
+    own = quality[quality["k"] == MIDDLE]
+    if own.empty:
+        return "No SAE has been spliced in yet."
+    said = []
+    for place, what in (("questions", "held-out questions"), ("text", "held-out text")):
+        column = f"perplexity_{place}"
+        base, plain = (quality[quality["start"] == name][["k", column]] for name in ("general", "model"))
+        general = base.loc[base["k"] == MIDDLE, column].iloc[0]
+        best = own.iloc[int(own[column].to_numpy(float).argmin())]
+        said.append(
+            f"on {what} perplexity is {plain[column].iloc[0]:.1f} with the model as it is and {general:.1f} with the "
+            f"book's SAE; the lowest is {best[column]:.1f}, {called(*best[[*SAE]])}"
+        )
+    return f"at {MIDDLE} latents a token, " + "; ".join(said) + "."
+
+
+def tokens(dictionary: pd.DataFrame) -> str:
+    """Of `dictionary.csv`: rare tokens' latents and errors, with the mean of the losses and with their tilted mean."""
+    said = []
+    for measure, place, what in (
+        ("covered", "from 1", "tokens that stand one to three times in the pool, the share with a latent is"),
+        ("error", "from 1001", "tokens beyond rank 1,000, the unexplained variance is"),
+    ):
+        rows = dictionary[(dictionary["measure"] == measure) & (dictionary["place"] == place)]
+        of = {tuple(row[:3]): row[3] for row in rows[[*SAE, "value"]].itertuples(index=False)}
+        kinds = [
+            kind for kind in (("general", "", 0.0), ("tuned", "dense", 0.0), ("tuned", "dense", 500.0)) if kind in of
+        ]
+        if kinds:
+            said.append(f"of {what} " + ", ".join(f"{of[kind]:.3f} ({called(*kind)})" for kind in kinds))
+    return "; ".join(said) + "." if said else "No dictionary has been measured yet."
+
+
+def rows(dictionary: pd.DataFrame) -> str:
+    """Of `dictionary.csv`: how far decoder rows moved, and how far from the book's those from scratch are."""
+    middle = dictionary[dictionary["place"] == "0.5"]
+    of = {(*row[:3], row[3]): row[4] for row in middle[[*SAE, "measure", "value"]].itertuples(index=False)}
+    said = []
+    for tilt in (0.0, 500.0):
+        if (own := of.get(("tuned", "dense", tilt, "own"))) is not None:
+            said.append(f"{own:.3f} with the row that it was trained on from ({called('tuned', 'dense', tilt)})")
+    if (near := of.get(("scratch", "dense", 0.0, "cosine"))) is not None:
+        said.append(f"{near:.3f} with the nearest of the book's rows ({called('scratch', 'dense')})")
+    return "half of the live rows have a cosine of at least " + ", ".join(said) + "." if said else "No rows to compare."
+
+
+def shift(accuracy: pd.DataFrame, taken: int = TAKEN) -> str:
+    """Of `accuracy.csv`: what taking topic latents out does for the worst group."""
+    of = {tuple(row[:3]): row for row in accuracy.itertuples(index=False)}
+    said = []
+    for features in accuracy["features"].unique():
+        base, oracle = of[features, "confounded", 0], of[features, "balanced", 0]
+        cut = of.get((features, "retrained", taken))
+        kept = f"the probe as it comes gets {base.worst:.2f} in the worst cell, the oracle {oracle.worst:.2f}"
+        if cut is not None:
+            random = of[features, "random", taken]
+            kept += (
+                f", without {taken} topic features {cut.worst:.2f} (gain {cut.gain:+.2f}, {cut.gain_low:+.2f} to "
+                f"{cut.gain_high:+.2f}), without {taken} at random {random.worst:.2f}"
+            )
+        said.append(f"on {FEATURES[features]} {kept}")
+    return "; ".join(said) + "." if said else "No probe has been fitted yet."

@@ -1,0 +1,254 @@
+"""Specialised SAEs (Muhamed et al. 2024): the book's SAE trained on, or one from scratch, on a seed set of questions
+and the text that is most like it, by the mean of the tokens' losses or tilted towards the largest."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from functools import cache, partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from opinion_sae.artifacts import Item
+from opinion_sae.methods.reading import Base, held_out_reading, reading
+from opinion_sae.progress import progress
+from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
+from opinion_sae.sae.train import TopKTraining, check_finite, unexplained, unscaled, untrained_sae
+from opinion_sae.score.gap_replicates import People, people, question_weights, replicates_of, seed_weights
+from opinion_sae.studies import Given, Parts, specialised_tables
+from opinion_sae.studies.dictionary import (
+    covered,
+    entropies,
+    error_by_rank,
+    firing,
+    nearest_rows,
+    plane,
+    quantiles,
+    ranks,
+)
+from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground
+from opinion_sae.survey import question_clusters
+
+TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
+TIME = "about an hour on one core"
+SEEDS = 3
+TILTS = (500.0, 1e9)
+LATENTS = (16, 32, 64)  # active on a token when an SAE is held against the model; all are trained with the book's k
+FEW = 64  # latents that an axis of an offset may read
+SHOWN = 400  # decoder rows of each SAE in the map
+MAPPED = ("general-0", "tuned-dense-0", "tuned-dense-t500-0", "scratch-dense-0")
+
+
+class Variant(NamedTuple):
+    """One SAE: 'general' (the book's), 'tuned' (trained on from it) or 'scratch'; on what; tilt of the loss; seed."""
+
+    start: str
+    strategy: str = ""
+    tilt: float = 0.0
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """As in the names of items: 'tuned-dense-t500-0'."""
+        tilt = f"t{self.tilt:.0f}" if self.tilt else ""
+        return "-".join(part for part in (self.start, self.strategy, tilt, str(self.seed)) if part)
+
+
+GENERAL = Variant("general")
+
+
+def variants(seed: int) -> list[Variant]:
+    """Those of a seed, in order of worth."""
+    tuned = [Variant("tuned", strategy, 0.0, seed) for strategy in STRATEGIES]
+    tilted = [Variant("tuned", "dense", tilt, seed) for tilt in TILTS]
+    return tuned + tilted[:1] + [Variant("scratch", strategy, 0.0, seed) for strategy in STRATEGIES] + tilted[1:]
+
+
+class Saes:
+    """The SAEs of the study, each trained when first asked for, and kept: an eighth of the book's steps at half its
+    batch; at its learning rate from scratch, at a third of it from the book's SAE."""
+
+    def __init__(self, given: Given, ground: Ground):
+        self.given, self.ground = given, ground
+        size = given.training
+        self.settings = {
+            "steps": max(1, int(size["steps"]) // 8),
+            "batch": max(2, int(size["batch"]) // 2),
+            "lr": {"tuned": size["lr"] / 3, "scratch": size["lr"]},
+        }
+        if given.sae.k is None:
+            raise ValueError("the study trains top-k SAEs on from the book's, which is none; take a profile with one")
+
+    def __call__(self, one: Variant) -> SparseAutoencoder:
+        if one.start == "general":
+            return self.given.sae
+        about = [self.given.sae.sha256(), self.settings, POOL, SHARE, self.given.seed]
+        key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+        folder = self.given.folder / "saes" / f"{one.name}-{key}"
+        if not (folder / "cfg.json").is_file():
+            self._train(one).save(folder)
+        return load_sae(folder)
+
+    def _train(self, one: Variant) -> SparseAutoencoder:
+        general, seed = self.given.sae, self.given.seed + one.seed
+        tokens, streams = self.ground.expansion(one.strategy, seed), self.ground.streams
+        added = None if tokens is None else streams.x[tokens]
+        x = self.ground.seed if added is None else torch.cat([self.ground.seed, added[: len(self.ground.seed)].float()])
+        start = general
+        if one.start != "tuned":  # 'narrow' has an eighth of the width
+            width = general.width // 8 if one.start == "narrow" else general.width
+            start = untrained_sae(x, width, min(general.k or 1, width), seed, general.metadata)
+        settings = self.settings | {"lr": self.settings["lr"].get(one.start, self.settings["lr"]["scratch"])}
+        return train_on(start, self.ground.seed, added, seed=seed, tilt=one.tilt, **settings)
+
+
+def train_on(
+    start: SparseAutoencoder,
+    seed_set: Float[Tensor, "seed_token d"],
+    added: Float[Tensor, "token d"] | None,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    tilt: float = 0.0,
+) -> SparseAutoencoder:
+    """A top-k SAE after further steps; half of every batch are tokens of the seed set, the rest of what was added.
+
+    As in `train_sae`, on activations centred and scaled to unit variance, with 50 steps of warm-up and a linear end.
+    The loss is the mean of the tokens' |x - x_hat|^2 / (d variance), or with `tilt` t (1/t) log mean exp(t l) of them
+    (TERM; Li et al. 2021), which for t of 500 and more is nearly the largest.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = [seed_set] if added is None else [seed_set, added]
+    some = torch.cat([part[torch.randint(len(part), (8192,), generator=generator)].float() for part in parts])
+    mean, scale = some.mean(0), 1 / some.var(0, correction=0).mean().sqrt()
+    training = TopKTraining(start.W_dec.detach(), start.k or 1, lr=lr, variance=float(start.d_in), tilt=tilt)
+    with torch.no_grad():
+        training.W_enc.copy_(start.W_enc.T)
+        training.b_enc.copy_(start.b_enc * scale)
+        training.b_dec.copy_((start.b_dec - mean) * scale)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
+    )
+    for _ in progress(range(steps), "SAE"):
+        drawn = [part[torch.randint(len(part), (batch // len(parts),), generator=generator)].float() for part in parts]
+        loss = training.step((torch.cat(drawn) - mean) * scale).loss
+        schedule.step()
+    check_finite(loss, f"SAE training, step {steps}")
+    return unscaled(training, mean, scale, start.metadata)
+
+
+def items(given: Given) -> dict[str, Item]:
+    """Per SAE its measures; offsets that read its latents; the map of decoder rows."""
+    ground = Ground(given)
+    saes = Saes(given, ground)
+    about = [given.sae.sha256(), saes.settings, [POOL, SHARE, SPLICED], LATENTS]
+
+    def measure(*some: Variant) -> dict[str, Item]:
+        return {one.name: Item(about, partial(measured, ground, saes, one)) for one in some}
+
+    def offsets_of(*some: Variant) -> dict[str, Item]:
+        return {f"gaps-{one.name}": Item([*about, FEW], partial(offsets, ground, saes, one)) for one in some}
+
+    dense, scratch = Variant("tuned", "dense"), Variant("scratch", "dense")
+    found = measure(GENERAL, dense, Variant("tuned", "random"), scratch, dense._replace(tilt=TILTS[0]))
+    found |= offsets_of(GENERAL, dense, scratch) | measure(*variants(0)) | {"map": Item(about, lambda: mapped(saes))}
+    found |= offsets_of(*(one for one in variants(0) if not one.tilt))
+    for seed in range(1, SEEDS):
+        found |= measure(*variants(seed)) | offsets_of(dense._replace(seed=seed), scratch._replace(seed=seed))
+    return found
+
+
+def measured(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
+    """What the dictionary is like on held-out tokens, and the model's perplexity with it spliced in."""
+    sae, given = saes(one), ground.given
+    held = [ground.text, ground.asked]
+    x, ids = torch.cat([part.x for part in held]), torch.cat([part.token for part in held])
+    found = firing(sae, x, ids)
+    entropy, most = entropies(found)
+    live = found.latent.unique()
+    fvu = [unexplained(sae, part) for part in (ground.text.x.float(), ground.asked.x.float(), ground.last)]
+    tables = {
+        "fvu": torch.tensor([*fvu, len(live) / sae.width]),
+        "covered": covered(found, ids, ground.counts),
+        "error": error_by_rank(found, x, ids, ranks(ground.counts)),
+        "entropy": quantiles(entropy),
+        "maximum": quantiles(most),
+        "cosine": quantiles(nearest_rows(sae.W_dec[live], given.sae.W_dec)),
+        "splice": torch.tensor([[*spliced(ground, at_k(sae, k), part)] for k in LATENTS for part in (0, 1)]),
+    }
+    if one.start == "tuned":
+        tables["own"] = quantiles((normalize(sae.W_dec[live]) * normalize(given.sae.W_dec[live])).sum(1))
+    if one.start == "general":
+        tables["plain"] = torch.tensor([spliced(ground, None, part)[1] for part in (0, 1)])
+    return {name: part.float().numpy() for name, part in tables.items()}
+
+
+def at_k(sae: SparseAutoencoder, k: int) -> SparseAutoencoder:
+    """The same weights with k latents active on a token."""
+    part = copy.copy(sae)
+    part.k = min(k, sae.width)
+    return part
+
+
+def spliced(ground: Ground, sae: SparseAutoencoder | None, part: int) -> tuple[float, float]:
+    """Latents per token, and perplexity with the SAE's output in place of the stream; part 0: text, 1: questions."""
+    chosen, layer = ground.spliced[part], ground.given.answers.hook_layer
+    edit = sae if sae is not None else (lambda x: x)
+    l0 = 0.0 if sae is None else (sae.encode_sparse(chosen.hidden[chosen.at]).values > 0).sum(1).float().mean().item()
+    return l0, float(np.exp(chosen.loss(ground.given.lm, layer, edit)))
+
+
+def mapped(saes: Saes) -> dict[str, np.ndarray]:
+    """Decoder rows of `MAPPED` on the plane of the book's SAE: of every SAE the same numbers of rows, drawn."""
+    general = saes(GENERAL).W_dec
+    drawn = torch.randperm(len(general), generator=torch.Generator().manual_seed(saes.given.seed))[:SHOWN].sort().values
+    found = {name: saes(one) for one in [GENERAL, *variants(0)] if (name := one.name) in MAPPED}
+    tables = {name: plane(sae.W_dec[drawn], general) for name, sae in found.items()}
+    places = {name: place.numpy() for name, (place, _) in tables.items()}
+    return places | {"row": drawn.numpy(), "explained": tables[GENERAL.name][1].numpy()}
+
+
+def offsets(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
+    """gap_r and group KL closed of `delta-reading` on the SAE's latents, reading all or `FEW`, from toplines: first of
+    all questions, then in every bootstrap replicate, the same for all SAEs."""
+    given, sae = ground.given, saes(one)
+    bases = [Base(split, ground.effects) for split in given.splits]
+    known, weights = _people(ground), question_weights(question_clusters(given.survey), given.replicates, given.seed)
+    found = {}
+    for name, count in (("all", None), ("few", FEW)):
+        read_outs = [reading(given.answers, sae, given.survey, count)] * len(bases)
+        log_probs = held_out_reading(read_outs, bases).log_probs
+        of = replicates_of(
+            given.survey, known, [log_probs], "toplines", weights, seed_weights(1, given.replicates, given.seed)
+        )
+        found[name] = np.stack([of.gap_r[:, 0], of.group_kl_closed[:, 0]])
+    given.answers.forget()
+    return found
+
+
+@cache
+def _people(ground: Ground) -> People:
+    return people(ground.given.survey, ground.given.seed)
+
+
+def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
+    """`quality`, `unexplained`, `dictionary`, `gaps` and `map`, by the name of the file."""
+    of, every = specialised_tables, [GENERAL, *(one for seed in range(SEEDS) for one in variants(seed))]
+    kinds = {one.name: (one.start, one.strategy, one.tilt) for one in every}
+    saes, gaps = of.by_kind(parts, kinds), of.by_kind(parts, {f"gaps-{name}": kind for name, kind in kinds.items()})
+    found = {
+        "quality": of.quality(saes, LATENTS),
+        "unexplained": of.unexplained(saes),
+        "dictionary": of.dictionary(saes),
+    }
+    found["gaps"] = of.gaps(gaps, FEW)
+    return found | ({"map": of.places(parts["map"])} if "map" in parts else {})

@@ -1,0 +1,162 @@
+"""Chapter 24's tables and sentences: another table, another sentence; what is absent is said."""
+
+import pandas as pd
+import pytest
+
+from opinion_sae.artifacts import write_json
+from opinion_sae.book import specialised
+from opinion_sae.book.figures import specialised as figures
+from opinion_sae.book.specialised import ENDS, load_study_tables
+
+SAES = [("general", "", 0.0), ("tuned", "dense", 0.0), ("tuned", "dense", 500.0), ("scratch", "dense", 0.0)]
+
+
+def ends(name, *values):
+    return dict(zip((f"{name}{end}" for end in ENDS), values, strict=True))
+
+
+def about(kind):
+    return dict(zip(("start", "strategy", "tilt"), kind, strict=True)) | {"n_seeds": 1}
+
+
+@pytest.fixture
+def gaps():
+    """All latents: the first gains for sure, the last loses for sure; 64 latents: nobody knows."""
+    gains = [(0.0, 0.0, 0.0), (0.05, 0.01, 0.09), (0.01, -0.02, 0.04), (-0.06, -0.1, -0.02)]
+    rows = [
+        {**about(kind), "latents": latents, **ends("gap_r", 0.5, 0.4, 0.6), **ends("group_kl_closed", 0.2, 0.1, 0.3)}
+        | (ends("gap_r_gain", *gain) if not latents else ends("gap_r_gain", 0.0, -0.1, 0.1))
+        | ends("group_kl_closed_gain", 0.0, 0.0, 0.0)
+        for kind, gain in zip(SAES, gains, strict=True)
+        for latents in (0, 64)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def quality():
+    rows = [
+        {**about(("model", "", 0.0)), "k": 0, **ends("perplexity_text", 20, 20, 20)}
+        | ends("perplexity_questions", 9, 9, 9)
+    ]
+    for number, kind in enumerate(SAES):
+        for k in (16, 32, 64):
+            of = [ends(f"l0_{place}", k, k, k) for place in ("text", "questions")]
+            value = 30 - k / 8 + number
+            of += [ends(f"perplexity_{place}", value, value, value) for place in ("text", "questions")]
+            rows.append({**about(kind), "k": k, **{key: cell for one in of for key, cell in one.items()}})
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def dictionary():
+    places = {"covered": ("from 0", "from 1"), "error": ("from 1", "from 1001"), "own": ("0.5",), "cosine": ("0.5",)}
+    rows = [
+        {**about(kind), "measure": measure, "place": place, **ends("value", *[0.1 * number + 0.3] * 3)}
+        for number, kind in enumerate(SAES)
+        for measure, of in places.items()
+        for place in of
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def accuracy():
+    cells = {
+        ("confounded", 0): 0.2,
+        ("zeroed", 64): 0.3,
+        ("retrained", 64): 0.4,
+        ("random", 64): 0.25,
+        ("balanced", 0): 0.6,
+    }
+    rows = [
+        {"features": name, "treatment": treatment, "taken": taken, "draws": 30, "questions": 270}
+        | ends("accuracy", 0.6, 0.5, 0.7)
+        | ends("worst", worst, worst - 0.1, worst + 0.1)
+        | ends("gain", worst - 0.2, worst - 0.25, worst - 0.15)
+        for name in specialised.FEATURES
+        for (treatment, taken), worst in cells.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_gains_are_counted_by_their_intervals(gaps):
+    said = specialised.gains(gaps)
+    assert "reading all latents, 1 of 3 specialised SAEs have a higher" in said and "and 1 a lower one" in said
+    assert "trained on: sentence embeddings (+0.050, +0.010 to +0.090)" in said
+    assert "reading 64 latents an axis, 0 of 3" in said
+    turned = specialised.gains(gaps.assign(gap_r_gain_low=-1.0, gap_r_gain_high=1.0))
+    assert "reading all latents, 0 of 3" in turned and "and 0 a lower" in turned
+
+
+def test_findings_turn_with_both_tables(gaps, accuracy):
+    said = specialised.findings(gaps, accuracy)
+    assert said.startswith("1 of 3 specialised SAEs") and "on 5 of 5 kinds of features (best +0.20)" in said
+    turned = specialised.findings(gaps.assign(gap_r_gain_low=-1.0), accuracy.assign(gain_low=-1.0))
+    assert turned.startswith("none of 3") and "on 0 of 5" in turned
+    assert specialised.findings(gaps.iloc[:0], accuracy.iloc[:0]).endswith("has not been measured.")
+
+
+def test_perplexity_names_the_lowest(quality):
+    said = specialised.perplexity(quality)
+    assert "the model as it is and 26.0 with the book's SAE; the lowest is 26.0, the book's SAE" in said
+    lower = quality["strategy"].eq("dense") & quality["tilt"].eq(500)
+    turned = quality.assign(perplexity_text=quality["perplexity_text"].mask(lower, 10.0))
+    assert "the lowest is 10.0, trained on: sentence embeddings, t = 500" in specialised.perplexity(turned)
+
+
+def test_tokens_and_rows_turn_with_their_table(dictionary):
+    said = specialised.tokens(dictionary)
+    assert "0.300 (the book's SAE), 0.400 (trained on: sentence embeddings), 0.500" in said
+    turned = dictionary.assign(value=0.9)
+    assert "0.900 (the book's SAE)" in specialised.tokens(turned)
+    assert specialised.rows(dictionary).startswith("half of the live rows have a cosine of at least 0.400 with the row")
+    assert "0.900 with the nearest" in specialised.rows(turned)
+
+
+def test_the_probe_is_told_beside_random_features_and_the_oracle(accuracy):
+    said = specialised.shift(accuracy)
+    assert "on the stream itself the probe as it comes gets 0.20 in the worst cell, the oracle 0.60" in said
+    assert "without 64 topic features 0.40 (gain +0.20, +0.15 to +0.25), without 64 at random 0.25" in said
+    assert "gain -0.50" in specialised.shift(accuracy.assign(gain=-0.5))
+
+
+def test_figures_draw_what_is_there_and_say_so_where_nothing_is(gaps, quality, dictionary, accuracy):
+    row = {"row": 0, "first": 0.1, "second": 0.2, "first_explained": 0.5, "second_explained": 0.2}
+    places = pd.DataFrame([{"sae": name, **row} for name in ("general-0", "tuned-dense-0", "tuned-dense-t500-0")])
+    for draw, table in (
+        (figures.gains, gaps),
+        (figures.perplexity, quality),
+        (figures.tokens, dictionary),
+        (figures.places, places),
+        (figures.worst_group, accuracy),
+    ):
+        assert len(draw(table).axes[0].get_xlabel() + draw(table).axes[0].get_ylabel()) > 0
+        assert not draw(table.iloc[:0]).axes[0].axison
+
+
+def test_tables_that_are_not_there_are_said_to_be_missing(tmp_path):
+    found = load_study_tables("specialised", tmp_path)
+    assert all(table.empty for table in found.tables.values()) and found.about == {}
+    assert "`make study NAME=specialised` writes it" in specialised.run_of("specialised", found)
+    assert specialised.gains(found.tables["gaps"]).startswith("No offset")
+    assert specialised.perplexity(found.tables["quality"]).startswith("No SAE")
+
+
+def test_what_was_run_and_what_was_not_is_told(tmp_path, gaps):
+    (tmp_path / "specialised").mkdir()
+    gaps.to_csv(tmp_path / "specialised" / "gaps.csv", index=False)
+    about = {"command": "opinion-sae study specialised -- default", "machine": "2 cores", "missing": ["a"]}
+    write_json(tmp_path / "specialised" / "study.json", about | {"seconds": {"b": 60.0, "total": 60.0}})
+    found = load_study_tables("specialised", tmp_path)
+    pd.testing.assert_frame_equal(found.tables["gaps"], gaps[found.tables["gaps"].columns], check_dtype=False)
+    assert specialised.run_of("specialised", found).endswith(
+        "1 minutes on 2 cores. 1 of its 2 items have not been run."
+    )
+
+
+def test_a_broken_table_is_refused_by_file_and_row(tmp_path, gaps):
+    (tmp_path / "specialised").mkdir()
+    gaps.assign(gap_r="high").to_csv(tmp_path / "specialised" / "gaps.csv", index=False)
+    with pytest.raises(ValueError, match="gaps.csv: row 2, column 'gap_r': 'high' is no number"):
+        load_study_tables("specialised", tmp_path)
