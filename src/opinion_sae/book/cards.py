@@ -16,6 +16,7 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.sentences import counted
+from opinion_sae.book.typeset import captioned
 
 FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`
@@ -96,9 +97,15 @@ def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mappi
         f"{_md(axis['sentence'])}\n",
         "## Where groups stand\n",
     ]
-    parts += [_table(["Group", "Code", "Folds"], [_group_row(*row) for row in axis["groups"]])]
-    parts += ["## Questions at the ends\n", _questions("With the highest scores", axis["up"])]
-    parts += [_questions("With the lowest scores", axis["down"]), "## Latents with the largest weights\n"]
+    parts += [
+        _table(
+            "Codes of the groups on this axis, mean over folds and range",
+            ["Group", "Code", "Folds"],
+            [_group_row(*row) for row in axis["groups"]],
+        )
+    ]
+    parts += ["## Questions at the ends\n", _questions("Questions with the highest scores", axis["up"])]
+    parts += [_questions("Questions with the lowest scores", axis["down"]), "## Latents with the largest weights\n"]
     parts += [_ends(number, cards), "## Cards\n", f"{_count(cards)} The largest weights come first.\n"]
     return "\n".join([*parts, *(_card(card, at) for card in cards)])
 
@@ -121,7 +128,7 @@ def _group_row(group: str, code: float, low: float, high: float) -> list[str]:
 def _questions(title: str, rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return f"{title}: none.\n"
-    return f"{title}:\n\n" + _table(["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
+    return _table(title, ["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
 
 
 def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
@@ -144,7 +151,8 @@ def _listed(weighted: Sequence[tuple[float, Mapping[str, Any]]], digits: int) ->
         ]
         for weight, card in weighted
     ]
-    return _table(["Weight", "Latent", "Label", "Label's score"], rows) if rows else "None.\n"
+    said = "Latents by weight, with labels by statistics and how well these detect them on other texts (0.5 is chance)"
+    return _table(said, ["Weight", "Latent", "Label", "Label's score"], rows) if rows else "None.\n"
 
 
 def _count(cards: Sequence[Mapping[str, Any]]) -> str:
@@ -241,6 +249,6 @@ def _md(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|$~:&\"'" and not c.isalnum() else c for c in flat)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return captioned(caption, [*lines, *("| " + " | ".join(row) + " |" for row in rows)])
