@@ -85,7 +85,7 @@ CHAPTERS = {
     "22_causal_audit": dict(
         needs=["03_sae", "04_delta", "09_latents", "17_reading"],
         tables=["causal_audit.csv", "causal_audit_means.csv", "gradient.csv"],
-        figures=["causal_audit.svg", "gradient.svg"],
+        figures=["causal_audit.svg", "causal_audit_written.svg", "gradient.svg"],
         work=[],
     ),
     "05_joint": dict(
@@ -192,7 +192,7 @@ def needed(paths):
 def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
-    made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv"], "11_selection": ["selection.csv"]}
+    made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv", "labels.csv"], "11_selection": ["selection.csv"]}
     if name in made:  # by `make evaluate` and `make select`
         return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
     if name == "15_speed":

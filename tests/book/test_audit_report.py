@@ -17,15 +17,17 @@ def audited(slope=0.01, low=-10.0, high=10.0):
     for latent, own in ((7, slope), (9, -0.001)):
         for strength in STRENGTHS:
             shift = own * strength
-            rows.append((latent, "Up; Down", 2, 5, strength, shift, shift - 0.001, shift + 0.001, 0.002, 0.001))
-    names = "latent meant_for folds questions strength on_target on_target_low on_target_high off_target off_target_kl"
+            rows.append(("read", latent, "Up; Down", 2, 5, strength, shift, shift - 0.001, shift + 0.001, 0.002, 0.001))
+    names = (
+        "role latent meant_for folds questions strength on_target on_target_low on_target_high off_target off_target_kl"
+    )
     table = pd.DataFrame(rows, columns=names.split())
     first = table["latent"] == 7
     return table.assign(bounded_from=(low * first).where(first, 0.0), bounded_to=(high * first).where(first, 0.0))
 
 
 def means(slope=0.01):
-    table = pd.DataFrame({"strength": STRENGTHS, "latents": 2, "questions": 5, "bounded": 1})
+    table = pd.DataFrame({"role": "read", "strength": STRENGTHS, "latents": 2, "questions": 5, "bounded": 1})
     for name, size in (("on_target", slope), ("off_target", 0.003), ("off_target_kl", 0.001)):
         value = size * (table["strength"] if name == "on_target" else table["strength"].abs())
         table = table.assign(**{name: value, f"{name}_low": value - 0.001, f"{name}_high": value + 0.001})
@@ -34,7 +36,11 @@ def means(slope=0.01):
 
 def test_an_audit_in_a_sentence():
     said = audit_report.audit_sentence(means(), audited(), 0.016)
-    assert "Of 2 latents 1 move the groups" in said and "+0.0100 places on average (+0.0090 to +0.0110)" in said
+    assert (
+        "Of 2 latents 1 move the groups" in said
+        and "+0.0100 places on average (+0.0090 to +0.0110) where they are read;" in said
+    )
+    assert "where they are read" not in audit_report.audit_sentence(means().assign(role="write"), audited(), 0.016)
     assert "10 times as strong by +0.100" in said and "at -10 by -0.100" in said
     assert "move by 0.030 (30% as far). 1 latents stay bounded" in said and "0.0160 nats" in said
     assert "those meant do not go the way" in audit_report.audit_sentence(means(-0.01), audited(), 0.016)
@@ -43,7 +49,7 @@ def test_an_audit_in_a_sentence():
 
 
 def test_the_page_has_the_first_and_the_unbounded():
-    axes = {7: 1, 8: 1, 9: 2}
+    axes = {("read", 7): "axis-1.html#latent-7", ("read", 9): "../cards/axis-2.html#latent-9"}
     page = audit_report.audit_page(audited(), axes, 1).html
     row = re.sub("<[^>]+>", "|", next(line for line in page.splitlines() if "axis-1.html#latent-7" in line))
     told = [cell for cell in row.split("|") if cell]

@@ -38,9 +38,10 @@ AXIS = {
 @pytest.fixture
 def page(tmp_path):
     others = [CARD | {"latent": 9, "axis": 2}, CARD | {"latent": 10, "weights": [-0.5, 0.0]}]
+    others += [CARD | {"role": "write", "axis": None, "weight": -3.0, "weights": [-3.0], "latent": n} for n in (7, 11)]
     write_json(tmp_path / "cards.json", {"axes": [AXIS, AXIS | {"axis": 2}], "cards": [CARD, *others]})
     found = pages(tmp_path)
-    assert list(found) == ["cards/axis-1", "cards/axis-2"]
+    assert list(found) == ["cards/axis-1", "cards/axis-2", "cards/written"]
     return found["cards/axis-1"]
 
 
@@ -62,6 +63,15 @@ def test_a_card_can_be_linked_to_and_links_to_others(page):
     assert page.index("| +0.50 | {ref}") < page.index("| -0.50 | {ref}")
 
 
+def test_what_is_written_has_a_page_of_its_own(page, tmp_path):
+    assert "latent-11" not in page and "written-7" not in page
+    written = pages(tmp_path)["cards/written"]
+    assert "(what-is-written)=" in written and "(written-7)=\n### Latent 7" in written and "latent-7)=" not in written
+    assert "| -3.0 | {ref}`11 <written-11>`" in written and "<dt>Weight</dt><dd>-3.0</dd>" in written
+    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1.00</dd>" in written
+    assert '<a href="axis-2.html#latent-9">9</a>' in written
+
+
 def test_whether_other_seeds_have_it_is_said(page, tmp_path):
     assert "is not known: <code>make evaluate</code>" in page
     write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD | {"seeds": 0, "others": 4}]})
@@ -69,10 +79,11 @@ def test_whether_other_seeds_have_it_is_said(page, tmp_path):
 
 
 def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
-    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD]})
+    write_json(tmp_path / "cards.json", {"sae": "ab", "axes": [AXIS], "cards": [CARD]})
     rows = [
-        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 20),
-        (8, "m", "m", "None", *[1] * 6),
+        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 20, "ab"),
+        (8, "m", "m", "None", *[1] * 6, "ab"),
+        (7, "m", "m", "of another SAE", *[1] * 6, "cd"),
     ]
     write_csv(tmp_path / "labels.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
     page = pages(tmp_path)["cards/axis-1"]
@@ -81,13 +92,15 @@ def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
         in page
     )
     assert "fuzzing 0.25 (random latent 0.75); judged by m at &lt;b&gt;</dd>" in page
-    assert read_labels(tmp_path)["label"].tolist() == ["</dd><script>", "None"]
+    assert "of another SAE" not in page
+    assert read_labels(tmp_path, "ab")["label"].tolist() == ["</dd><script>", "None"]
 
 
 def test_a_card_says_what_chapter_22_found(tmp_path):
     write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD, CARD | {"latent": 8}]})
-    rows = [(7, "<b>Up; Down", s, 0.01 * s, -1, 10) for s in (-10.0, 1.0, 10.0)]
-    names = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]
+    rows = [("read", 7, "<b>Up; Down", s, 0.01 * s, -1, 10) for s in (-10.0, 1.0, 10.0)]
+    rows += [("write", 8, "Up", s, s, -1, 10) for s in (-10.0, 1.0, 10.0)]
+    names = ["role", "latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]
     pd.DataFrame(rows, columns=names).to_csv(tmp_path / "causal_audit.csv", index=False)
     page = pages(tmp_path)["cards/axis-1"]
     assert "moves &lt;b&gt;Up, Down by +0.0100 places as it is, +0.100 at 10 times, -0.100 at -10 times" in page
@@ -134,11 +147,34 @@ def test_sentences_turn_with_the_table():
 
 
 def test_tables_link_to_the_cards_there_are():
-    page = latent_report.latents_page(table(), [{"latent": 7, "axis": 2}, {"latent": 8, "axis": 1}], 1).html
+    cards = [{"latent": 7, "axis": 2, "role": "read"}, {"latent": 8, "axis": 1, "role": "read"}]
+    cards.append({"latent": 3, "axis": None, "role": "write"})
+    labels = labelled().assign(latent=[7, 7, 3, 3])
+    page = latent_report.latents_page(table(), cards, labels.iloc[:0], "read", 1).html
     assert '<a href="../cards/axis-2.html#latent-7">7</a>' in page and "latent-9" not in page
     assert "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
-    written = re.findall("<td[^>]*>(.*?)</td>", latent_report.written_page(table(), 3).html)
-    assert written == ["3", "+2.0", "rain", "0.75", "+0.000"]
+    written = latent_report.latents_page(table(), cards, labels, "write", 3).html
+    cells = ['<a href="../cards/written.html#written-3">3</a>', "+2.00", "rain", "0.75", "places", "0.70", "+0.000"]
+    assert re.findall("<td[^>]*>(.*?)</td>", written) == cells
+    read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 3], "read", 3).html
+    assert "label by a model" in read and "not labelled" in read
+
+
+def labelled(**changes):
+    rows = [(n, by, f"what {by} says", "places", *scores, 20, 20, "ab") for n in (7, 9) for by, *scores in LABELERS]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).assign(**changes)
+
+
+LABELERS = (("statistics", 0.6, 0.5, 0.5, 0.5), ("a model", 0.7, 0.4, 0.5, 0.75))
+
+
+def test_labelers_are_held_against_random_latents():
+    said = latent_report.labelers_page(labelled())
+    assert said.startswith("On 2 latents that have labels by each, and the same 20 stretches and words of each")
+    assert "- by statistics, judged by what statistics says: detection 0.60, +0.10 (+0.10 to +0.10) beyond" in said
+    assert "fuzzing 0.50, -0.25 (-0.25 to -0.25) beyond random latents." in said
+    assert "No two latents" in latent_report.labelers_page(labelled(detection=[float("nan"), 1, 1, 1]))
+    assert "No other labels have been made" in latent_report.labelers_page(labelled().iloc[:0])
 
 
 def test_the_path_to_few_latents_in_a_sentence():

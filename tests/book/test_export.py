@@ -30,7 +30,8 @@ def run(tmp_path, monkeypatch, tiny, lm):
     monkeypatch.setattr(module, "corpus_of", lambda chapter: corpus)
     monkeypatch.setattr(module, "load_activations", lambda folder: Activations(x, x))
     write_json(folders.results / "sae.json", {"fvu": 0.5, "l0": 4.0})
-    rows = [(3, by, by, f"label by {by}", 0.5, 0.5, 0.25, 0.5, 20, 20) for by in ("statistics", "m")]
+    rows = [(3, by, by, f"label by {by}", 0.5, 0.5, 0.25, 0.5, 20, 20, sae.sha256()) for by in ("statistics", "m")]
+    rows.append((3, "other", "other", "label of another SAE", 0.5, 0.5, 0.25, 0.5, 20, 20, "another"))
     write_csv(folders.results / "labels.csv", pd.DataFrame(rows, columns=list(COLUMNS)))
     return folders
 

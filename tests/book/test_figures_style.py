@@ -34,7 +34,10 @@ def test_names_of_groups_and_options_are_drawn_as_they_are_written(tiny):
     question = tiny.question("q", NAMES, "Is it $so?", "life")
     rows = [("q", "alone", option, "sex", group, 0.25, 0.1, 0.4) for group in NAMES for option in NAMES]
     shares = pd.DataFrame(rows, columns=["question", "task", "option", "attribute", "group", "share", "low", "high"])
-    found = written(predictions(shares, [Asked(question)], ()))
+    figure = predictions(shares, [Asked(question)], ())
+    sizes = {text.get_fontsize() for text in figure.findobj(plt.Text) if text.get_text()}
+    assert figure.get_figwidth() == style.WIDTH and min(sizes) >= 9  # 8 points on a phone
+    found = written(figure)
     assert all(any(name in text for text in found) for name in NAMES)
     rows = {f"{name} {place}" for place, name in enumerate(NAMES, 1)}
     assert rows <= set(written(style.matrix(np.eye(4), NAMES, "KL")))

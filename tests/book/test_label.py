@@ -6,14 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from opinion_sae.artifacts import read_csv, write_json
+from opinion_sae.artifacts import read_csv, write_csv, write_json
 from opinion_sae.book import label as module
 from opinion_sae.book.cards import COLUMNS, read_labels
 from opinion_sae.book.command import main
 from opinion_sae.book.label import Asked, label
 from opinion_sae.book.profile import load_profile
 
-CARDS = [{"latent": 0, "weight": -2.0}, {"latent": 1, "weight": 1.0}]
+CARDS = [
+    {"latent": 0, "weight": -2.0, "role": "read"},
+    {"latent": 2, "weight": 9.0, "role": "write"},
+    {"latent": 1, "weight": 1.0, "role": "read"},
+    {"latent": 0, "weight": 5.0, "role": "write"},
+]
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def run(tmp_path, monkeypatch, tiny, lm):
     rng = np.random.default_rng(0)
     texts = [[("road", "tree", "good", "day", "rain")[n] for n in rng.integers(0, 5, 12)] for _ in range(100)]
     corpus = tiny.corpus(texts, [dict.fromkeys(rng.choice(1200, 40, replace=False).tolist(), 1.0) for _ in range(4)])
-    chapter = SimpleNamespace(run=SimpleNamespace(results=tmp_path), lm=lm)
+    chapter = SimpleNamespace(run=SimpleNamespace(results=tmp_path), lm=lm, sae=tiny.sae())
     monkeypatch.setattr(module, "finished", lambda profile: (chapter, CARDS))
     monkeypatch.setattr(module, "corpus_of", lambda chapter: corpus)
     monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
@@ -33,13 +38,24 @@ def run(tmp_path, monkeypatch, tiny, lm):
 def test_statistics_need_nothing_and_scores_are_in_the_table(run, tmp_path, capsys):
     path = label(run)
     table = read_csv(path, COLUMNS)
-    assert table["latent"].tolist() == [0, 1] and set(table["judge"]) == {"the label's words"}
+    assert table["latent"].tolist() == [0, 1, 2] and set(table["judge"]) == {"the label's words"}  # each once
     assert (table["contexts"] == 20).all() and table["detection"].between(0, 1).all()
-    assert "2 labels by statistics, judged by the label's words, 0.50 being chance" in capsys.readouterr().out
+    assert "3 labels by statistics, judged by the label's words, 0.50 being chance" in capsys.readouterr().out
     label(run, "weighted", latents=1)
-    assert read_labels(tmp_path)["by"].tolist() == ["statistics", "statistics", "weighted"]
-    label(run, "statistics", latents=1)  # in place of the two
-    assert read_labels(tmp_path)["by"].tolist() == ["weighted", "statistics"]
+    assert read_labels(tmp_path)["by"].tolist() == ["statistics"] * 3 + ["weighted"]
+
+
+def test_it_goes_on_where_it_was_stopped_and_begins_anew_for_another_sae(run, tmp_path, monkeypatch, tiny):
+    label(run, latents=2)
+    whole, made, row_of = read_labels(tmp_path), [], module.row_of
+    monkeypatch.setattr(module, "row_of", lambda *given: made.append(given[-1][0]) or row_of(*given))
+    write_csv(tmp_path / "labels.csv", whole.iloc[:1])
+    label(run, latents=2)
+    assert made == [1] and read_labels(tmp_path).equals(whole)
+    write_csv(tmp_path / "labels.csv", whole.assign(sae="another"))
+    assert not len(read_labels(tmp_path, tiny.sae().sha256()))
+    label(run, latents=1)
+    assert made == [1, 0] and read_labels(tmp_path)["latent"].tolist() == [0]
 
 
 def test_the_runs_own_model_judges_its_labels(run, tmp_path):

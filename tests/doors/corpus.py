@@ -1006,8 +1006,8 @@ UNNEEDED = ("absent", "a header alone", "a link to itself")  # of a file that ne
 
 
 def labels(folder: Path) -> list[Damage]:
-    rows = "3,statistics,words,roads,0.5,,0.6,0.7,20,20\n5,statistics,words,None,0.5,0.4,0.6,0.7,20,20\n"
-    text = "latent,by,judge,label,detection,random_detection,fuzzing,random_fuzzing,contexts,marks\n" + rows
+    rows = "3,statistics,words,roads,0.5,,0.6,0.7,20,20,ab\n5,statistics,words,None,0.5,0.4,0.6,0.7,20,20,ab\n"
+    text = "latent,by,judge,label,detection,random_detection,fuzzing,random_fuzzing,contexts,marks,sae\n" + rows
     (folder / "labels.csv").write_text(text)
     found = any_table("labels.csv", text, "latent by label fuzzing contexts", "latent fuzzing contexts", rows=False)
     return [one for one in found if one.name not in UNNEEDED]

@@ -7,7 +7,16 @@ import torch
 
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.effects import audit
-from opinion_sae.effects.audit import STRENGTHS, Amplified, Plan, audit_table, bounded, bounded_range, means_table
+from opinion_sae.effects.audit import (
+    STRENGTHS,
+    Amplified,
+    Plan,
+    Rewritten,
+    audit_table,
+    bounded,
+    bounded_range,
+    means_table,
+)
 from opinion_sae.model.answers import AnswerPath
 
 GROUPS = ("Female", "Male", "18-29", "30-49", "50-64")
@@ -42,6 +51,19 @@ def test_amplified_is_as_if_the_latents_weights_were_larger(case):
             torch.testing.assert_close(of_strength, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_rewritten_is_as_if_more_were_written_on_the_latent(case):
+    answers, offset = case
+    made = [Plan(j, np.array([1, 0]), np.array([4]), np.array([1])) for j in (3, 8)]
+    found = answers.predict(Rewritten(offset, made), torch.tensor([1]))[:, 0].unflatten(0, (2, len(STRENGTHS), 3))
+    for plan, rows in zip(made, found, strict=True):
+        for strength, of_strength in zip(STRENGTHS, rows, strict=True):
+            part = offset.copy()
+            part.b.data[:, :, plan.latent] *= strength
+            part.deviation.data[:, plan.latent] *= strength
+            expected = answers.predict(part, torch.tensor([1]))[[1, 0, 4], 0]
+            torch.testing.assert_close(of_strength, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_shifts_by_hand():
     """Yes-no: taken out all stand at 0.5. The first target is meant to go up and goes to 0.7, the second down and goes
     to 0.4: 0.15 on average. Of the others one goes to 0.6, one stays: 0.05."""
@@ -69,13 +91,15 @@ def test_who_and_what_is_asked(case):
     answers, offset = case
     read = answers.read(offset.sae, "question", torch.arange(0, len(answers.prompts), answers.orders))
     latents, questions = read_most(answers, offset, 2), np.arange(3)
-    plan = audit.plans(offset, read, questions, latents, 0)[0]
+    r = offset.weigh(read)
+    plan = audit.plans(lambda j: audit.meant(offset, r, j), questions, latents, 0)[0]
+    assert set(plan.questions) == set(questions[(r[:, latents[0]] != 0).numpy()])
     pull = (offset.codes() @ offset.a[:, 0, latents[0]]).abs()
     assert plan.targets.tolist() == pull.topk(2).indices.tolist()  # of five groups, two and two
     assert len(plan.others) == 2 and not set(plan.others) & set(plan.targets)
     unread = offset.copy()
     unread.a.data[:, 0] = 0
-    assert audit.plans(unread, read, questions, latents, 0) == []
+    assert audit.plans(lambda j: audit.meant(unread, r, j), questions, latents, 0) == []
 
 
 def test_an_audit_from_end_to_end(case, tiny):
@@ -83,22 +107,37 @@ def test_an_audit_from_end_to_end(case, tiny):
     survey = tiny.survey(np.full((5, 3, 4), 0.25), tiny.questions, GROUPS, ["sex"] * 2 + ["age"] * 3)
     splits = [tiny.split([0, 1], test=[2]), tiny.split([0], test=[0, 1])]
     latents, allowed = read_most(answers, offset, 4), np.array([True, True, False])
-    cells, targets = audit.audit(answers, survey, splits, [offset, offset], latents, allowed)
-    assert set(cells["question"]) <= {0, 1} and (cells["fold"] == 1).all() and list(targets) == latents
+    keys = [("read", latent) for latent in latents] + [("write", 3), ("write", 8)]
+    cells, targets = audit.audit(answers, survey, splits, [offset, offset], keys, allowed)
+    assert set(cells["question"]) <= {0, 1} and (cells["fold"] == 1).all() and list(targets) == keys
     out = cells[cells["strength"] == 0]
     assert len(out) and (out[audit.MEASURES].abs() < 1e-12).all(axis=None)
     table = audit_table(cells, targets, GROUPS, np.arange(3), bound=0.1, replicates=20)
-    assert len(table) == 4 * len(STRENGTHS) and list(table) == audit.COLUMNS
+    assert len(table) == 6 * len(STRENGTHS) and list(table) == audit.COLUMNS
     assert table["meant_for"].str.count("; ").eq(1).all()
     means = means_table(cells, table, np.arange(3), replicates=20)
-    assert means["strength"].tolist() == list(STRENGTHS) and means["bounded"].iloc[2] == 4
+    assert means["strength"].tolist() == [*STRENGTHS, *STRENGTHS] and means["bounded"].iloc[[2, 7]].tolist() == [4, 2]
+
+
+def test_all_that_is_written_goes_the_way_that_it_goes(case, tiny):
+    """Of an offset that writes one latent, that latent does what the groups' own part does in all."""
+    answers, offset = case
+    alone = offset.copy()
+    alone.b.data[:, :, :3] = alone.b.data[:, :, 4:] = 0
+    alone.deviation.data[:, :3] = alone.deviation.data[:, 4:] = 0
+    survey = tiny.survey(np.full((5, 3, 4), 0.25), tiny.questions, GROUPS, ["sex"] * 2 + ["age"] * 3)
+    cells, _ = audit.audit(answers, survey, [tiny.split([0], test=[1, 2])], [alone], [("write", 3)], np.ones(3, bool))
+    as_it_is = cells[cells["strength"] == 1]
+    assert len(as_it_is) and (as_it_is["on_target"] >= 0).all() and as_it_is["on_target"].max() > 0
 
 
 def test_tables_by_hand():
-    rows = [(7, 0, 0, s, 0.1 * s, 0.01 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
-    rows += [(7, 1, 2, s, 0.3 * s, 0.03 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
+    rows = [("read", 7, 0, 0, s, 0.1 * s, 0.01 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
+    rows += [("read", 7, 1, 2, s, 0.3 * s, 0.03 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
     cells = pd.DataFrame(rows, columns=audit.CELLS)
-    table = audit_table(cells, {7: [1, 0]}, ("a", "b"), np.arange(3), bound=0.1, replicates=50).set_index("strength")
+    table = audit_table(cells, {("read", 7): [1, 0]}, ("a", "b"), np.arange(3), bound=0.1, replicates=50).set_index(
+        "strength"
+    )
     one = table.loc[1.0]
     assert one["on_target"] == pytest.approx(0.2) and one["off_target"] == pytest.approx(0.02)
     assert one["meant_for"] == "b; a" and one["folds"] == 2 and one["questions"] == 2

@@ -164,7 +164,7 @@ def test_pooled_gaps_are_those_of_the_measures(six_questions):
     assert seed_weights(1, 20, 0).tolist() == [[1.0]] * 21
 
 
-def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_groups, tiny):
+def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_groups, tiny, monkeypatch):
     _, offsets, log_probs, removal = case
     used = Used(offset(tiny, seed=5), offsets)
     assert used.keys() == [("read", j) for j in range(6)] + [("write", j) for j in range(4, 14)]
@@ -179,7 +179,14 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
     assert table.loc[table["role"] == "write", "axis"].isna().all()
     for _, part in table.groupby(["role", "axis"], dropna=False):
         assert part["weight"].abs().is_monotonic_decreasing
-    assert [card["latent"] for card in cards] == table.loc[table["role"] == "read", "latent"].tolist()
+    assert [(card["role"], card["latent"]) for card in cards] == list(zip(table["role"], table["latent"], strict=True))
+    closely = changes(two_groups, removal, log_probs, [("write", 4), ("write", 5)], np.ones((3, 3)), [("write", 5)])
+    assert np.isnan(closely["write", 4][0].low) and closely["write", 5] == (
+        *[Change(*3 * [c.value]) for c in closely["write", 5]],
+    )
+    monkeypatch.setattr("opinion_sae.effects.latent_table.WRITTEN", 2)
+    written = [latent for role, latent in used.with_cards() if role == "write"]
+    assert written == table.loc[table["role"] == "write", "latent"].head(2).tolist()
     tables = {"few": log_probs, "all": log_probs, "refitted-4": log_probs}
     path = path_table(two_groups, removal, tables, np.ones((3, 3)))
     assert path["latents"].tolist() == ["0", "1", "4", "4", "6", "all"]

@@ -17,22 +17,24 @@ PARTS = {
     "read": "what the reading Δ reads",
     "written": "what the reading Δ writes",
 }
-NOTHING = "No latent is read on these questions, so there is none to audit."
+NOTHING = "None of these latents is used on these questions, so there is none to audit."
 
 
 def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> str:
-    """Of `causal_audit_means.csv` and `causal_audit.csv`: as it is and at the largest strength, on target and off."""
+    """Of one role in `causal_audit_means.csv` and `causal_audit.csv`: as it is and at the largest strength, on target
+    and off."""
     if not len(means):
         return NOTHING
     of = means.set_index("strength")
     most, least = of.index.max(), of.index.min()
     one, far = of.loc[1.0], of.loc[most]
+    where = " where they are read" if (means["role"] == "read").all() else ""
     right = table[(table["strength"] == 1.0) & (table["on_target"] > 0)]
     whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
     return (
         f"Of {one['latents']:.0f} latents {len(right)} move the groups that they are meant for the way they are meant "
         f"to, by {one['on_target']:+.4f} places on average ({one['on_target_low']:+.4f} to "
-        f"{one['on_target_high']:+.4f}) where they are read; {most:g} times as strong by {far['on_target']:+.3f} "
+        f"{one['on_target_high']:+.4f}){where}; {most:g} times as strong by {far['on_target']:+.3f} "
         f"({far['on_target_low']:+.3f} to {far['on_target_high']:+.3f}), and reversed at {least:g} by "
         f"{of.loc[least, 'on_target']:+.3f}. Other groups then move by {far['off_target']:.3f} "
         f"({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay bounded over the whole range from "
@@ -45,9 +47,9 @@ def share(off: float, on: float) -> str:
     return f"{off / on:.0%} as far" if on > 0 else "and those meant do not go the way that they should"
 
 
-def audit_page(table: pd.DataFrame, axes: Mapping[int, int], count: int) -> Shown:
-    """The `count` latents that move those meant for them most as they are, and those that are not bounded throughout,
-    each with a link to its card; `axes`: on which page of cards it is."""
+def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count: int) -> Shown:
+    """Of one role the `count` latents that move those meant for them most as they are, and as many of those that are
+    not bounded throughout, with links to their `cards` (`links_of`)."""
     if not len(table):
         return sentence(NOTHING)
     ends = table["strength"].min(), table["strength"].max()
@@ -55,13 +57,13 @@ def audit_page(table: pd.DataFrame, axes: Mapping[int, int], count: int) -> Show
     one = table[table["strength"] == 1.0]
     order = one.sort_values("on_target", ascending=False, kind="stable")["latent"].tolist()
     unbounded = one[(one["bounded_from"] > ends[0]) | (one["bounded_to"] < ends[1])]["latent"].tolist()
-    rows = []
-    for latent in [*order[:count], *(latent for latent in order[count:] if latent in unbounded)]:
+    rows, role = [], table["role"].iloc[0]
+    for latent in [*order[:count], *[latent for latent in order[count:] if latent in unbounded][:count]]:
         as_it_is = of[latent, 1.0]
         low, high = as_it_is["on_target_low"], as_it_is["on_target_high"]
         rows.append(
             [
-                Link(str(latent), f"../cards/axis-{axes[latent]}.html#latent-{latent}"),
+                Link(str(latent), cards[role, latent]),
                 as_it_is["meant_for"],
                 str(as_it_is["questions"]),
                 f"{as_it_is['on_target']:+.4f} ({FEW if pd.isna(low) else f'{low:+.4f} to {high:+.4f}'})",
@@ -71,7 +73,10 @@ def audit_page(table: pd.DataFrame, axes: Mapping[int, int], count: int) -> Show
             ]
         )
     heads = ["latent", "meant for", "questions", "shift at 1 (places)", f"at {ends[1]:g}", f"at {ends[0]:g}", "bounded"]
-    return typeset(pd.DataFrame(rows, columns=heads), "Latents by how far they move the groups that they are meant for")
+    what = "read" if role == "read" else "written"
+    return typeset(
+        pd.DataFrame(rows, columns=heads), f"Latents that are {what}, by how far they move the groups meant for them"
+    )
 
 
 def gradient_sentence(table: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
-"""Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads.
+"""Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads; a
+page with cards of those that it writes most.
 
 Made from `cards.json`, and chapter 22's `causal_audit.csv`, when the book is staged. Whatever comes from questions,
 texts or tokens is escaped.
@@ -15,15 +16,17 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.sentences import counted
+from opinion_sae.book.typeset import captioned
 
 FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`
 SCORES = ("detection", "random_detection", "fuzzing", "random_fuzzing")
-COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks")
+COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks", "sae")
 CARDS = "cards"  # the folder of the pages
 STRONGEST = 10  # latents listed at either end of an axis
 MISSING = "not measured"
-AUDITED = ["latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]  # of causal_audit.csv
+ANCHORS = {"read": "latent", "write": "written"}  # of a card, with its latent
+AUDITED = ["role", "latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]  # of causal_audit.csv
 
 
 def pages(results: Path) -> dict[str, str]:
@@ -31,39 +34,51 @@ def pages(results: Path) -> dict[str, str]:
     path = results / FILE
     if not path.is_file():
         return {}
-    found, labels = read_json(path), read_labels(results)
-    at, audit = {card["latent"]: card["axis"] for card in found["cards"]}, results / AUDIT
+    found = read_json(path)
+    labels = read_labels(results, found.get("sae", ""))
+    by_role = sorted(found["cards"], key=lambda card: card["role"], reverse=True)  # a latent's first place: as read
+    at, audit = {card["latent"]: link_to(card) for card in by_role}, results / AUDIT
     audited = on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {}
     cards = []
     for card in found["cards"]:
         rows = labels[labels["latent"] == card["latent"]]
         others = rows.astype(object).where(rows.notna(), None).to_dict("records")
-        cards.append(card | {"audit": audited.get(card["latent"], MISSING), "labels": others})
-    return {
+        cards.append(card | {"audit": audited.get((card["role"], card["latent"]), MISSING), "labels": others})
+    made = {
         f"{CARDS}/axis-{axis['axis']}": _page(axis, [c for c in cards if c["axis"] == axis["axis"]], at)
         for axis in found["axes"]
     }
+    written = [card for card in cards if card["role"] == "write"]
+    return made | ({f"{CARDS}/written": _written(written, at)} if written else {})
 
 
-def read_labels(results: Path) -> pd.DataFrame:
-    """`labels.csv` of a results folder, without rows if there is none. ValueError for one that is not of its form."""
+def link_to(card: Mapping[str, Any]) -> str:
+    """The address of a card, beside the other pages of cards."""
+    page = f"axis-{card['axis']}" if card["role"] == "read" else "written"
+    return f"{page}.html#{ANCHORS[card['role']]}-{card['latent']}"
+
+
+def read_labels(results: Path, sae: str | None = None) -> pd.DataFrame:
+    """`labels.csv` of a results folder, or its rows for the SAE of this hash; without rows if there is none. ValueError
+    for one that is not of its form."""
     path = results / LABELS
     if not path.exists():
         return pd.DataFrame({name: [] for name in COLUMNS})
     numbers = ("latent", *SCORES, "contexts", "marks")
     empty = {"keep_default_na": False, "na_values": {name: [""] for name in numbers}}  # a label may be 'None'
-    text = {"label": str, "by": str, "judge": str}
-    return read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
+    text = {"label": str, "by": str, "judge": str, "sae": str}
+    table = read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
+    return table if sae is None else table[table["sae"] == sae]
 
 
-def on_cards(table: pd.DataFrame) -> dict[int, str]:
-    """What a card says of its latent: the shift of those meant, as it is and at the ends, and its range."""
+def on_cards(table: pd.DataFrame) -> dict[tuple[str, int], str]:
+    """By role and latent what a card says: the shift of those meant, as it is and at the ends, and the range."""
     said: dict[Any, str] = {}
-    for latent, part in table.groupby("latent"):
+    for key, part in table.groupby(["role", "latent"]):
         of = {row["strength"]: row for row in part.to_dict("records")}
         one, ends = of[1], (max(of), min(of))
         shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g} times" for strength in ends)
-        said[latent] = (
+        said[key] = (
             f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts}, "
             f"in the direction meant; bounded {range_said(float(one['bounded_from']), float(one['bounded_to']))}"
         )
@@ -75,17 +90,34 @@ def range_said(low: float, high: float) -> str:
     return "at no strength" if low == high else f"from {low:g} to {high:g}"
 
 
-def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, int]) -> str:
+def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mapping[int, str]) -> str:
     number = axis["axis"]
     parts = [
         f"(axis-{number})=\n# Axis {number}: what it reads\n",
         f"{_md(axis['sentence'])}\n",
         "## Where groups stand\n",
     ]
-    parts += [_table(["Group", "Code", "Folds"], [_group_row(*row) for row in axis["groups"]])]
-    parts += ["## Questions at the ends\n", _questions("With the highest scores", axis["up"])]
-    parts += [_questions("With the lowest scores", axis["down"]), "## Latents with the largest weights\n"]
+    parts += [
+        _table(
+            "Codes of the groups on this axis, mean over folds and range",
+            ["Group", "Code", "Folds"],
+            [_group_row(*row) for row in axis["groups"]],
+        )
+    ]
+    parts += ["## Questions at the ends\n", _questions("Questions with the highest scores", axis["up"])]
+    parts += [_questions("Questions with the lowest scores", axis["down"]), "## Latents with the largest weights\n"]
     parts += [_ends(number, cards), "## Cards\n", f"{_count(cards)} The largest weights come first.\n"]
+    return "\n".join([*parts, *(_card(card, at) for card in cards)])
+
+
+def _written(cards: Sequence[Mapping[str, Any]], at: Mapping[int, str]) -> str:
+    parts = [
+        "(what-is-written)=\n# What is written\n",
+        "The latents that the groups' own part of the offset writes with the largest weights, whatever the axis.\n",
+        "## In order of weight\n",
+        _listed([(card["weight"], card) for card in cards], 1),
+        f"## Cards\n\n{counted(len(cards), 'latent')}, the largest weights first.\n",
+    ]
     return "\n".join([*parts, *(_card(card, at) for card in cards)])
 
 
@@ -96,7 +128,7 @@ def _group_row(group: str, code: float, low: float, high: float) -> list[str]:
 def _questions(title: str, rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return f"{title}: none.\n"
-    return f"{title}:\n\n" + _table(["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
+    return _table(title, ["Score", "Question", "Topic"], [[f"{s:+.2f}", _md(q), _md(t)] for q, t, s in rows])
 
 
 def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
@@ -105,16 +137,22 @@ def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
     order = sorted(cards, key=lambda card: -weight[card["latent"]])
     up = [card for card in order if weight[card["latent"]] > 0][:STRONGEST]
     down = [card for card in order[::-1] if weight[card["latent"]] < 0][:STRONGEST]
+    return _listed([(weight[card["latent"]], card) for card in (*up, *down[::-1])], 2)
+
+
+def _listed(weighted: Sequence[tuple[float, Mapping[str, Any]]], digits: int) -> str:
+    """Weights and labels, with a link to each card."""
     rows = [
         [
-            f"{weight[c['latent']]:+.2f}",
-            f"{{ref}}`{c['latent']} <latent-{c['latent']}>`",
-            _md(c["label"]),
-            _number(c["label_score"]),
+            f"{weight:+.{digits}f}",
+            f"{{ref}}`{card['latent']} <{ANCHORS[card['role']]}-{card['latent']}>`",
+            _md(card["label"]),
+            _number(card["label_score"]),
         ]
-        for c in (*up, *down[::-1])
+        for weight, card in weighted
     ]
-    return _table(["Weight", "Latent", "Label", "Label's score"], rows) if rows else "None.\n"
+    said = "Latents by weight, with labels by statistics and how well these detect them on other texts (0.5 is chance)"
+    return _table(said, ["Weight", "Latent", "Label", "Label's score"], rows) if rows else "None.\n"
 
 
 def _count(cards: Sequence[Mapping[str, Any]]) -> str:
@@ -122,12 +160,14 @@ def _count(cards: Sequence[Mapping[str, Any]]) -> str:
     return f"{counted(len(cards), 'latent')} {have} largest weight on this axis."
 
 
-def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
+def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
     """A heading that can be linked to, and the card as HTML: the one template."""
     latent, contexts = card["latent"], card["contexts"]
+    by_axis = ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0"
+    moves = "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]) or "no group"
     rows = {
-        "Weight on each axis": ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0",
-        "Moves": "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]),
+        **({"Weight on each axis": by_axis} if card["role"] == "read" else {"Weight": f"{card['weight']:+.1f}"}),
+        "Moves" if card["role"] == "read" else "Written on every question": moves,
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
         "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
@@ -148,7 +188,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, int]) -> str:
         for part, title in (("top", f"{what}, strongest"), ("middle", f"{what}, middling"))
         if contexts[place][part]
     )
-    head = f"(latent-{latent})=\n### Latent {latent}: {_md(card['label']) or 'no label'}\n"
+    head = f"({ANCHORS[card['role']]}-{latent})=\n### Latent {latent}: {_md(card['label']) or 'no label'}\n"
     return f'{head}\n```{{raw}} html\n<div class="latent-card"><dl>{facts}</dl>{shown}</div>\n```\n'
 
 
@@ -182,8 +222,8 @@ def _tokens(tokens: Sequence[str]) -> str:
     return " ".join(f"<code>{escape(token)}</code>" for token in seen if token)
 
 
-def _link(latent: int, at: Mapping[int, int]) -> str:
-    return f'<a href="axis-{at[latent]}.html#latent-{latent}">{latent}</a>' if latent in at else str(latent)
+def _link(latent: int, at: Mapping[int, str]) -> str:
+    return f'<a href="{at[latent]}">{latent}</a>' if latent in at else str(latent)
 
 
 def _change(card: Mapping[str, Any], name: str) -> str:
@@ -209,6 +249,6 @@ def _md(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+-.!|$~:&\"'" and not c.isalnum() else c for c in flat)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " :-- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return captioned(caption, [*lines, *("| " + " | ".join(row) + " |" for row in rows)])

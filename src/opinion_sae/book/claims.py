@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from opinion_sae.book.typeset import captioned
 from opinion_sae.methods.controls import others_scores
 from opinion_sae.score.metrics import score
 from opinion_sae.score.names import prose
@@ -109,7 +110,7 @@ def claims_page(claims: Sequence[Claim], table: pd.DataFrame) -> str:
     lines = ["| " + " | ".join(columns) + " |", "| :-- | :-- | :-- | --: | --: | --: | :-- |"]
     found = [claim for claim in claims if _pair(claim) in tested.index]
     lines += [_row(claim, tested.loc[_pair(claim)], _of_groups(claim, table)) for claim in found]
-    parts = ["\n".join(lines)]
+    parts = [captioned("Each claim, and what the mean over groups says of it", lines)]
     groups = [_groups(claim, _of_groups(claim, table)) for claim in claims]
     parts += ["**Group by group**", "\n".join(line for line in groups if line)] if any(groups) else []
     missing = [claim for claim in claims if claim not in found]

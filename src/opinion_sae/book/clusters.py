@@ -6,6 +6,7 @@ from pathlib import Path
 
 from opinion_sae.artifacts import read_json
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.typeset import captioned
 
 HEAD = """# Many machines
 
@@ -32,17 +33,20 @@ def clusters_page(path: Path = ROOT / "benchmarks" / "slurm.json") -> str:
         f"Slurm {found['slurm']} with one controller and {found['nodes']} nodes of one core and "
         f"{found['memory_mb']} MB each, side by side on {found['machine']}, without an accounting database; jobs by "
         f"snakemake-executor-plugin-slurm {found['plugin']}, their state from `squeue`.\n",
+    ]
+    rows = [
         "| | Jobs | Cancelled | Tables | Equal | As jobs, s | Without, s |",
         "| :-- | :-- | :-- | --: | --: | --: | --: |",
     ]
     for run in runs:
         on = " + ".join(f"{count} on {node}" for node, count in run["on"].items())
         ended = ", ".join(f"{count} {state.lower()}" for state, count in run["jobs"].items())
-        lines.append(
+        rows.append(
             f"| {run['name']} | {on}: {ended} | {', '.join(run['cancelled'])} | {run['tables']} | "
             f"{run['tables'] - len(run['differ'])} | {run['seconds']} | {run['local_seconds']} |"
         )
     commands = [f"{run['command']}\n" for run in runs]
+    lines += [captioned("Runs as jobs, their tables held against those of a run without the cluster", rows)]
     lines += ["\nThe commands, and the sweep:\n", "```{code-block} text", *commands, found["sweep"].rstrip(), "```"]
     lines.append(
         "\nOf each line the same without what follows the profile, or the sweep's file, ran without the cluster.\n"

@@ -26,7 +26,7 @@ FACTS = {
 def export_neuronpedia(profile: Profile, creator: str, when: datetime | None = None) -> Path:
     """The latents that have cards, with their labels, those of `labels.csv` too; returns the folder of the source."""
     chapter, cards = finished(profile)
-    others, run = read_labels(chapter.run.results), chapter.run
+    others, run = read_labels(chapter.run.results, chapter.sae.sha256()), chapter.run
     labels: dict[int, list[Explained]] = {}
     for card in cards:
         scores = {"detection": card["label_score"], "fuzzing": card["fuzzing_score"]}

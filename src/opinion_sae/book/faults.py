@@ -6,6 +6,7 @@ from pathlib import Path
 
 from opinion_sae.artifacts import read_json
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.typeset import captioned
 
 # in the order of the page: what happened, and what should come of it
 TRIED = {
@@ -48,6 +49,8 @@ def faults_page(path: Path = ROOT / "benchmarks" / "faults.json") -> str:
         HEAD,
         f"Of {tried} trials {good} came out as they should, in {found['minutes']:.0f} minutes on {found['machine']} "
         f"(seed {found['seed']} of the random moments).\n",
+    ]
+    rows = [
         "| What happens | What should come of it | Trials | As it should | Longest, s |",
         "| :-- | :-- | --: | --: | --: |",
     ]
@@ -55,7 +58,8 @@ def faults_page(path: Path = ROOT / "benchmarks" / "faults.json") -> str:
     for name, (what, wanted) in TRIED.items():
         outcome = outcomes.get(name, {"tried": 0, "good": 0, "seconds": 0.0, "said": ""})
         numbers = [outcome["tried"], outcome["good"], outcome["seconds"]] if outcome["tried"] else ["not tried", "", ""]
-        lines.append(f"| {what} | {wanted} | {' | '.join(map(str, numbers))} |")
+        rows.append(f"| {what} | {wanted} | {' | '.join(map(str, numbers))} |")
         if outcome["said"]:
             told.append(f"{what}:\n  {outcome['said']}\n")
+    lines.append(captioned("What was tried, and how often it ended as it should", rows))
     return "\n".join([*lines, "\nWhat the terminal says:\n", "```{code-block} text", *told, "```", ""])

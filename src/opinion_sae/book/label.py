@@ -40,9 +40,13 @@ NOTHING = Asked()
 
 
 def label(profile: Profile, by: str = BY[0], latents: int = 20, asked: Asked = NOTHING) -> Path:
-    """Write `labels.csv` in the results folder, whose rows by other labelers stay; the `latents` are those with the
-    largest weights. Raises FileNotFoundError without a finished book, ValueError for bad arguments, and what
-    `Endpoint` raises; before anything is sent, its cost is printed and a yes needed."""
+    """Write `labels.csv` in the results folder: labels of `latents` latents, what is read first, by weight.
+
+    Rows that are there stay, and a latent of this SAE that this labeler has labelled is not labelled again; the table
+    is written after each latent, so that what was stopped goes on. Raises FileNotFoundError without a finished book,
+    ValueError for bad arguments, and what `Endpoint` raises; before anything is sent, its cost is printed and a yes
+    needed.
+    """
     if latents < 1:
         raise ValueError(f"--latents {latents}: at least one is needed")
     if by not in BY and "://" not in by:
@@ -51,25 +55,33 @@ def label(profile: Profile, by: str = BY[0], latents: int = 20, asked: Asked = N
     chapter, cards = finished(profile)
     results, corpus = chapter.run.results, corpus_of(chapter)
     parts, rates = words_of(corpus, profile.seed), corpus.rates()
-    chosen = [card["latent"] for card in sorted(cards, key=lambda card: -abs(card["weight"]))][:latents]
-    pairs = list(zip(chosen, of_equal_rate(rates, chosen, profile.seed), strict=True))
+    pairs: dict[int, int] = {}  # with the random latent beside each
+    for role in ("read", "write"):
+        own = [one for one in cards if one["role"] == role and one["latent"] not in pairs]
+        own = [card["latent"] for card in sorted(own, key=lambda card: -abs(card["weight"]))]
+        pairs |= dict(zip(own, of_equal_rate(rates, own, profile.seed), strict=True))
+    chosen = list(pairs.items())[:latents]
     name, judge = by, "the label's words"
     if endpoint is not None:
         tokenizer = chapter.lm.tokenizer
         endpoint.count = lambda text: len(tokenizer(text, verbose=False)["input_ids"])
         labeler, name, judge = ByWriter(corpus, parts, endpoint), endpoint.name, endpoint.name
-        rows_of(corpus, parts, labeler, pairs)  # counts, and sends nothing
+        for pair in chosen:
+            row_of(corpus, parts, labeler, pair)  # counts, and sends nothing
         agree(endpoint, asked)
         endpoint.sends = True
     elif by == "model":
         labeler, name, judge = ByWriter(corpus, parts, Local(chapter.lm)), profile.model, profile.model
     else:
         labeler = Statistics(corpus, parts, weighted=by == "weighted")
-    rows = rows_of(corpus, parts, labeler, pairs)
-    table = pd.DataFrame(rows).assign(by=name, judge=judge)[[*COLUMNS]]
-    old = read_labels(results)
-    write_csv(results / LABELS, pd.concat([old[old["by"] != name], table], ignore_index=True) if len(old) else table)
-    print(means(table))
+    table, about = read_labels(results), {"by": name, "judge": judge, "sae": chapter.sae.sha256()}
+    table = table[(table["by"] != name) | (table["sae"] == about["sae"])]
+    known = set(table.loc[table["by"] == name, "latent"])
+    for pair in progress([pair for pair in chosen if pair[0] not in known], "labels"):
+        row = pd.DataFrame([row_of(corpus, parts, labeler, pair) | about])[[*COLUMNS]]
+        table = pd.concat([table, row], ignore_index=True) if len(table) else row
+        write_csv(results / LABELS, table)
+    print(means(table[table["by"] == name]))
     return results / LABELS
 
 
@@ -91,15 +103,12 @@ def corpus_of(chapter: Chapter) -> Corpus:
     return read_corpus(chapter.answers, chapter.sae, plain_texts(read_json(chapter.run.work / "texts.json")))
 
 
-def rows_of(corpus: Corpus, parts: Words, labeler: Labeler, pairs: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
-    """A row per latent, with the scores of a random one, which has a label of its own, beside it."""
-    rows = []
-    for latent, other in progress(pairs, "labels"):
-        own, random = (scored(corpus, parts, labeler, one, CASES) for one in (latent, other))
-        row: dict[str, Any] = {"latent": latent, "label": own.text, "contexts": own.contexts, "marks": own.marks}
-        row |= {"detection": own.detection, "random_detection": random.detection}
-        rows.append(row | {"fuzzing": own.fuzzing, "random_fuzzing": random.fuzzing})
-    return rows
+def row_of(corpus: Corpus, parts: Words, labeler: Labeler, pair: tuple[int, int]) -> dict[str, Any]:
+    """The row of a latent, with the scores of a random one, which has a label of its own, beside it."""
+    own, random = (scored(corpus, parts, labeler, one, CASES) for one in pair)
+    row: dict[str, Any] = {"latent": pair[0], "label": own.text, "contexts": own.contexts, "marks": own.marks}
+    row |= {"detection": own.detection, "random_detection": random.detection}
+    return row | {"fuzzing": own.fuzzing, "random_fuzzing": random.fuzzing}
 
 
 def endpoint_at(url: str, asked: Asked, count: Callable[[str], int] = len) -> Endpoint:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from opinion_sae.book.cards import SCORES, link_to
 from opinion_sae.book.gap_report import FEW, plain
 from opinion_sae.book.sentences import counted
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.latent_table import ALIKE
+from opinion_sae.score.statistics import paired_effect
 
 CHANGE = "gap r without it, minus with it"
+OTHERS = 3  # labelers beside the statistics in a table
 NOTHING = f"No axis reads anything: {FEW}."
 
 
@@ -64,40 +68,51 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
     )
 
 
-def latents_page(table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], count: int) -> Shown:
-    """The `count` latents that each axis reads most, each with a link to its card."""
-    shown = {card["latent"]: card["axis"] for card in cards}
-    part = table[(table["role"] == "read") & table["latent"].isin(shown.keys())].groupby("axis").head(count)
-    rows = [
-        [
-            Link(str(row.latent), f"../cards/axis-{shown[row.latent]}.html#latent-{row.latent}"),
-            str(row.axis),
-            f"{row.weight:+.2f}",
-            str(row.label),
-            scored(row.label_score),
-            changed(row.gap_r_if_removed, row.gap_r_low, row.gap_r_high),
-        ]
-        for row in part.itertuples()
-    ]
-    head = ["latent", "axis", "weight", "label", "label's score", CHANGE]
-    said = f"The {count} latents that each axis reads with the largest weights"
-    return typeset(pd.DataFrame(rows, columns=head), said) if rows else sentence(NOTHING)
+def links_of(cards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    """The address of each card by role and latent, from a chapter."""
+    return {(card["role"], card["latent"]): f"../cards/{link_to(card)}" for card in cards}
 
 
-def written_page(table: pd.DataFrame, count: int) -> Shown:
-    """The `count` latents that are written most, by |b|."""
-    rows = [
-        [
-            str(row.latent),
-            f"{row.weight:+.1f}",
-            str(row.label),
-            scored(row.label_score),
-            changed(row.gap_r_if_removed, row.gap_r_low, row.gap_r_high),
-        ]
-        for row in table[table["role"] == "write"].head(count).itertuples()
-    ]
-    head = ["latent", "weight", "label", "label's score", CHANGE]
-    return typeset(pd.DataFrame(rows, columns=head), f"The {count} latents that are written with the largest weights")
+def latents_page(
+    table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], labels: pd.DataFrame, role: str, count: int
+) -> Shown:
+    """The `count` latents that each axis reads with the largest weights, or that are written so, with links to their
+    cards, their labels by statistics and those of `labels.csv`."""
+    links, known = links_of(cards), {(row["by"], row["latent"]): row for row in labels.to_dict("records")}
+    others = [by for by in dict.fromkeys(labels["by"]) if by != "statistics"][:OTHERS]
+    part = table[[pair[0] == role and pair in links for pair in zip(table["role"], table["latent"], strict=True)]]
+    rows = []
+    for row in part.groupby("axis", dropna=False).head(count).to_dict("records"):
+        key = role, row["latent"]
+        said = {"latent": Link(str(row["latent"]), links[key])} | ({"axis": str(row["axis"])} if role == "read" else {})
+        said |= {"weight": f"{row['weight']:+.2f}", "label": str(row["label"]), "detection": scored(row["label_score"])}
+        for by in others:
+            one = known.get((by, row["latent"]), {"label": "not labelled", "detection": None})
+            said |= {f"label by {by}": one["label"], f"its detection by {by}": scored(one["detection"])}
+        rows.append(said | {CHANGE: changed(row["gap_r_if_removed"], row["gap_r_low"], row["gap_r_high"])})
+    what = "each axis reads" if role == "read" else "are written"
+    said = f"The {count} latents that {what} with the largest weights"
+    return typeset(pd.DataFrame(rows), said) if rows else sentence(NOTHING)
+
+
+def labelers_page(labels: pd.DataFrame) -> str:
+    """Of `labels.csv`: every labeler's mean scores on the latents that all have labelled, beside random latents."""
+    if not len(labels):
+        return "No other labels have been made for this SAE (`opinion-sae label`)."
+    by = {str(name): rows.set_index("latent") for name, rows in labels.groupby("by", sort=False)}
+    common = sorted(set.intersection(*(set(rows.dropna(subset=[*SCORES]).index) for rows in by.values())))
+    if len(common) < 2:
+        return f"No two latents have scores by {' and '.join(by)} alike."
+    said = []
+    for name, rows in by.items():
+        rows, scores = rows.loc[common], []
+        for kind in SCORES[::2]:
+            beyond = paired_effect((rows[kind] - rows[f"random_{kind}"]).to_numpy()[None], np.arange(len(rows)))
+            interval = f"{beyond.effect:+.2f} ({beyond.low:+.2f} to {beyond.high:+.2f})"
+            scores.append(f"{kind} {rows[kind].mean():.2f}, {interval} beyond random latents")
+        said.append(f"- by {name}, judged by {rows['judge'].iloc[0]}: {'; '.join(scores)}.")
+    head = f"On {len(common)} latents that have labels by each, and the same {by[name]['contexts'].max()} stretches and"
+    return "\n".join([f"{head} words of each, labels score (0.50 being chance; intervals over latents):\n", *said])
 
 
 def removal_sentence(table: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.typeset import captioned
 
 LATENTS = 16384  # of the SAE
 LETTERS = 5  # of the question with the most options
@@ -224,15 +225,17 @@ def _answer(measured: Measured, each: list[Step], run: dict[str, Any], made: dic
         f"weights; {size['memory']:.0f} GB of memory; {size['disk']:.0f} GB of disk.** "
         f"Without a GPU it would be {hours:,.0f} hours on a machine of {cores} cores.",
         "",
+    ]
+    rows = [
         "| Step | For one layer | Passes of a token | TFLOP, all layers | GFLOP/s, measured | CPU hours | GPU hours |",
         "| :-- | :-- | --: | --: | --: | --: | --: |",
     ]
     for step in each:
         numbers = [f"{step.passes:,.0f}", f"{step.tflop:,.0f}", f"{step.gflops:.0f}", f"{step.cpu_hours:,.0f}"]
-        lines.append(f"| {step.name} | {step.count} | {' | '.join(numbers)} | {step.cpu_hours / faster:.2f} |")
+        rows.append(f"| {step.name} | {step.count} | {' | '.join(numbers)} | {step.cpu_hours / faster:.2f} |")
     texts = next(step for step in each if step.name.startswith("texts"))
     reading = f"The texts are {texts.cpu_hours / hours:.0%} of the hours, so reading them in shards would save no more."
-    return [*lines, "", f"Each layer is a job of its own. {reading}"]
+    return [*lines, captioned("Work by step", rows), f"Each layer is a job of its own. {reading}"]
 
 
 def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seconds: float) -> list[str]:
@@ -264,9 +267,7 @@ def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seco
 
 
 def _sizes(size: dict[str, float]) -> list[str]:
-    return [
-        "## Memory and disk",
-        "",
+    rows = [
         "| What | GB | From |",
         "| :-- | --: | :-- |",
         f"| weights, bfloat16 | {size['weights']:.1f} | {PLAN.model.weights / 1e9:.2f} billion, two bytes each |",
@@ -277,6 +278,5 @@ def _sizes(size: dict[str, float]) -> list[str]:
         f"| activations of a layer, float16 | {size['activations']:.1f} | two bytes per number |",
         f"| SAE of a layer, {LATENTS:,} latents, float32 | {size['sae']:.1f} | as kept in `_build/<run>/work` |",
         f"| **disk, all layers** | **{size['disk']:.0f}** | the weights once |",
-        "",
-        "Offsets and tables are megabytes.",
     ]
+    return ["## Memory and disk", "", captioned("What is held and kept", rows), "Offsets and tables are megabytes."]

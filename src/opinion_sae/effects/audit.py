@@ -1,13 +1,14 @@
-"""A causal audit of the latents that an offset reads: each amplified and suppressed, and who moves how far.
+"""A causal audit of the latents that an offset reads or writes: each amplified and suppressed, and who moves how far.
 
 After Durmus et al. 2024 (feature steering): what a latent is meant to do, what it does besides, and the range of
-strengths over which the latter stays small. Here a latent's strength is that of what is read of it, in the offset; the
-model above is run as it is, not to first order.
+strengths over which the latter stays small. Here a latent's strength is that of what is read of it, or of what the
+groups' own part writes on it, in the offset; the model above is run as it is, not to first order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +26,16 @@ from opinion_sae.score.metrics import kl, option_positions
 from opinion_sae.score.statistics import Effect, paired_effect
 from opinion_sae.survey import Survey
 
-STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent: 0 takes it out, 1 leaves it as it is
+STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent, or written: 0 takes it out, 1 leaves it
 TARGETS = 4  # groups that a latent moves most, as on its card; as many others are drawn
 QUESTIONS = 4  # at most, per latent and fold
+AT_ONCE = 8  # latents; each row attends to all others of its question
 MEASURES = ["on_target", "off_target", "off_target_kl"]
-CELLS = ["latent", "fold", "question", "strength", *MEASURES]
-COLUMNS = "latent meant_for folds questions strength on_target on_target_low on_target_high".split()
+CELLS = ["role", "latent", "fold", "question", "strength", *MEASURES]
+COLUMNS = "role latent meant_for folds questions strength on_target on_target_low on_target_high".split()
 COLUMNS += "off_target off_target_kl bounded_from bounded_to".split()
+
+Key = tuple[str, int]  # role and latent
 
 
 class Plan(NamedTuple):
@@ -43,12 +47,14 @@ class Plan(NamedTuple):
     questions: Int[np.ndarray, "asked"]
 
 
-class Amplified:
-    """An offset with one latent after the other read `strengths` times as strongly, each for some groups:
+Pull = Callable[[int], Float[Tensor, "question group"]]  # of a latent
+Way = Callable[[Plan, int, Float[np.ndarray, "strength group option"]], Float[np.ndarray, "target"]]
 
-        Delta_g(r) + (s - 1) sum_kw c_gk a_kwj r_j b_kwm       for latent j and strength s
 
-    `steer` gives a row for each latent, strength and group, in this order.
+class Turned:
+    """An offset with one latent after the other `strengths` times as strong, each for some groups.
+
+    `steer` of its kinds gives a row for each latent, strength and group, in this order.
     """
 
     def __init__(self, offset: ReadingDelta, plans: Sequence[Plan], strengths: Sequence[float] = STRENGTHS):
@@ -56,6 +62,10 @@ class Amplified:
         self.latents = [plan.latent for plan in plans]
         self.groups = torch.from_numpy(np.stack([np.concatenate([plan.targets, plan.others]) for plan in plans]))
         self.strengths = torch.tensor(strengths)
+
+
+class Amplified(Turned):
+    """What is read of a latent:   Delta_g(r) + (s - 1) sum_kw c_gk a_kwj r_j b_kwm   for latent j and strength s."""
 
     def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item row d"]:
         assert read is not None, "it reads"
@@ -69,29 +79,49 @@ class Amplified:
         return x[:, None] + ((moved.relu() - z[:, None, None, None]) @ self.sae.W_dec.to(x)).flatten(1, 3)
 
 
+class Rewritten(Turned):
+    """What the groups' own part writes on a latent:   max(z_m + Delta_shared_m + s own_gm(r), 0)   for latent m."""
+
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item row d"]:
+        assert read is not None, "it reads"
+        offset, at = self.offset, torch.tensor(self.latents)
+        own = own_part(offset, read)[:, self.groups, at[:, None]]  # item, latent, group
+        rest = (self.sae.encode(x) + offset.shared)[:, at, None]
+        turned = rest[:, :, None] + self.strengths.to(x)[:, None] * own[:, :, None]
+        more = turned.relu() - (rest + own).relu()[:, :, None]
+        steered = offset.steer(x, read)[:, self.groups][:, :, None]
+        return (steered + more[..., None] * self.sae.W_dec[at, None, None].to(x)).flatten(1, 3)
+
+
+def own_part(offset: ReadingDelta, read: Float[Tensor, "item m"]) -> Float[Tensor, "item group m"]:
+    """own_g(r) = D_g + sum_k c_gk sum_w (a_kw . r) b_kw: what is written for a group beyond Delta_shared."""
+    return offset.members @ offset.deviation + offset.codes() @ offset.written(read)
+
+
 def meant(offset: ReadingDelta, r: Float[Tensor, "question m"], latent: int) -> Float[Tensor, "question group"]:
     """sum_k c_gk a_kj r_j along the scale: which way a latent is meant to move a group's answer, and how far."""
     return r[:, latent, None] * (offset.codes() @ offset.a[:, 0, latent])
 
 
 def plans(
-    offset: ReadingDelta,
-    read: Float[Tensor, "question m"],
+    pull: Pull,
     questions: Int[np.ndarray, "question"],
     latents: Sequence[int],
     seed: int,
 ) -> list[Plan]:
-    """Of each of the latents that the offset reads: at most `QUESTIONS` of the questions on which it is read, spread
-    evenly; the `TARGETS` groups that it moves most, and as many others drawn at random. None that is read nowhere."""
-    found, count = [], min(TARGETS, len(offset.groups) // 2)
+    """Of each latent: at most `QUESTIONS` of the questions on which it pulls at some group, spread evenly, with a start
+    of its own; the `TARGETS` groups that it pulls at most, and as many others drawn at random. None that pulls nowhere.
+    """
+    found = []
     for latent in latents:
-        pull = (offset.codes() @ offset.a[:, 0, latent]).abs().detach()
-        asked = questions[(offset.weigh(read)[:, latent] != 0).cpu().numpy()]
-        if not pull.any() or not len(asked):
+        pulled = pull(latent).detach().abs()
+        there, size = (pulled != 0).any(1).cpu().numpy(), pulled.mean(0)
+        if not there.any():
             continue
-        order = pull.argsort(descending=True, stable=True).cpu().numpy()
+        count, order = min(TARGETS, len(size) // 2), size.argsort(descending=True, stable=True).cpu().numpy()
         others = np.random.default_rng([seed, latent]).permutation(order[count:])[:count]
-        found.append(Plan(latent, order[:count], others, spread(asked, QUESTIONS)))
+        asked = spread(np.roll(questions[there], -latent), QUESTIONS)
+        found.append(Plan(latent, order[:count], others, asked))
     return found
 
 
@@ -101,39 +131,67 @@ def audit(
     survey: Survey,
     splits: Sequence[Split],
     offsets: Sequence[ReadingDelta],
-    latents: Sequence[int],
+    latents: Sequence[Key],
     allowed: Bool[np.ndarray, "question"],
     seed: int = 0,
-) -> tuple[pd.DataFrame, dict[int, list[int]]]:
+) -> tuple[pd.DataFrame, dict[Key, list[int]]]:
     """A row per latent, fold, held-out question and strength (`CELLS`); and the groups that each latent is meant for.
 
     on_target: mean over these groups of the shift of their place in the direction meant, in places, from the answer
-    with the latent taken out. off_target: mean size of the others' shift. off_target_kl: mean KL of the others' answer
-    without the latent to that with it, nats. Only questions with a scale that are `allowed` are asked. On questions on
-    which a latent is not read nothing changes, whatever its strength.
+    with the latent taken out. What is read is meant to move a group as its weights and codes say (`meant`), what is
+    written as the groups' own part moves it in all, from the answer with Delta_shared alone. off_target: mean size of
+    the others' shift. off_target_kl: mean KL of the others' answer without the latent to that with it, nats. Only
+    questions with a scale that are `allowed` are asked. On questions on which a latent is not read nothing changes,
+    whatever its strength.
     """
     positions, rows, targets = option_positions(survey.questions, answers.has_option.shape[1]), [], {}
     allowed = allowed & ~np.isnan(positions).any(1)
     for fold, (split, offset) in enumerate(zip(splits, progress(offsets, "audit"), strict=True)):
         asked = split.test[allowed[split.test]]
-        read = answers.read(offset.sae, str(offset.reads), torch.from_numpy(asked) * answers.orders)
-        made = plans(offset, read, asked, latents, seed)
-        targets |= {plan.latent: plan.targets.tolist() for plan in made}
-        r = offset.weigh(read)
-        for question, here in _by_question(made):
-            logs = answers.predict(Amplified(offset, here), torch.tensor([question]))[:, 0].double().numpy()
-            shape = (len(here), len(STRENGTHS), len(here[0].targets) + len(here[0].others), -1)
-            at = int(np.flatnonzero(asked == question)[0])
-            for plan, found in zip(here, np.exp(logs).reshape(shape), strict=True):
-                sign = np.sign(meant(offset, r[at : at + 1], plan.latent)[0, plan.targets].cpu().numpy())
-                for strength, cell in zip(STRENGTHS, _shifts(found, positions[question], sign), strict=True):
-                    rows.append((plan.latent, fold, question, strength, *cell))
+        if not len(asked):
+            continue
+        for role, turned, pull, way in _roles(answers, offset, asked, positions[asked]):
+            made = plans(pull, asked, [latent for one, latent in latents if one == role], seed)
+            targets |= {(role, plan.latent): plan.targets.tolist() for plan in made}
+            for question, here in _by_question(made):
+                at = int(np.flatnonzero(asked == question)[0])
+                for plan, p in zip(here, _answered(answers, turned(offset, here), question), strict=True):
+                    found = _shifts(p, positions[question], np.sign(way(plan, at, p)))
+                    rows += [(role, plan.latent, fold, question, *one) for one in zip(STRENGTHS, *found.T, strict=True)]
     return pd.DataFrame(rows, columns=CELLS), targets
+
+
+def _roles(
+    answers: AnswerPath,
+    offset: ReadingDelta,
+    asked: Int[np.ndarray, "asked"],
+    positions: Float[np.ndarray, "asked option"],
+) -> tuple[tuple[str, type[Turned], Pull, Way], ...]:
+    """By role what turns latents, what each pulls at, and which way its targets are meant to go on a question."""
+    questions = torch.from_numpy(asked)
+    read = answers.read(offset.sae, str(offset.reads), questions * answers.orders)
+    r, own = offset.weigh(read), own_part(offset, read)
+    alone = (answers.predict(offset.shared_only(), questions)[0].exp().numpy() * positions).sum(-1)
+
+    def as_read(plan: Plan, at: int, p: np.ndarray) -> np.ndarray:
+        return meant(offset, r[at : at + 1], plan.latent)[0, plan.targets].cpu().numpy()
+
+    def as_in_all(plan: Plan, at: int, p: np.ndarray) -> np.ndarray:
+        return (p[STRENGTHS.index(1.0), : len(plan.targets)] * positions[at]).sum(-1) - alone[at]
+
+    read_from = partial(meant, offset, r)
+    return ("read", Amplified, read_from, as_read), ("write", Rewritten, lambda j: own[..., j], as_in_all)
 
 
 def _by_question(made: Sequence[Plan]) -> Iterator[tuple[int, list[Plan]]]:
     for question in sorted({int(q) for plan in made for q in plan.questions}):
-        yield question, [plan for plan in made if question in plan.questions]
+        here = [plan for plan in made if question in plan.questions]
+        yield from ((question, here[n : n + AT_ONCE]) for n in range(0, len(here), AT_ONCE))
+
+
+def _answered(answers: AnswerPath, turned: Turned, question: int) -> Float[np.ndarray, "latent strength group option"]:
+    logs = answers.predict(turned, torch.tensor([question]))[:, 0].double().numpy()
+    return np.exp(logs).reshape(len(turned.latents), len(STRENGTHS), turned.groups.shape[1], -1)
 
 
 def _shifts(
@@ -165,25 +223,26 @@ def bounded_range(held: Sequence[bool]) -> tuple[float, float]:
 
 def audit_table(
     cells: pd.DataFrame,
-    targets: Mapping[int, Sequence[int]],
+    targets: Mapping[Key, Sequence[int]],
     groups: Sequence[str],
     clusters: Int[np.ndarray, "question"],
     bound: float,
     replicates: int = 2000,
 ) -> pd.DataFrame:
-    """`causal_audit.csv`: a row per latent and strength, in the order of `targets`.
+    """`causal_audit.csv`: a row per role, latent and strength, in the order of `targets`.
 
     Means over questions, with the interval of on_target over them (empty for fewer than two clusters); bounded_from and
     bounded_to: the range over which the latent is `bounded`.
     """
     rows = []
-    for latent, own in targets.items():
-        part = cells[cells["latent"] == latent]
+    for (role, latent), own in targets.items():
+        part = cells[(cells["role"] == role) & (cells["latent"] == latent)]
         means = part.groupby("strength")[MEASURES].mean()
         on, kl_off = (dict(means[name].astype(float)) for name in ("on_target", "off_target_kl"))
         held = [bounded(strength, float(on[strength]), float(kl_off[strength]), bound) for strength in STRENGTHS]
         low, high = bounded_range(held)
-        about = {"latent": latent, "meant_for": "; ".join(groups[g] for g in own), "folds": part["fold"].nunique()}
+        about = {"role": role, "latent": latent, "meant_for": "; ".join(groups[g] for g in own)}
+        about |= {"folds": part["fold"].nunique()}
         for strength in STRENGTHS:
             effect = _over_questions(part[part["strength"] == strength], "on_target", clusters, replicates)
             rows.append(about | {"questions": effect.n_questions, "strength": strength})
@@ -195,18 +254,20 @@ def audit_table(
 def means_table(
     cells: pd.DataFrame, table: pd.DataFrame, clusters: Int[np.ndarray, "question"], replicates: int = 2000
 ) -> pd.DataFrame:
-    """`causal_audit_means.csv`: a row per strength, means over questions of the means over their latents, with
+    """`causal_audit_means.csv`: a row per role and strength, means over questions of the means over their latents, with
     intervals; bounded: in how many of the latents' ranges the strength lies."""
     rows = []
-    for strength, part in cells.groupby("strength"):
-        ranges = table[table["strength"] == strength]
+    for (role, strength), part in cells.groupby(["role", "strength"]):
+        ranges = table[(table["role"] == role) & (table["strength"] == strength)]
         inside = (ranges["bounded_from"] <= strength) & (strength <= ranges["bounded_to"])
-        rows.append({"strength": strength, "latents": len(ranges), "questions": part["question"].nunique()})
+        rows.append(
+            {"role": role, "strength": strength, "latents": len(ranges), "questions": part["question"].nunique()}
+        )
         rows[-1] |= {"bounded": int(inside.sum())}
         for name in MEASURES:
             rows[-1] |= _with_interval(name, _over_questions(part, name, clusters, replicates))
     ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    return pd.DataFrame(rows, columns=["strength", "latents", "questions", "bounded", *ends])
+    return pd.DataFrame(rows, columns=["role", "strength", "latents", "questions", "bounded", *ends])
 
 
 def _over_questions(part: pd.DataFrame, name: str, clusters: Int[np.ndarray, "question"], replicates: int) -> Effect:

@@ -19,6 +19,7 @@ from opinion_sae.model.answers import AnswerPath
 
 GROUPS = 4  # named in a row
 NEAREST = 3  # decoder rows on a card
+WRITTEN = 64  # latents with cards among those that are written, those of the largest weights
 ALIKE = 0.7  # cosine of two decoder rows, of different SAEs, that count as one latent
 Key = tuple[str, int]  # role ('read' or 'write') and latent
 
@@ -53,6 +54,13 @@ class Used:
     def in_some_fold(self) -> list[Key]:
         """Those whose removal can be judged on held-out questions."""
         return [key for key in self.keys() if self.in_folds(key)]
+
+    def with_cards(self) -> list[Key]:
+        """What the offset fitted to all questions reads, or two of the folds' do, and the `WRITTEN` it writes most."""
+        read, written = ([key for key in self.keys() if key[0] == role] for role in self.parts)
+        most = [key for key in written if self.in_whole(key)]
+        most.sort(key=lambda key: -float(self.weights(key).abs().max()))
+        return [key for key in read if self.in_whole(key) or self.in_folds(key) > 1] + most[:WRITTEN]
 
     def in_whole(self, key: Key) -> bool:
         return bool(self.parts[key[0]][1][-1, key[1]])
@@ -157,11 +165,12 @@ def card(
     rates: Mapping[str, Float[Tensor, "latent"]],
     tokens: tuple[Sequence[str], Sequence[str]],
 ) -> dict[str, object]:
-    """What a card shows of a latent that is read, beside its row of `latents.csv`: plain data for JSON.
+    """What a card shows of a latent in its role, beside its row of `latents.csv`: plain data for JSON.
 
     rates: of the survey's 'questions' and of plain 'texts'.
     """
     latent = int(str(row["latent"]))
+    key = str(row["role"]), latent
     places: dict[str, object] = {}
     for name, survey in (("questions", True), ("texts", False)):
         top, middle = corpus.contexts(latent, survey)
@@ -169,7 +178,7 @@ def card(
     known = {name: None if pd.isna(value) else value for name, value in row.items()}
     return {
         **{name: round(value, 6) if isinstance(value, float) else value for name, value in known.items()},
-        **{"weights": used.weights(("read", latent)).tolist(), "pull": used.pull(("read", latent))},
+        **{"weights": used.weights(key).tolist(), "pull": used.pull(key)},
         **{"promoted": list(tokens[0]), "suppressed": list(tokens[1]), "contexts": places},
         "nearest": nearest(used.whole.sae.W_dec, latent),
     }
@@ -183,14 +192,14 @@ def describe(
     again: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[dict[str, object]]]:
-    """`latents.csv`, and a card for each latent that the offset fitted to all questions reads, or two of the folds'."""
+    """`latents.csv`, and a card for each of `Used.with_cards`, in its order."""
     sae, latents = used.whole.sae, sorted({latent for _, latent in used.keys()})
     rates, drawn = corpus.rates(), of_equal_rate(corpus.rates(), latents, seed)
     named = labels(corpus, [*latents, *drawn], seed)
     pairs = dict(zip(latents, zip(named[: len(latents)], named[len(latents) :], strict=True), strict=True))
     tokens = dict(zip(latents, token_effects(answers.lm, sae, torch.tensor(latents)), strict=True))
-    table = latent_table(used, rates, tokens, pairs, removed, again)
-    shown = table[(table["role"] == "read") & (table["in_fit_to_all"] | (table["folds"] > 1))]
+    table, chosen = latent_table(used, rates, tokens, pairs, removed, again), set(used.with_cards())
+    shown = table[[key in chosen for key in zip(table["role"], table["latent"], strict=True)]]
     places = {"questions": corpus.rates(True), "texts": corpus.rates(False)}
     rows = shown.astype(object).to_dict("records")
     others = 0 if again is None else int(again["of"].iloc[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -144,17 +144,19 @@ def changes(
     log_probs: Table,
     latents: Sequence[tuple[str, int]],
     weights: Float[np.ndarray, "replicate question"],
+    closely: Collection[tuple[str, int]] = (),
 ) -> dict[tuple[str, int], tuple[Change, Change]]:
     """Of the pooled gap correlation and of the mean KL in nats, both from toplines, by role ('read', 'write') and
-    latent; `weights` are those of the bootstrap, which gives intervals for what is read."""
-    whole, found = {}, {}
-    measures = {"read": PooledGaps(survey, weights), "write": PooledGaps(survey, weights[:1])}
-    for role, measure in measures.items():
-        whole[role] = measure(log_probs)
+    latent; `weights` are those of the bootstrap, which gives intervals for what is read, and for what is written those
+    to be looked at `closely`."""
+    found: dict[tuple[str, int], tuple[Change, Change]] = {}
+    measures = {sure: PooledGaps(survey, weights if sure else weights[:1]) for sure in (True, False)}
+    whole = {sure: measure(log_probs) for sure, measure in measures.items()}
     for role, latent in progress(latents, "latents taken out"):
+        sure = role == "read" or (role, latent) in closely
         table = (removal.read if role == "read" else removal.written)(latent, log_probs)
-        difference = [new - old for new, old in zip(measures[role](table), whole[role], strict=True)]
-        found[role, latent] = tuple(Change(float(one[0]), *interval(one[1:])) for one in difference)
+        r, kl = (new - old for new, old in zip(measures[sure](table), whole[sure], strict=True))
+        found[role, latent] = tuple(Change(float(one[0]), *interval(one[1:])) for one in (r, kl))
     return found
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from opinion_sae.effects.firing import Corpus
 from opinion_sae.effects.labels import Words, firings
-from opinion_sae.model.answers import length_batches
 from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.model.prompts import prompt_tokens
+from opinion_sae.model.prompts import Prompt, prompt_tokens
+from opinion_sae.model.whole_pass import read_prompts
 from opinion_sae.use.endpoint import one_line
 from opinion_sae.use.steering import continuations, in_template
 
@@ -91,15 +91,11 @@ class Local:
     def judge(self, question: str, texts: Sequence[str]) -> list[bool | None]:
         tokenizer, ending = self.lm.tokenizer, "Answer with Yes or No."
         space = "" if tokenizer.chat_template else " "
-        words = torch.tensor([tokenizer(space + word, add_special_tokens=False)["input_ids"][0] for word in YES_NO])
-        prompts = [in_template(tokenizer, f"{question}\n\nText: {text}\n\n{ending}") for text in texts]
-        rows = [torch.tensor(prompt_tokens(tokenizer, prompt)) for prompt in prompts]
-        lengths = torch.tensor([len(row) for row in rows])
-        said: list[bool | None] = [None] * len(rows)
-        for items in length_batches(lengths, self.lm.tokens_per_batch) if rows else []:
-            tokens = torch.nn.utils.rnn.pad_sequence([rows[item] for item in items], batch_first=True)
-            hidden = self.lm.residual(tokens, len(self.lm.layers) - 1)[torch.arange(len(items)), lengths[items] - 1]
-            logits = self.lm.logits(hidden, words.to(hidden.device).expand(len(items), -1))
-            for item, (yes, no) in zip(items, logits.tolist(), strict=True):
-                said[item] = yes > no
-        return said
+        words = tuple(tokenizer(space + word, add_special_tokens=False)["input_ids"][0] for word in YES_NO)
+        rows = [
+            prompt_tokens(tokenizer, in_template(tokenizer, f"{question}\n\nText: {text}\n\n{ending}"))
+            for text in texts
+        ]
+        prompts = [Prompt(number, (0, 1), tuple(row), words) for number, row in enumerate(rows)]
+        log_probs, _ = read_prompts(self.lm, prompts) if prompts else ([], None)
+        return [bool(yes > no) for yes, no in log_probs]

@@ -11,9 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from opinion_sae.book.figures.style import WIDTH
 from opinion_sae.use.asked import Asked
 
-ACROSS = 5  # options side by side; further ones go below
+ACROSS = 2  # options side by side; further ones go below
+LINE, TITLE = 58, 17  # letters in a line over a question, and over an option
 TASKS = {"alone": ("#0072B2", "o", "predicted alone"), "toplines": ("#D55E00", "s", "predicted from toplines")}
 
 
@@ -29,12 +31,12 @@ def predictions(table: pd.DataFrame, asked: Sequence[Asked], unlike: Sequence[st
     ]
     groups = len(table[["attribute", "group"]].drop_duplicates())
     across = max(len(options) for _, options in cells)
-    figure = plt.figure(figsize=(1.9 + 1.9 * across, len(cells) * (0.17 * groups + 1.3)))
+    figure = plt.figure(figsize=(WIDTH, len(cells) * (0.19 * groups + 1.4)))
     for part, (one, options) in zip(figure.subfigures(len(cells), 1, squeeze=False)[:, 0], cells, strict=True):
         _question(list(part.subplots(1, across, squeeze=False)[0]), table, one, options)
         odd = " (unlike the survey's questions)" if one.question.key in unlike else ""
         head = f"{one.question.key}: {one.question.text[:300]}{odd}; {TASKS[_task(one)][2]}"
-        part.suptitle("\n".join(textwrap.wrap(head, 28 * across)), x=0.01, ha="left", fontsize=9)
+        part.suptitle("\n".join(textwrap.wrap(head, LINE)), x=0.01, ha="left")
     return figure
 
 
@@ -49,9 +51,9 @@ def _question(row: Sequence[Axes], table: pd.DataFrame, one: Asked, options: ran
         _panel(axes, part[part["option"] == one.question.options[option]], _task(one), axes is row[0])
         if one.toplines:
             axes.axvline(one.toplines[option], color="#000000", linestyle=":", linewidth=1)
-        lines = textwrap.wrap(one.question.options[option], 26)
-        shown = lines[:2] if len(lines) <= 2 else [lines[0], f"{lines[1][:25]}…"]
-        axes.set_title("\n".join(shown), fontsize=8, loc="left")
+        lines = textwrap.wrap(one.question.options[option], TITLE)
+        shown = lines[:2] if len(lines) <= 2 else [lines[0], f"{lines[1][: TITLE - 1]}…"]
+        axes.set_title("\n".join(shown), loc="left")
     for axes in row[len(options) :]:
         axes.set_axis_off()
 
@@ -64,8 +66,6 @@ def _panel(axes: Axes, part: pd.DataFrame, task: str, named: bool) -> None:
     axes.errorbar(part["share"], y, xerr=error, fmt=marker, color=colour, markersize=3, elinewidth=1)
     names = [f"{attribute}: {group}" for attribute, group in zip(part["attribute"], part["group"], strict=True)]
     axes.set_yticks(y, names if named else [])
-    for label in axes.get_yticklabels():
-        label.set_fontsize(7)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(part) - 0.5, -0.5)
-    axes.set_xlabel("share", fontsize=8)
+    axes.set_xlabel("share")
