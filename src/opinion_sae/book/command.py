@@ -101,6 +101,15 @@ def evaluate(given: argparse.Namespace) -> None:
     print(f"written: {evaluate.evaluate(load_profile(given.profile), given.items)}")
 
 
+def compare(given: argparse.Namespace) -> None:
+    """Every method on one bench."""
+    from opinion_sae.book.compare import compare
+    from opinion_sae.book.profile import load_profile
+
+    methods = [name.strip() for name in given.methods.split(",") if name.strip()]
+    print(f"written: {compare(load_profile(given.profile), methods)}")
+
+
 def select(given: argparse.Namespace) -> None:
     """Layer, L1 strength and beta by validation KL."""
     from opinion_sae.book import select
@@ -208,6 +217,8 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
         "stopped, and writes the tables after each item",
     )
     one.add_argument("items", nargs="*", help="some of: seeds splits learning prompts lora; without any, all of them")
+    one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
+    one.add_argument("--methods", default="", help="names with commas between; without it all that take minutes")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))
