@@ -113,6 +113,15 @@ def study(given: argparse.Namespace) -> None:
         print(f"written: {study.study(given.name, load_profile(given.profile), given.items)}")
 
 
+def compare(given: argparse.Namespace) -> None:
+    """Every method on one bench."""
+    from opinion_sae.book.compare import compare
+    from opinion_sae.book.profile import load_profile
+
+    methods = [name.strip() for name in given.methods.split(",") if name.strip()]
+    print(f"written: {compare(load_profile(given.profile), methods)}")
+
+
 def select(given: argparse.Namespace) -> None:
     """Layer, L1 strength and beta by validation KL."""
     from opinion_sae.book import select
@@ -225,6 +234,8 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
     one.add_argument("items", nargs="*", help="some of its items, by the beginnings of their names; without any, all")
     one.add_argument("--list", action="store_true", help="as without a name")
+    one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
+    one.add_argument("--methods", default="", help="names with commas between; without it all that take minutes")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))

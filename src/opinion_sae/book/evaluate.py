@@ -98,14 +98,14 @@ def evaluation(given: Inputs, kinds: Sequence[str] = KINDS) -> Iterator[Found]:
     """Make the items of these kinds that are not there yet, in order of worth; what there is after each, or at once if
     nothing is to be made."""
     every = items(given)
-    parts = {name: recalled(_file(given, name), item.about) for of in every.values() for name, item in of.items()}
+    parts = {name: recalled(item_file(given, name), item.about) for of in every.values() for name, item in of.items()}
     to_make = [(name, every[kind][name]) for kind in KINDS if kind in kinds for name in every[kind]]
     to_make = [(name, item) for name, item in to_make if parts[name] is None]
     if not to_make:
         yield gathered(given, parts)
     for number, (name, item) in enumerate(to_make):
         print(f"evaluate: {name}, item {number + 1} of {len(to_make)}{_expected(given.folder, name)}", flush=True)
-        parts[name] = made(_file(given, name), item)
+        parts[name] = made(item_file(given, name), item)
         yield gathered(given, parts)
 
 
@@ -117,7 +117,7 @@ def _expected(folder: Path, name: str) -> str:
     return f", about {max(seconds) / 60:.0f} minutes" if seconds else ""
 
 
-def _file(given: Inputs, name: str) -> Path:
+def item_file(given: Inputs, name: str) -> Path:
     return given.folder / f"{name}.safetensors"
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.offsets import Offset
 from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.methods.contract import Steered
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
@@ -60,7 +60,7 @@ class Reader(Protocol):
 class OffsetReader:
     """The model under an offset at every content token (no attention sink) and at the end of a question."""
 
-    def __init__(self, offset: Offset | None, asked: AnswerPath):
+    def __init__(self, offset: Steered | None, asked: AnswerPath):
         self.offset, self.asked = offset, asked  # None: the model as it is
         self.groups = 1 if offset is None else len(offset.groups)
 

@@ -1,0 +1,192 @@
+"""Every method on one bench: `opinion-sae compare`, method by method, and its leaderboard.
+
+Resumable: a method's answers and what else was measured of it are kept as soon as they are there, and the tables are
+written anew after each. What the book's chapters or `opinion-sae evaluate` have answered already is taken from them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.book import evaluate
+from opinion_sae.book.leaderboard import Bare, Board, leaderboard
+from opinion_sae.book.paths import open_run
+from opinion_sae.book.profile import Profile
+from opinion_sae.book.reach import code_hash
+from opinion_sae.delta.files import load_deltas, load_dense, load_reading
+from opinion_sae.delta.held_out import fold_of
+from opinion_sae.effects.beside import Beside
+from opinion_sae.effects.facts import load_facts, load_passages
+from opinion_sae.methods import registry, suite
+from opinion_sae.methods.contract import Bench, Outcome
+from opinion_sae.methods.registry import METHODS
+from opinion_sae.survey import survey_hash
+
+Tables = Mapping[str, np.ndarray]
+ELSEWHERE = "opinion-sae evaluate"
+ANSWERS_ONLY = ("reference", "read only", "weights")  # kinds that steer nothing
+ALL_SPLITS = ("diff-means",)  # a split asks personas of the others' test questions
+FACTS, EVERY_TEXT = 60, 3  # facts, and every so many-th passage
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A bench, what the book knows of it, and what is read and asked beside the survey. `seeds`: held-out log p by
+    method, one table per seed, as far as chapters and `evaluate` have it."""
+
+    bench: Bench
+    seeds: Mapping[str, Sequence[Float[np.ndarray, "_ question option"]]]
+    beside_of: Callable[[], Beside]
+
+    @cached_property
+    def beside(self) -> Beside:
+        return self.beside_of()
+
+    def items(self, names: Sequence[str]) -> dict[str, Item]:
+        """What is to be made of each method, with a hash of all that it depends on."""
+        bench = self.bench
+        about = [bench.answers.lm.sha256, str(bench.answers.lm.dtype), survey_hash(bench.survey), bench.answers.orders]
+        about += [fold_of(bench.splits, len(bench.survey.questions)).tolist(), bench.sae.sha256()]
+        about += [bench.answers.hook_layer, sorted(asdict(bench.settings).items())]
+        about.append(code_hash(Path(sys.modules[Beside.__module__].__file__ or "")))
+
+        def make(name: str) -> Callable[[], dict[str, np.ndarray]]:
+            return lambda: self.made(name)
+
+        whole = {name: Item([name, *about, _code(name)], make(name)) for name in names if METHODS[name].fit is not None}
+        costs = {
+            f"{name}-cost": Item([*whole[name].about, "cost"], partial(self.cost, name))
+            for name in whole
+            if self.made_before(name)
+        }
+        return whole | costs
+
+    def made_before(self, name: str) -> bool:
+        """Whether the book has all that is needed of a method but its cost."""
+        return name in self.bench.known or (name in self.seeds and METHODS[name].kind in ANSWERS_ONLY)
+
+    def cost(self, name: str) -> dict[str, np.ndarray]:
+        """Seconds to fit, by fitting one split again, and the number of parameters."""
+        fit, bench = METHODS[name].fit, self.bench
+        assert fit is not None
+        count = len(bench.splits) if name in ALL_SPLITS else 1
+        known = {of: offsets[:count] for of, offsets in bench.known.items()}
+        start = time.perf_counter()
+        outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
+        seconds = (time.perf_counter() - start) * len(bench.splits) / count
+        return {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
+
+    def made(self, name: str) -> dict[str, np.ndarray]:
+        """Answers, cost and side effects of one method; of one that the book has, its side effects."""
+        fit, known = METHODS[name].fit, self.bench.known.get(name, ())
+        assert fit is not None
+        if name == "unsteered":
+            return {**self.beside.plain}
+        if self.made_before(name):
+            return self.beside.measure(Outcome(self.seeds[name][0], known)) if known else {"nothing": np.zeros(1)}
+        start = time.perf_counter()
+        outcome = fit(self.bench)
+        cost = {"fit_seconds": np.array(time.perf_counter() - start), "parameters": np.array(outcome.parameters)}
+        answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
+        return answers | cost | self.beside.measure(outcome)
+
+
+def _code(name: str) -> str:
+    """Of the module of a method's fit, and of all that it reaches; for those of the registry itself, of `suite`."""
+    module = sys.modules[METHODS[name].fit.__module__]
+    path = Path((suite if module is registry else module).__file__ or "")
+    return path.read_text(encoding="utf-8") + code_hash(path)
+
+
+def check_names(methods: Sequence[str]) -> list[str]:
+    """The methods asked for, in order of worth; all that have a fit if none is. ValueError that lists the names."""
+    unknown = sorted(set(methods) - set(METHODS))
+    if unknown:
+        raise ValueError(f"compare: no method is called {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    return [name for name in METHODS if name in methods or not methods]
+
+
+def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
+    """Run the methods on what the book of a profile left, and write `leaderboard.csv` and `leaderboard.json` to its
+    results folder, after each method; rows of methods that were compared before stay.
+
+    ValueError for a method that there is not, or one that takes hours and was not run by `opinion-sae evaluate` yet.
+    """
+    names = check_names(methods)
+    run = open_run(profile.output)
+    given, _ = evaluate.inputs(profile)
+    found = evaluate.gathered(given, {n: recalled(evaluate.item_file(given, n), i.about) for n, i in _evaluated(given)})
+    absent = [name for name in methods if METHODS[name].fit is None and name not in found.tables]
+    if absent:
+        raise ValueError(f"compare: {', '.join(absent)} takes hours; `{ELSEWHERE}` or a chapter makes it first")
+    facts, texts = load_facts(FACTS), load_passages()[::EVERY_TEXT]
+    known = known_offsets(run.work, given)
+    bench = Bench(given.answers, given.sae, given.survey, given.splits, given.settings[0], run.work / "compare", known)
+    comparison = Comparison(bench, found.tables, lambda: Beside(bench, facts, texts))
+    every = comparison.items(list(METHODS))
+    parts = {name: recalled(bench.folder / f"{name}.safetensors", item.about) for name, item in every.items()}
+    wanted = [*names, *(f"{name}-cost" for name in names)]
+    todo = [name for name in wanted if name in every and parts[name] is None]
+
+    board = Board(bench, Bare(profile.bootstrap, profile.seed, run.results))
+
+    def write() -> None:
+        write_csv(run.results / "leaderboard.csv", leaderboard(board, comparison.seeds, parts))
+        write_json(
+            run.results / "leaderboard.json", _about(profile, comparison, [n for n in every if parts[n] is None])
+        )
+
+    for number, name in enumerate(todo):
+        print(f"compare: {name}, {number + 1} of {len(todo)}", flush=True)
+        parts[name] = made(bench.folder / f"{name}.safetensors", every[name])
+        write()
+    if not todo:
+        write()
+    return run.results / "leaderboard.csv"
+
+
+def _evaluated(given: evaluate.Inputs) -> list[tuple[str, Item]]:
+    return [(name, item) for of in evaluate.items(given).values() for name, item in of.items()]
+
+
+def known_offsets(work: Path, given: evaluate.Inputs) -> dict[str, Sequence]:
+    """Those that chapters left for every split."""
+    count, sae = len(given.splits), given.sae
+    return {
+        "shared-delta": load_deltas(work, count, sae, "shared"),
+        "delta": load_deltas(work, count, sae),
+        "dense": load_dense(work, count),
+        "diff-means": load_dense(work, count, "diff-means"),
+        "delta-reading-64": load_reading(work, count, sae)[:-1],
+    }
+
+
+def _about(profile: Profile, comparison: Comparison, missing: Sequence[str]) -> dict[str, object]:
+    """What was run, where, how long each method took, and what is missing."""
+    bench = comparison.bench
+    seconds = {
+        name: read_json(path)["seconds"]
+        for name in comparison.items(list(METHODS))
+        if (path := bench.folder / f"{name}.json").is_file() and name not in missing
+    }
+    return {
+        "profile": asdict(profile),
+        "hashes": {"data": survey_hash(bench.survey), "model": bench.answers.lm.sha256, "sae": bench.sae.sha256()},
+        "missing": list(missing),
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in evaluate.PACKAGES},
+    }

@@ -1,0 +1,160 @@
+"""What a method of the bench does beside its answers: facts, plain text, options reversed, and at less strength.
+
+The same units for every method, fewer than those of `side_effects`: every `EVERY`-th group reads a text or a fact, and
+answers are asked of a sample of questions. A method is judged as its user would leave it switched on: what steers at
+every token of a text, a prompt set before it. What reads a question reads of a text what came so far, and no options.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.held_out import Split
+from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.readers import Cells, OffsetReader, Passage, Reader, fact_cells, text_cells
+from opinion_sae.effects.text_before import TextReader
+from opinion_sae.methods.contract import Bench, Outcome, Scaled, Steered
+from opinion_sae.methods.personas import spread
+from opinion_sae.model.activations import content
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.prompts import build_prompts
+
+SAMPLE = 10  # of each split's test, and of its validation questions
+EVERY = 8  # groups
+STRENGTHS = (0.5, 1.0)  # that are chosen from, by the product of the three factors' harmonic mean
+
+
+class ReadingReader(OffsetReader):
+    """Of steering that reads the question."""
+
+    offset: Steered
+
+    def choose(self, items: Int[np.ndarray, "item"], which: slice) -> Int[np.ndarray, "row item"]:
+        asked = copy.copy(self.asked)
+        if self.offset.reads == "options":
+            asked.read = lambda sae, place, items: nothing_read(self.offset, len(items), asked.lm.width)
+        return asked.predict(self.offset, torch.from_numpy(items)).numpy().argmax(-1)[which]
+
+    def next_logits(self, passage: Passage, which: slice) -> Iterable[Float[Tensor, "token vocabulary"]]:
+        x = passage.x
+        keep = content(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))[0]
+        shifted = self.offset.steer(x[0, keep], self._so_far(x[0, keep])).transpose(0, 1)[which]
+        moved = x.repeat(len(shifted), 1, 1)
+        moved[:, keep] = shifted
+        return (passage.lm.logits(row) for row in passage.above(moved))
+
+    def _so_far(self, x: Float[Tensor, "token d"]) -> Float[Tensor, "token read"]:
+        """What is read at each token of a text."""
+        sae, place = getattr(self.offset, "sae", None), self.offset.reads
+        if place == "options":
+            return nothing_read(self.offset, len(x), x.shape[1])
+        read = x if sae is None else (sae.encode(x) > 0).float()
+        if place == "last":
+            return read
+        total = read.cumsum(0)
+        return total if sae is not None else total / torch.arange(1, len(x) + 1)[:, None]
+
+
+def nothing_read(offset: Steered, items: int, d: int) -> Float[Tensor, "item read"]:
+    """What is read where there is nothing to read: no latents, or the mean stream of the questions fitted to."""
+    sae, mean = getattr(offset, "sae", None), getattr(getattr(offset, "steering", offset), "mean", None)
+    return torch.zeros(items, d if sae is None else sae.width) if mean is None else mean.expand(items, -1)
+
+
+class Beside:
+    """Facts, texts and prompts, run once for all methods."""
+
+    def __init__(self, bench: Bench, facts: Facts, texts: Sequence[str]):
+        answers, questions = bench.answers, bench.survey.questions
+        lm, layer = answers.lm, answers.hook_layer
+        self.bench, self.groups = bench, len(bench.survey.groups)
+        self.facts, prompts = fact_prompts(lm.tokenizer, facts)
+        bos = int(lm.tokenizer.bos_token_id is not None)
+        prompts = [replace(prompt, asked=(bos, len(prompt.tokens))) for prompt in prompts]
+        self.asked = AnswerPath(lm, self.facts.questions, layer, orders=1, prompts=prompts)
+        self.passages = [Passage(lm, text, layer) for text in texts]
+        self.tested = np.sort(np.concatenate([spread(split.test, SAMPLE) for split in bench.splits]))
+        turned = build_prompts(lm.tokenizer, [questions[q] for q in self.tested], 2)[1::2]
+        turned = [replace(prompt, question=number) for number, prompt in enumerate(turned)]
+        asked = tuple(questions[q] for q in self.tested)
+        self.turned = AnswerPath(lm, asked, layer, orders=1, prompts=turned)
+        self.plain = self.elsewhere([OffsetReader(None, self.asked)] * len(bench.splits))
+
+    def readers(self, outcome: Outcome, strength: float = 1.0) -> Sequence[Reader]:
+        """One per split; a text has no strength."""
+        if len(outcome.texts):
+            return [TextReader(self.bench.answers.lm, texts, self.facts) for texts in outcome.texts]
+        found: list[Steered] = [one if strength == 1.0 else Scaled(one, strength) for one in outcome.steering]
+        return [(OffsetReader if one.reads is None else ReadingReader)(one, self.asked) for one in found]
+
+    def elsewhere(self, readers: Sequence[Reader], texts: slice = slice(None)) -> Cells:
+        """`fact_cells` and `text_cells`; of the texts and facts, those of a slice."""
+        chosen = np.arange(len(self.passages))[texts]
+        found = text_cells({"": readers}, [self.passages[i] for i in chosen], self.groups, EVERY)[""]
+        cells = {name: np.full((self.groups, len(self.passages)), np.nan) for name in found}
+        for name, values in found.items():
+            cells[name][:, chosen] = values
+        return cells | fact_cells(readers, self.facts, self.groups, EVERY if readers[0].groups > 1 else 1)
+
+    def measure(self, outcome: Outcome) -> dict[str, np.ndarray]:
+        """By name: cells at full strength (`readers.Cells`), `turned` (log p of the sample, options reversed),
+        `option_mass`, `step_ms` per answer, and for each of `STRENGTHS` below 1 the cells and the log p of samples."""
+        if not len(outcome.steering) and not len(outcome.texts):
+            return {}
+        found = self.elsewhere(self.readers(outcome))
+        if not len(outcome.steering):
+            return found
+        found["turned"] = self._answers(outcome, self.turned, self.tested)
+        found |= self._on_letters(outcome)
+        for strength in STRENGTHS:
+            end = f"-at-{strength:g}"
+            if strength != 1:
+                found |= {k + end: v for k, v in self.elsewhere(self.readers(outcome, strength)).items()}
+            found["validated" + end] = self.sampled(outcome, "validation", strength)
+            found["tested" + end] = self.sampled(outcome, "test", strength)
+        return found
+
+    def sampled(self, outcome: Outcome, part: str, strength: float) -> Float[np.ndarray, "split group some option"]:
+        """log p of samples of each split's validation or test questions, at a strength; NaN-padded to SAMPLE."""
+        bench, options = self.bench, self.bench.survey.counts.shape[-1]
+        table = np.full((len(bench.splits), self.groups, SAMPLE, options), np.nan, np.float32)
+        for row, split, steering in zip(table, bench.splits, outcome.steering, strict=True):
+            questions = spread(getattr(split, part), SAMPLE)
+            row[:, : len(questions)] = bench.answers.predict(Scaled(steering, strength), torch.from_numpy(questions))
+        return table
+
+    def _answers(
+        self, outcome: Outcome, path: AnswerPath, questions: Int[np.ndarray, "some"]
+    ) -> Float[np.ndarray, "group some option"]:
+        """Answers of the sample along another path, each question under the steering of the split that tests it."""
+        table = np.full((self.groups, len(questions), self.bench.survey.counts.shape[-1]), np.nan, np.float32)
+        for split, steering in zip(self.bench.splits, outcome.steering, strict=True):
+            places = np.flatnonzero(np.isin(questions, split.test))
+            part = path.predict(steering, torch.from_numpy(places)).numpy()
+            table[:, places, : part.shape[-1]] = part
+        return table
+
+    def _on_letters(self, outcome: Outcome, count: int = 5) -> dict[str, np.ndarray]:
+        """Option mass on a few test questions of each split, and the milliseconds of an answer."""
+        masses, answers = [], self.bench.answers
+        for split, steering in zip(self.bench.splits, outcome.steering, strict=True):
+            part = answers.for_questions(torch.from_numpy(spread(split.test, count)))
+            masses.append(part.option_mass(steering).numpy())
+        some = torch.from_numpy(spread(self.bench.splits[0].test, 16))
+        start = time.perf_counter()
+        answers.predict(outcome.steering[0], some)
+        spent = 1000 * (time.perf_counter() - start) / (len(some) * self.groups)
+        return {"option_mass": np.concatenate(masses, axis=1), "step_ms": np.array(spent)}
+
+
+def splits_of(splits: Sequence[Split], part: str) -> list[Int[np.ndarray, "some"]]:
+    """The samples' questions, split by split."""
+    return [spread(getattr(split, part), SAMPLE) for split in splits]

@@ -1,0 +1,75 @@
+r"""Latents chosen by what they do to the output, and not by when they fire (Arad, Mueller and Belinkov 2025).
+
+    S_j = | max_t P_j(t) (1 - rank_j(t) / |V|)  -  max_t P(t) (1 - rank(t) / |V|) |
+
+over the tokens t that latent j's decoder row raises most by the logit lens; P is the next token's distribution after a
+neutral prompt, P_j the same with the latent amplified there. The published method steers with a latent of high score
+that was chosen for its concept. A group is no concept that one latent could be chosen for, so here the latents of the
+highest scores are all free, and how much of each a group takes is fitted to its answers:
+
+    x_g = x + decode(max(z + v_g, 0)) - decode(z),   v_gj = 0 unless S_j is among the highest
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from opinion_sae.delta.fit import fit_offset
+from opinion_sae.delta.held_out import Split
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.methods.contract import Bench, Outcome, steered
+from opinion_sae.model.answers import AnswerPath
+from opinion_sae.model.prompts import Prompt, prompt_tokens
+from opinion_sae.progress import progress
+
+NEUTRAL = "In my experience,"
+LATENTS = 64
+TOKENS = 20  # that a latent raises most, by the logit lens
+AMPLIFIED = 2.0  # times the largest value that the latent has on the survey's prompts
+
+
+def output_score(bench: Bench) -> Outcome:
+    """Offsets in the `LATENTS` latents of the highest output scores, fitted without an L1 term."""
+    survey, sae, count = bench.survey, bench.sae, min(LATENTS, bench.sae.width)
+    chosen = torch.zeros(len(survey.groups), sae.width, dtype=torch.bool)
+    chosen[:, output_scores(bench).topk(count).indices] = True
+
+    def fit(split: Split) -> GroupDelta:
+        offset = GroupDelta(survey.groups, sae)
+        fit_offset(bench.answers, survey, offset, split, replace(bench.settings, l1=0.0), support=chosen)
+        return offset.requires_grad_(False)
+
+    return steered(bench, fit, len(survey.groups) * count)
+
+
+@torch.no_grad()
+def output_scores(bench: Bench, batch: int = 256) -> Float[Tensor, "latent"]:
+    """S of every latent. One that never fires on the survey's prompts is amplified as the mean of those that do."""
+    answers, sae, lm = bench.answers, bench.sae, bench.answers.lm
+    tokens = prompt_tokens(lm.tokenizer, NEUTRAL)
+    prompt = Prompt(0, (0, 1), tuple(tokens), tuple(tokens[:2]))
+    neutral = AnswerPath(lm, answers.questions[:1], answers.hook_layer, 1, prompts=[prompt])
+    item, x = torch.zeros(1, dtype=torch.long), neutral.residual
+    largest = sae.encode(answers.residual).amax(0)
+    amount = AMPLIFIED * torch.where(largest > 0, largest, largest[largest > 0].mean())
+    plain = lm.logits(neutral.run_upper(item, x[:, None]))[0].softmax(-1)
+    scores = []
+    for some in progress(torch.arange(sae.width).split(batch), "output scores"):
+        rows = sae.W_dec[some].detach().to(x)
+        lens = lm.logits(rows[None])[0].topk(min(TOKENS, plain.shape[-1])).indices
+        moved = lm.logits(neutral.run_upper(item, x[:, None] + amount[some, None] * rows))[0].softmax(-1)
+        scores.append((ranked(moved, lens) - ranked(plain.expand_as(moved).contiguous(), lens)).abs())
+    return torch.cat(scores)
+
+
+def ranked(p: Float[Tensor, "row token"], chosen: Int[Tensor, "row chosen"]) -> Float[Tensor, "row"]:
+    """max over the chosen tokens of P(t) (1 - rank(t) / |V|); the likeliest token has rank 0."""
+    own = p.gather(-1, chosen)
+    above = p.shape[-1] - torch.searchsorted(
+        p.sort(-1).values, own.contiguous(), right=True
+    )  # tokens that are likelier
+    return (own * (1 - above / p.shape[-1])).amax(-1)
