@@ -8,6 +8,7 @@ questions. Only latents that are read at the start may be read.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -101,7 +102,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _row(number: int, l1: float, part: dict[str, np.ndarray]) -> dict[str, float]:
+def _row(number: int, l1: float, part: Mapping[str, np.ndarray]) -> dict[str, int | float]:
     """What a fit kept: epoch 0 is the start."""
     kept = int(np.argmin(part["validation_kl"]))
     about = {"split": number, "l1": l1, "epoch": kept, "validation_kl_start": part["validation_kl"][0]}

@@ -1,0 +1,83 @@
+"""An offset that reads, trained on through the model."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from opinion_sae.book.trained_on import COLUMNS, trained_on_page, trained_on_sentence, trained_on_tables
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.studies import trained_on
+
+
+@pytest.fixture(scope="module")
+def parts(book, tmp_path_factory):
+    """Every item of a small book, with two weights and one round of timing."""
+    given = dataclasses.replace(book, folder=tmp_path_factory.mktemp("trained"))
+    for number in range(len(given.splits)):
+        shared = GroupDelta(given.survey.groups, given.sae)
+        shared.save(given.work / f"shared-{number}.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained_on, "L1", (0.0, 1e4))
+        patch.setattr(trained_on, "ROUNDS", 1)
+        patch.setattr(trained_on, "LATENTS", 8)
+        made = {name: item.make() for name, item in trained_on.items(given).items()}
+        yield given, made, trained_on.tables(given, made)
+
+
+def test_what_is_kept_is_no_worse_on_validation_and_a_heavy_weight_leaves_nothing(parts):
+    given, made, tables = parts
+    splits = tables["splits"].set_index(["split", "l1"])
+    assert len(splits) == 2 * len(given.splits)
+    assert (splits["validation_kl"] <= splits["validation_kl_start"]).all()
+    assert splits["chosen"].groupby("split").sum().tolist() == [1] * len(given.splits)
+    for number in range(len(given.splits)):
+        heavy, light = made[f"split-{number}-l1-10000.0"], made[f"split-{number}-l1-0.0"]
+        assert heavy["entries_b"][-1] == 0 < light["entries_b"][-1]
+        assert heavy["entries_a"][0] == light["entries_a"][0] >= light["entries_a"].max()  # none is recruited
+        assert (heavy["before"] == light["before"]).all()
+
+
+def test_before_and_after_are_scored_on_every_question(parts):
+    given, _, tables = parts
+    gaps = tables["gaps"].set_index(["task", "method"])
+    assert set(gaps.index) == {(task, when) for task in ("alone", "toplines") for when in ("before", "after")}
+    assert (gaps["n_questions"] == len(given.survey.questions)).all()
+    step = tables["steps"].iloc[0]
+    assert step["least"] <= step["ratio"] <= step["most"] and step["seconds_constant"] > 0
+
+
+def test_parts_that_are_missing_leave_their_tables_out(parts):
+    given, made, _ = parts
+    assert trained_on.tables(given, {}) == {}
+    some = trained_on.tables(given, {"split-1-l1-0.0": made["split-1-l1-0.0"]})
+    assert list(some) == ["splits"] and some["splits"]["split"].tolist() == [1] and not some["splits"]["chosen"].any()
+
+
+def test_the_sentence_turns_with_the_tables(parts, tmp_path):
+    tables = {name: table.copy() for name, table in parts[2].items()}
+    for name, table in tables.items():
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    read = trained_on_tables(tmp_path)
+    pd.testing.assert_frame_equal(read["steps"], tables["steps"])
+    assert set(read) == set(COLUMNS) and "γ" in trained_on_page(read)
+    chosen = read["splits"]["chosen"]
+    read["splits"].loc[chosen, "epoch"] = 0
+    read["steps"]["ratio"] = 1.07
+    read["gaps"].loc[read["gaps"]["method"] == "after", "gap_r"] = 0.61
+    said = trained_on_sentence(read)
+    assert f"kept in 0 of {chosen.sum()} splits" in said and "to 0.61 (" in said and "takes 1.07 times" in said
+    read["splits"].loc[read["splits"].index[chosen][0], "epoch"] = 2
+    assert f"kept in 1 of {chosen.sum()} splits" in trained_on_sentence(read)
+    assert "has not been run" in trained_on_sentence({}) and trained_on_page({}).empty
+    (tmp_path / "steps.csv").write_text("ratio\n1.0\n")
+    with pytest.raises(ValueError, match=r"steps\.csv"):
+        trained_on_tables(tmp_path)
+
+
+def test_the_start_is_the_fit_to_the_training_questions(parts):
+    given, made, _ = parts
+    split, offset = trained_on.begun(given, 0)
+    before = given.answers.predict(offset, torch.from_numpy(split.test)).numpy()
+    assert made["split-0-l1-0.0"]["before"] == pytest.approx(before, abs=1e-5)
