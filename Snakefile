@@ -144,9 +144,26 @@ CHAPTERS = {
         figures=["claims.svg"],
         work=[],
     ),
-    "24_specialised": dict(needs=[], tables=[], figures=["specialised_gains.svg", "specialised_perplexity.svg", "specialised_tokens.svg", "specialised_map.svg", "specialised_shift.svg"], work=[]),
+    "24_specialised": dict(
+        needs=[],
+        tables=[],
+        figures=[f"specialised_{of}.svg" for of in ("gains", "perplexity", "tokens", "map", "shift")],
+        work=[],
+    ),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
+    "23_architectures": dict(
+        needs=[],
+        tables=[],
+        figures=["frontier.svg", "gaps_by_architecture.svg", "told_by_latents.svg", "scaling.svg"],
+        work=[],
+    ),
+}
+# the studies that a chapter shows
+STUDIES = {
+    "11_selection": ["trained_on"],
+    "23_architectures": ["architectures", "size"],
+    "24_specialised": ["specialised", "shift"],
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # the longest, and what others wait for: started last, they would run on alone at the end
@@ -193,12 +210,13 @@ def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
     made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv", "labels.csv"], "11_selection": ["selection.csv"]}
-    if name in made:  # by `make evaluate` and `make select`
-        return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
+    # by `make evaluate`, `make select` and `opinion-sae label`; by `make study`
+    files = [path for path in (RUN.results / file for file in made.get(name, [])) if path.is_file()]
+    files += [path for of in STUDIES.get(name, []) for path in sorted(ROOT.glob(f"results/studies/{of}/*.*"))]
+    if files:
+        return files
     if name == "15_speed":
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
-    if name == "24_specialised":
-        return [*ROOT.glob("results/studies/specialised/*.*"), *ROOT.glob("results/studies/shift/*.*")]
     if name != "13_opinionqa":
         return []
     files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]
