@@ -114,6 +114,13 @@ def test_tokens_and_rows_turn_with_their_table(dictionary):
     assert "0.900 with the nearest" in specialised.rows(turned)
 
 
+def test_labels_are_told_by_their_scores():
+    table = pd.DataFrame([{**about(SAES[1]), "latents": 90, **ends("detection", 0.7, 0.6, 0.8)}])
+    assert "0.70 (0.60 to 0.80) with trained on: sentence embeddings" in specialised.labels(table)
+    assert "0.90" in specialised.labels(table.assign(detection=0.9))
+    assert specialised.labels(table.iloc[:0]).startswith("No labels")
+
+
 def test_the_probe_is_told_beside_random_features_and_the_oracle(accuracy):
     said = specialised.shift(accuracy)
     assert "on the stream itself the probe as it comes gets 0.20 in the worst cell, the oracle 0.60" in said

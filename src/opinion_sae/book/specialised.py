@@ -19,6 +19,7 @@ COLUMNS = {  # by study and table: what a row is about, and its numbers
         "unexplained": (SAE, ("fvu_text", "fvu_questions", "fvu_answers", "live")),
         "dictionary": ((*SAE, "measure", "place"), ("value",)),
         "gaps": ((*SAE, "latents"), ("gap_r", "gap_r_gain", "group_kl_closed", "group_kl_closed_gain")),
+        "labels": ((*SAE,), ("detection",)),
         "map": (("sae", "row"), ("first", "second", "first_explained", "second_explained")),
     },
     "shift": {"accuracy": (("features", "treatment", "taken"), ("accuracy", "worst", "gain"))},
@@ -192,6 +193,18 @@ def rows(dictionary: pd.DataFrame) -> str:
     if (near := of.get(("scratch", "dense", 0.0, "cosine"))) is not None:
         said.append(f"{near:.3f} with the nearest of the book's rows ({called('scratch', 'dense')})")
     return "half of the live rows have a cosine of at least " + ", ".join(said) + "." if said else "No rows to compare."
+
+
+def labels(table: pd.DataFrame) -> str:
+    """Of `labels.csv`: how well labels tell where latents fire."""
+    if table.empty:
+        return "No labels have been scored yet."
+    said = [
+        f"{row.detection:.2f} ({row.detection_low:.2f} to {row.detection_high:.2f}) with "
+        f"{called(row.start, row.strategy, row.tilt)}"
+        for row in table.itertuples(index=False)
+    ]
+    return f"Labels from half of the questions tell where latents fire in the others with a score of {', '.join(said)}."
 
 
 def shift(accuracy: pd.DataFrame, taken: int = TAKEN) -> str:
