@@ -82,11 +82,11 @@ def accuracy():
 
 def test_gains_are_counted_by_their_intervals(gaps):
     said = specialised.gains(gaps)
-    assert "reading all latents, 1 of 3 specialised SAEs have a higher" in said and "and 1 a lower one" in said
+    assert "reading all latents, 1 of 3 specialised SAEs gives a higher" in said and "and 1 a lower one" in said
     assert "trained on: sentence embeddings (+0.050, +0.010 to +0.090)" in said
-    assert "reading 64 latents an axis, 0 of 3" in said
+    assert "reading 64 latents an axis, none of 3" in said
     turned = specialised.gains(gaps.assign(gap_r_gain_low=-1.0, gap_r_gain_high=1.0))
-    assert "reading all latents, 0 of 3" in turned and "and 0 a lower" in turned
+    assert "reading all latents, none of 3" in turned and "and none a lower" in turned
 
 
 def test_findings_turn_with_both_tables(gaps, accuracy):
@@ -97,12 +97,14 @@ def test_findings_turn_with_both_tables(gaps, accuracy):
     assert specialised.findings(gaps.iloc[:0], accuracy.iloc[:0]).endswith("has not been measured.")
 
 
-def test_perplexity_names_the_lowest(quality):
+def test_perplexity_tells_the_range_of_those_trained_on(quality):
+    other = quality[quality["strategy"].eq("dense") & quality["start"].eq("tuned")].assign(strategy="bm25", tilt=0.0)
+    quality = pd.concat([quality, other.assign(perplexity_text=40.0)])
     said = specialised.perplexity(quality)
-    assert "the model as it is and 26.0 with the book's SAE; the lowest is 26.0, the book's SAE" in said
-    lower = quality["strategy"].eq("dense") & quality["tilt"].eq(500)
-    turned = quality.assign(perplexity_text=quality["perplexity_text"].mask(lower, 10.0))
-    assert "the lowest is 10.0, trained on: sentence embeddings, t = 500" in specialised.perplexity(turned)
+    assert "on held-out text perplexity is 20.0 with the model as it is, 26.0 with the book's SAE" in said
+    assert "from 27.0 (sentence embeddings) to 40.0 (BM25)" in said
+    turned = specialised.perplexity(quality.assign(perplexity_text=50 - quality["perplexity_text"]))
+    assert "from 10.0 (BM25) to 23.0 (sentence embeddings)" in turned
 
 
 def test_tokens_and_rows_turn_with_their_table(dictionary):

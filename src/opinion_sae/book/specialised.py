@@ -140,29 +140,32 @@ def gains(gaps: pd.DataFrame) -> str:
         best = part.iloc[int(part["gap_r_gain"].to_numpy(float).argmax())]
         reads = f"reading {latents} latents an axis" if latents else "reading all latents"
         said.append(
-            f"{reads}, {up} of {len(part)} specialised SAEs have a higher gap correlation than the book's SAE and "
-            f"{down} a lower one by intervals without 0; the best is {called(*best[[*SAE]])} "
-            f"({best['gap_r_gain']:+.3f}, {best['gap_r_gain_low']:+.3f} to {best['gap_r_gain_high']:+.3f})"
+            f"{reads}, {up or 'none'} of {len(part)} specialised SAEs gives a higher gap correlation than the book's "
+            f"and {down or 'none'} a lower one, by intervals that leave 0 out; the best is "
+            f"{called(*best[[*SAE]])} ({best['gap_r_gain']:+.3f}, {best['gap_r_gain_low']:+.3f} to "
+            f"{best['gap_r_gain_high']:+.3f})"
         )
     return "; ".join(said) + "."
 
 
 def perplexity(quality: pd.DataFrame) -> str:
-    """Of `quality.csv`, at `MIDDLE` latents a token."""
+    """Of `quality.csv`, at `MIDDLE` latents a token: the model, the book's SAE, and those trained on from it."""
     own = quality[quality["k"] == MIDDLE]
-    if own.empty:
-        return "No SAE has been spliced in yet."
+    tuned = own[(own["start"] == "tuned") & (own["tilt"] == 0)]
+    if tuned.empty:
+        return "No SAE that was trained on has been spliced in yet."
     said = []
-    for place, what in (("questions", "held-out questions"), ("text", "held-out text")):
+    for place in ("text", "questions"):
         column = f"perplexity_{place}"
-        base, plain = (quality[quality["start"] == name][["k", column]] for name in ("general", "model"))
-        general = base.loc[base["k"] == MIDDLE, column].iloc[0]
-        best = own.iloc[int(own[column].to_numpy(float).argmin())]
+        plain = quality.loc[quality["start"] == "model", column].iloc[0]
+        general = own.loc[own["start"] == "general", column].iloc[0]
+        order = tuned.sort_values(column)
+        ends = [f"{row[column]:.1f} ({STRATEGY[row['strategy']]})" for _, row in order.iloc[[0, -1]].iterrows()]
         said.append(
-            f"on {what} perplexity is {plain[column].iloc[0]:.1f} with the model as it is and {general:.1f} with the "
-            f"book's SAE; the lowest is {best[column]:.1f}, {called(*best[[*SAE]])}"
+            f"on held-out {place} perplexity is {plain:.1f} with the model as it is, {general:.1f} with the book's SAE "
+            f"and, trained on, from {ends[0]} to {ends[1]}"
         )
-    return f"at {MIDDLE} latents a token, " + "; ".join(said) + "."
+    return f"at {MIDDLE} latents a token, {'; '.join(said)}."
 
 
 def tokens(dictionary: pd.DataFrame) -> str:
