@@ -107,6 +107,19 @@ def test_perplexity_tells_the_range_of_those_trained_on(quality):
     assert "from 10.0 (BM25) to 23.0 (sentence embeddings)" in turned
 
 
+def test_unexplained_variance_is_told_by_place():
+    kinds = [*SAES[:2], ("tuned", "seed", 0.0)]
+    values = {"fvu_text": (0.15, 0.17, 0.2), "fvu_questions": (0.07, 0.06, 0.05), "fvu_answers": (0.1, 0.2, 0.3)}
+    table = pd.DataFrame([about(kind) | {name: of[n] for name, of in values.items()} for n, kind in enumerate(kinds)])
+    said = specialised.unexplained(table)
+    assert "at held-out text 0.150 with the book's SAE and, trained on, from 0.170 (sentence embeddings)" in said
+    assert (
+        "at the tokens of held-out questions 0.070 with the book's SAE and, trained on, from 0.050 (questions" in said
+    )
+    assert "from 0.900" in specialised.unexplained(table.assign(fvu_text=0.9))
+    assert specialised.unexplained(table.iloc[:0]).startswith("No SAE")
+
+
 def test_tokens_and_rows_turn_with_their_table(dictionary):
     said = specialised.tokens(dictionary)
     assert "0.300 (the book's SAE), 0.400 (trained on: sentence embeddings), 0.500" in said

@@ -151,21 +151,32 @@ def gains(gaps: pd.DataFrame) -> str:
 def perplexity(quality: pd.DataFrame) -> str:
     """Of `quality.csv`, at `MIDDLE` latents a token: the model, the book's SAE, and those trained on from it."""
     own = quality[quality["k"] == MIDDLE]
-    tuned = own[(own["start"] == "tuned") & (own["tilt"] == 0)]
-    if tuned.empty:
-        return "No SAE that was trained on has been spliced in yet."
     said = []
     for place in ("text", "questions"):
-        column = f"perplexity_{place}"
-        plain = quality.loc[quality["start"] == "model", column].iloc[0]
-        general = own.loc[own["start"] == "general", column].iloc[0]
-        order = tuned.sort_values(column)
-        ends = [f"{row[column]:.1f} ({STRATEGY[row['strategy']]})" for _, row in order.iloc[[0, -1]].iterrows()]
-        said.append(
-            f"on held-out {place} perplexity is {plain:.1f} with the model as it is, {general:.1f} with the book's SAE "
-            f"and, trained on, from {ends[0]} to {ends[1]}"
-        )
+        beside = _beside(own, f"perplexity_{place}", 1)
+        if not beside:
+            return "No SAE that was trained on has been spliced in yet."
+        plain = quality.loc[quality["start"] == "model", f"perplexity_{place}"].iloc[0]
+        said.append(f"on held-out {place} perplexity is {plain:.1f} with the model as it is, {beside}")
     return f"at {MIDDLE} latents a token, {'; '.join(said)}."
+
+
+def unexplained(table: pd.DataFrame) -> str:
+    """Of `unexplained.csv`: at text, and where offsets read and write."""
+    places = {"fvu_text": "held-out text", "fvu_questions": "the tokens of held-out questions"}
+    places |= {"fvu_answers": "their prompts' last"}
+    said = [f"at {what} {beside}" for column, what in places.items() if (beside := _beside(table, column, 3))]
+    return f"Unexplained variance is {'; '.join(said)}." if said else "No SAE has been measured yet."
+
+
+def _beside(table: pd.DataFrame, column: str, digits: int) -> str:
+    """The book's SAE, and the least and the most of those trained on from it by the mean loss."""
+    order = table[(table["start"] == "tuned") & (table["tilt"] == 0)].sort_values(column)
+    if order.empty:
+        return ""
+    ends = [f"{row[column]:.{digits}f} ({STRATEGY[row['strategy']]})" for _, row in order.iloc[[0, -1]].iterrows()]
+    general = table.loc[table["start"] == "general", column].iloc[0]
+    return f"{general:.{digits}f} with the book's SAE and, trained on, from {ends[0]} to {ends[1]}"
 
 
 def tokens(dictionary: pd.DataFrame) -> str:
