@@ -82,11 +82,11 @@ def accuracy():
 
 def test_gains_are_counted_by_their_intervals(gaps):
     said = specialised.gains(gaps)
-    assert "reading all latents, 1 of 3 specialised SAEs have a higher" in said and "and 1 a lower one" in said
+    assert "reading all latents, 1 of 3 specialised SAEs gives a higher" in said and "and 1 a lower one" in said
     assert "trained on: sentence embeddings (+0.050, +0.010 to +0.090)" in said
-    assert "reading 64 latents an axis, 0 of 3" in said
+    assert "reading 64 latents an axis, none of 3" in said
     turned = specialised.gains(gaps.assign(gap_r_gain_low=-1.0, gap_r_gain_high=1.0))
-    assert "reading all latents, 0 of 3" in turned and "and 0 a lower" in turned
+    assert "reading all latents, none of 3" in turned and "and none a lower" in turned
 
 
 def test_findings_turn_with_both_tables(gaps, accuracy):
@@ -97,12 +97,27 @@ def test_findings_turn_with_both_tables(gaps, accuracy):
     assert specialised.findings(gaps.iloc[:0], accuracy.iloc[:0]).endswith("has not been measured.")
 
 
-def test_perplexity_names_the_lowest(quality):
+def test_perplexity_tells_the_range_of_those_trained_on(quality):
+    other = quality[quality["strategy"].eq("dense") & quality["start"].eq("tuned")].assign(strategy="bm25", tilt=0.0)
+    quality = pd.concat([quality, other.assign(perplexity_text=40.0)])
     said = specialised.perplexity(quality)
-    assert "the model as it is and 26.0 with the book's SAE; the lowest is 26.0, the book's SAE" in said
-    lower = quality["strategy"].eq("dense") & quality["tilt"].eq(500)
-    turned = quality.assign(perplexity_text=quality["perplexity_text"].mask(lower, 10.0))
-    assert "the lowest is 10.0, trained on: sentence embeddings, t = 500" in specialised.perplexity(turned)
+    assert "on held-out text perplexity is 20.0 with the model as it is, 26.0 with the book's SAE" in said
+    assert "from 27.0 (sentence embeddings) to 40.0 (BM25)" in said
+    turned = specialised.perplexity(quality.assign(perplexity_text=50 - quality["perplexity_text"]))
+    assert "from 10.0 (BM25) to 23.0 (sentence embeddings)" in turned
+
+
+def test_unexplained_variance_is_told_by_place():
+    kinds = [*SAES[:2], ("tuned", "seed", 0.0)]
+    values = {"fvu_text": (0.15, 0.17, 0.2), "fvu_questions": (0.07, 0.06, 0.05), "fvu_answers": (0.1, 0.2, 0.3)}
+    table = pd.DataFrame([about(kind) | {name: of[n] for name, of in values.items()} for n, kind in enumerate(kinds)])
+    said = specialised.unexplained(table)
+    assert "at held-out text 0.150 with the book's SAE and, trained on, from 0.170 (sentence embeddings)" in said
+    assert (
+        "at the tokens of held-out questions 0.070 with the book's SAE and, trained on, from 0.050 (questions" in said
+    )
+    assert "from 0.900" in specialised.unexplained(table.assign(fvu_text=0.9))
+    assert specialised.unexplained(table.iloc[:0]).startswith("No SAE")
 
 
 def test_tokens_and_rows_turn_with_their_table(dictionary):
@@ -112,6 +127,13 @@ def test_tokens_and_rows_turn_with_their_table(dictionary):
     assert "0.900 (the book's SAE)" in specialised.tokens(turned)
     assert specialised.rows(dictionary).startswith("half of the live rows have a cosine of at least 0.400 with the row")
     assert "0.900 with the nearest" in specialised.rows(turned)
+
+
+def test_labels_are_told_by_their_scores():
+    table = pd.DataFrame([{**about(SAES[1]), "latents": 90, **ends("detection", 0.7, 0.6, 0.8)}])
+    assert "0.70 (0.60 to 0.80) with trained on: sentence embeddings" in specialised.labels(table)
+    assert "0.90" in specialised.labels(table.assign(detection=0.9))
+    assert specialised.labels(table.iloc[:0]).startswith("No labels")
 
 
 def test_the_probe_is_told_beside_random_features_and_the_oracle(accuracy):

@@ -27,7 +27,10 @@ def left(lm, tiny, tmp_path_factory):
     work = tmp_path_factory.mktemp("specialised")
     rng = np.random.default_rng(0)
     topics = rng.permutation(np.repeat(list("xyz"), 8)).tolist()
-    questions = [tiny.question(f"q{i}", "ab", f"Is {'abcdefgh'[i % 8]} {i}?", topics[i]) for i in range(24)]
+    questions = [
+        tiny.question(f"q{i}", "ab", f"Should {'abcdefgh'[i % 8]} be {('cheap', 'dear')[i % 2]}?", topics[i])
+        for i in range(24)
+    ]
     questions = [dataclasses.replace(question, survey="one") for question in questions]
     survey = tiny.survey(rng.dirichlet(np.ones(2), (4, 24)), questions, "fmdr", ["sex", "sex", "party", "party"])
     answers = AnswerPath(lm, survey.questions, 1, orders=1)
@@ -120,6 +123,7 @@ def test_the_study_runs_and_its_tables_have_a_row_for_each_sae(left, monkeypatch
         "map",
         "gaps-general-0",
         "gaps-tuned-dense-0",
+        "labels-general-0",
     ]
     assert set(first) <= set(items)
     parts = {name: items[name].make() for name in first}
@@ -133,6 +137,7 @@ def test_the_study_runs_and_its_tables_have_a_row_for_each_sae(left, monkeypatch
     gaps = tables["gaps"].set_index(["start", "latents"])
     assert (gaps.loc["general", ["gap_r_gain", "gap_r_gain_low"]] == 0).all().all()
     assert len(gaps) == 4 and set(tables["map"]["sae"]) == set(specialised.MAPPED)
+    assert tables["labels"]["detection"].between(0, 1).all() and len(tables["labels"]) == 1
     assert isinstance(tables["unexplained"], pd.DataFrame) and len(tables["unexplained"]) == 4
 
 

@@ -19,6 +19,7 @@ COLUMNS = {  # by study and table: what a row is about, and its numbers
         "unexplained": (SAE, ("fvu_text", "fvu_questions", "fvu_answers", "live")),
         "dictionary": ((*SAE, "measure", "place"), ("value",)),
         "gaps": ((*SAE, "latents"), ("gap_r", "gap_r_gain", "group_kl_closed", "group_kl_closed_gain")),
+        "labels": ((*SAE,), ("detection",)),
         "map": (("sae", "row"), ("first", "second", "first_explained", "second_explained")),
     },
     "shift": {"accuracy": (("features", "treatment", "taken"), ("accuracy", "worst", "gain"))},
@@ -139,29 +140,43 @@ def gains(gaps: pd.DataFrame) -> str:
         best = part.iloc[int(part["gap_r_gain"].to_numpy(float).argmax())]
         reads = f"reading {latents} latents an axis" if latents else "reading all latents"
         said.append(
-            f"{reads}, {up} of {len(part)} specialised SAEs have a higher gap correlation than the book's SAE and "
-            f"{down} a lower one by intervals without 0; the best is {called(*best[[*SAE]])} "
-            f"({best['gap_r_gain']:+.3f}, {best['gap_r_gain_low']:+.3f} to {best['gap_r_gain_high']:+.3f})"
+            f"{reads}, {up or 'none'} of {len(part)} specialised SAEs gives a higher gap correlation than the book's "
+            f"and {down or 'none'} a lower one, by intervals that leave 0 out; the best is "
+            f"{called(*best[[*SAE]])} ({best['gap_r_gain']:+.3f}, {best['gap_r_gain_low']:+.3f} to "
+            f"{best['gap_r_gain_high']:+.3f})"
         )
     return "; ".join(said) + "."
 
 
 def perplexity(quality: pd.DataFrame) -> str:
-    """Of `quality.csv`, at `MIDDLE` latents a token."""
+    """Of `quality.csv`, at `MIDDLE` latents a token: the model, the book's SAE, and those trained on from it."""
     own = quality[quality["k"] == MIDDLE]
-    if own.empty:
-        return "No SAE has been spliced in yet."
     said = []
-    for place, what in (("questions", "held-out questions"), ("text", "held-out text")):
-        column = f"perplexity_{place}"
-        base, plain = (quality[quality["start"] == name][["k", column]] for name in ("general", "model"))
-        general = base.loc[base["k"] == MIDDLE, column].iloc[0]
-        best = own.iloc[int(own[column].to_numpy(float).argmin())]
-        said.append(
-            f"on {what} perplexity is {plain[column].iloc[0]:.1f} with the model as it is and {general:.1f} with the "
-            f"book's SAE; the lowest is {best[column]:.1f}, {called(*best[[*SAE]])}"
-        )
-    return f"at {MIDDLE} latents a token, " + "; ".join(said) + "."
+    for place in ("text", "questions"):
+        beside = _beside(own, f"perplexity_{place}", 1)
+        if not beside:
+            return "No SAE that was trained on has been spliced in yet."
+        plain = quality.loc[quality["start"] == "model", f"perplexity_{place}"].iloc[0]
+        said.append(f"on held-out {place} perplexity is {plain:.1f} with the model as it is, {beside}")
+    return f"at {MIDDLE} latents a token, {'; '.join(said)}."
+
+
+def unexplained(table: pd.DataFrame) -> str:
+    """Of `unexplained.csv`: at text, and where offsets read and write."""
+    places = {"fvu_text": "held-out text", "fvu_questions": "the tokens of held-out questions"}
+    places |= {"fvu_answers": "their prompts' last"}
+    said = [f"at {what} {beside}" for column, what in places.items() if (beside := _beside(table, column, 3))]
+    return f"Unexplained variance is {'; '.join(said)}." if said else "No SAE has been measured yet."
+
+
+def _beside(table: pd.DataFrame, column: str, digits: int) -> str:
+    """The book's SAE, and the least and the most of those trained on from it by the mean loss."""
+    order = table[(table["start"] == "tuned") & (table["tilt"] == 0)].sort_values(column)
+    if order.empty:
+        return ""
+    ends = [f"{row[column]:.{digits}f} ({STRATEGY[row['strategy']]})" for _, row in order.iloc[[0, -1]].iterrows()]
+    general = table.loc[table["start"] == "general", column].iloc[0]
+    return f"{general:.{digits}f} with the book's SAE and, trained on, from {ends[0]} to {ends[1]}"
 
 
 def tokens(dictionary: pd.DataFrame) -> str:
@@ -192,6 +207,18 @@ def rows(dictionary: pd.DataFrame) -> str:
     if (near := of.get(("scratch", "dense", 0.0, "cosine"))) is not None:
         said.append(f"{near:.3f} with the nearest of the book's rows ({called('scratch', 'dense')})")
     return "half of the live rows have a cosine of at least " + ", ".join(said) + "." if said else "No rows to compare."
+
+
+def labels(table: pd.DataFrame) -> str:
+    """Of `labels.csv`: how well labels tell where latents fire."""
+    if table.empty:
+        return "No labels have been scored yet."
+    said = [
+        f"{row.detection:.2f} ({row.detection_low:.2f} to {row.detection_high:.2f}) with "
+        f"{called(row.start, row.strategy, row.tilt)}"
+        for row in table.itertuples(index=False)
+    ]
+    return f"Labels from half of the questions tell where latents fire in the others with a score of {', '.join(said)}."
 
 
 def shift(accuracy: pd.DataFrame, taken: int = TAKEN) -> str:

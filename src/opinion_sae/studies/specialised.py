@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opinion_sae.artifacts import Item
+from opinion_sae.effects.firing import read_corpus
+from opinion_sae.effects.labels import labels
 from opinion_sae.methods.reading import Base, held_out_reading, reading
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
@@ -33,7 +35,7 @@ from opinion_sae.studies.dictionary import (
     quantiles,
     ranks,
 )
-from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground
+from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground, spread
 from opinion_sae.survey import question_clusters
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
@@ -42,6 +44,7 @@ SEEDS = 3
 TILTS = (500.0, 1e9)
 LATENTS = (16, 32, 64)  # active on a token when an SAE is held against the model; all are trained with the book's k
 FEW = 64  # latents that an axis of an offset may read
+LABELLED = 100  # latents of each SAE whose labels are scored
 SHOWN = 400  # decoder rows of each SAE in the map
 MAPPED = ("general-0", "tuned-dense-0", "tuned-dense-t500-0", "scratch-dense-0")
 
@@ -161,6 +164,8 @@ def items(given: Given) -> dict[str, Item]:
     dense, scratch = Variant("tuned", "dense"), Variant("scratch", "dense")
     found = measure(GENERAL, dense, Variant("tuned", "random"), scratch, dense._replace(tilt=TILTS[0]))
     found |= offsets_of(GENERAL, dense, scratch) | measure(*variants(0)) | {"map": Item(about, lambda: mapped(saes))}
+    for one in (GENERAL, dense, dense._replace(tilt=TILTS[0]), scratch):
+        found[f"labels-{one.name}"] = Item([*about, LABELLED], partial(labelled, ground, saes, one))
     found |= offsets_of(*(one for one in variants(0) if not one.tilt))
     for seed in range(1, SEEDS):
         found |= measure(*variants(seed)) | offsets_of(dense._replace(seed=seed), scratch._replace(seed=seed))
@@ -235,13 +240,23 @@ def offsets(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
     return found
 
 
+def labelled(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
+    """Detection scores (`effects.labels`) of latents that fire on twenty of the questions' tokens or more, evenly
+    spread over their numbers: labels from half of the questions, judged on the other half."""
+    corpus = read_corpus(ground.given.answers, saes(one), [])
+    enough = (corpus.starts.diff() >= 20).nonzero()[:, 0]
+    some = enough[spread(len(enough), LABELLED)].tolist()
+    scores = [label.detection for label in labels(corpus, some, ground.given.seed)]
+    return {"detection": np.array([score for score in scores if not np.isnan(score)])}
+
+
 @cache
 def _people(ground: Ground) -> People:
     return people(ground.given.survey, ground.given.seed)
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
-    """`quality`, `unexplained`, `dictionary`, `gaps` and `map`, by the name of the file."""
+    """`quality`, `unexplained`, `dictionary`, `gaps`, `labels` and `map`, by the name of the file."""
     of, every = specialised_tables, [GENERAL, *(one for seed in range(SEEDS) for one in variants(seed))]
     kinds = {one.name: (one.start, one.strategy, one.tilt) for one in every}
     saes, gaps = of.by_kind(parts, kinds), of.by_kind(parts, {f"gaps-{name}": kind for name, kind in kinds.items()})
@@ -251,4 +266,5 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         "dictionary": of.dictionary(saes),
     }
     found["gaps"] = of.gaps(gaps, FEW)
+    found["labels"] = of.labels(of.by_kind(parts, {f"labels-{name}": kind for name, kind in kinds.items()}))
     return found | ({"map": of.places(parts["map"])} if "map" in parts else {})

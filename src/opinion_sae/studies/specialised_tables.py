@@ -103,6 +103,20 @@ def _with_interval(name: str, replicates: Float[np.ndarray, "replicate"]) -> dic
     return {name: float(replicates[0]), f"{name}_low": low, f"{name}_high": high}
 
 
+def labels(found: Found) -> pd.DataFrame:
+    """Mean detection score of latents' labels, with 1.96 standard errors over latents to either side; none of an SAE of
+    which fewer than two were scored."""
+    rows = []
+    for kind, of in found.items():
+        scores = np.concatenate([part["detection"] for part in of])
+        if len(scores) < 2:
+            continue
+        mean, error = float(scores.mean()), 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5
+        cells = dict(zip((f"detection{end}" for end in ENDS), (mean, mean - error, mean + error), strict=True))
+        rows.append(about(kind, of) | {"latents": len(scores)} | cells)
+    return pd.DataFrame(rows, columns=[*SAE, "n_seeds", "latents", *(f"detection{end}" for end in ENDS)])
+
+
 def places(part: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Decoder rows on the first two principal axes of the book's SAE; `explained`: by either, of its variance."""
     rows = []
