@@ -108,6 +108,9 @@ def test_the_scale_of_the_committed_tables(tmp_path):
     dots = {line.get_gid(): line.get_xdata()[0] for line in figure.axes[0].lines if line.get_gid()}
     assert dots == {f"kl-of-{row.task}-{row.method}": row.kl for row in table.itertuples()}
     save_svg(figure, tmp_path / "scale.svg")
+    paper, texts = figure.bbox.padded(1), [text for text in figure.axes[0].texts if text.get_text()]
+    assert len(texts) == len(table)
+    assert all(paper.contains(*corner) for text in texts for corner in text.get_window_extent().get_points())
     assert "unsteered model, alone" in "".join(ElementTree.parse(tmp_path / "scale.svg").getroot().itertext())
     closed = gaps.set_index(["task", "group", "method"])["group_kl_closed"]["toplines", "all", "delta-reading-64"]
     assert f"and {closed:.0%} of what is left" in one_question.scale_sentence(table, gaps)

@@ -92,14 +92,14 @@ def test_who_and_what_is_asked(case):
     read = answers.read(offset.sae, "question", torch.arange(0, len(answers.prompts), answers.orders))
     latents, questions = read_most(answers, offset, 2), np.arange(3)
     r = offset.weigh(read)
-    plan = audit.plans(lambda j: audit.meant(offset, r, j), questions, latents, 0)[0]
+    plan = audit.plans(lambda j: audit.meant(offset, r, j), questions, latents, 0, 4)[0]
     assert set(plan.questions) == set(questions[(r[:, latents[0]] != 0).numpy()])
     pull = (offset.codes() @ offset.a[:, 0, latents[0]]).abs()
     assert plan.targets.tolist() == pull.topk(2).indices.tolist()  # of five groups, two and two
     assert len(plan.others) == 2 and not set(plan.others) & set(plan.targets)
     unread = offset.copy()
     unread.a.data[:, 0] = 0
-    assert audit.plans(lambda j: audit.meant(unread, r, j), questions, latents, 0) == []
+    assert audit.plans(lambda j: audit.meant(unread, r, j), questions, latents, 0, 4) == []
 
 
 def test_an_audit_from_end_to_end(case, tiny):

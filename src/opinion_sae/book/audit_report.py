@@ -72,7 +72,15 @@ def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count:
                 range_said(float(as_it_is["bounded_from"]), float(as_it_is["bounded_to"])),
             ]
         )
-    heads = ["latent", "meant for", "questions", "shift at 1 (places)", f"at {ends[1]:g}", f"at {ends[0]:g}", "bounded"]
+    heads = [
+        "latent",
+        "meant for",
+        "questions",
+        "shift at 1 (places)",
+        f"at {ends[1]:g} (places)",
+        f"at {ends[0]:g} (places)",
+        "bounded",
+    ]
     what = "read" if role == "read" else "written"
     return typeset(
         pd.DataFrame(rows, columns=heads), f"Latents that are {what}, by how far they move the groups meant for them"

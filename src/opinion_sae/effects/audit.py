@@ -28,7 +28,7 @@ from opinion_sae.survey import Survey
 
 STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent, or written: 0 takes it out, 1 leaves it
 TARGETS = 4  # groups that a latent moves most, as on its card; as many others are drawn
-QUESTIONS = 4  # at most, per latent and fold
+QUESTIONS = {"read": 4, "write": 3}  # at most, per latent and fold
 AT_ONCE = 8  # latents; each row attends to all others of its question
 MEASURES = ["on_target", "off_target", "off_target_kl"]
 CELLS = ["role", "latent", "fold", "question", "strength", *MEASURES]
@@ -108,8 +108,9 @@ def plans(
     questions: Int[np.ndarray, "question"],
     latents: Sequence[int],
     seed: int,
+    most: int,
 ) -> list[Plan]:
-    """Of each latent: at most `QUESTIONS` of the questions on which it pulls at some group, spread evenly, with a start
+    """Of each latent: at most `most` of the questions on which it pulls at some group, spread evenly, with a start
     of its own; the `TARGETS` groups that it pulls at most, and as many others drawn at random. None that pulls nowhere.
     """
     found = []
@@ -120,7 +121,7 @@ def plans(
             continue
         count, order = min(TARGETS, len(size) // 2), size.argsort(descending=True, stable=True).cpu().numpy()
         others = np.random.default_rng([seed, latent]).permutation(order[count:])[:count]
-        asked = spread(np.roll(questions[there], -latent), QUESTIONS)
+        asked = spread(np.roll(questions[there], -latent), most)
         found.append(Plan(latent, order[:count], others, asked))
     return found
 
@@ -151,7 +152,7 @@ def audit(
         if not len(asked):
             continue
         for role, turned, pull, way in _roles(answers, offset, asked, positions[asked]):
-            made = plans(pull, asked, [latent for one, latent in latents if one == role], seed)
+            made = plans(pull, asked, [latent for one, latent in latents if one == role], seed, QUESTIONS[role])
             targets |= {(role, plan.latent): plan.targets.tolist() for plan in made}
             for question, here in _by_question(made):
                 at = int(np.flatnonzero(asked == question)[0])

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from opinion_sae.book.figures.style import WIDTH, log_scale
+from opinion_sae.book.figures.style import WIDTH, log_scale, name_rows
 from opinion_sae.book.one_question import columns_of
 from opinion_sae.score.gap_pairs import Pair
 from opinion_sae.score.names import label
@@ -52,14 +52,14 @@ def before_and_after(rows: pd.DataFrame, question: Question, pair: Pair, task: s
 
 
 def kl_scale(table: pd.DataFrame) -> Figure:
-    """A dot per row of `book.one_question.scale_table` on one KL axis, with its 95 % interval and its name.
+    """A dot per row of `book.one_question.scale_table` on one KL axis, with its 95 % interval and its name above it.
 
     The axis is logarithmic, as the furthest is a hundred times as far as the nearest; a dot's name in the SVG is
     'kl-of-<task>-<method>'.
     """
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.27 * len(table) + 0.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(table) + 0.8))
     log_scale(axes.xaxis)
-    middle = np.sqrt(table["kl"].min() * table["kl"].max())
+    names = []
     for place, (task, method, kl, low, high) in enumerate(table.itertuples(index=False)):
         said, marker = TASKS[task]
         look = {"fmt": marker, "color": "black" if task != "toplines" else "#D55E00", "capsize": 2, "markersize": 5}
@@ -67,15 +67,11 @@ def kl_scale(table: pd.DataFrame) -> Figure:
         error = [[kl - low], [high - kl]]
         dot = axes.errorbar(kl, place, xerr=error, mfc="black" if task == "alone" else "white", **look)[0]
         dot.set_gid(f"kl-of-{task}-{method}")
-        name = label(method) + (f", {said}" if said and method != "toplines" else "")
-        end, shift, side = (high, 5, "left") if kl < middle else (low, -5, "right")  # where there is room
-        axes.annotate(name, (end, place), (shift, 0), textcoords="offset points", ha=side, va="center")
-    axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+        names.append(label(method) + (f", {said}" if said and method != "toplines" else ""))
+    name_rows(axes, names)
     low, high = table["kl"].min(), table["kl"].max()
     axes.set_xlim(low / 1.6, high * 2)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("mean KL (nats, logarithmic): lower is closer")
