@@ -145,6 +145,7 @@ CHAPTERS = {
         work=[],
     ),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
+    "25_leaderboard": dict(needs=[], tables=[], figures=["gain_and_cost.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
@@ -192,7 +193,8 @@ def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
     made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv"], "11_selection": ["selection.csv"]}
-    if name in made:  # by `make evaluate` and `make select`
+    made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard.json"]}
+    if name in made:  # by `make evaluate`, `make select` and `opinion-sae compare`
         return [path for path in (RUN.results / file for file in made[name]) if path.is_file()]
     if name == "15_speed":
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
