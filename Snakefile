@@ -151,6 +151,7 @@ CHAPTERS = {
         work=[],
     ),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
+    "25_leaderboard": dict(needs=[], tables=[], figures=["gain_and_cost.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
     "23_architectures": dict(
         needs=[],
@@ -210,7 +211,8 @@ def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
     made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv", "labels.csv"], "11_selection": ["selection.csv"]}
-    # by `make evaluate`, `make select` and `opinion-sae label`; by `make study`
+    made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard.json"]}
+    # by `make evaluate`, `make select`, `opinion-sae label` and `opinion-sae compare`; by `make study`
     files = [path for path in (RUN.results / file for file in made.get(name, [])) if path.is_file()]
     files += [path for of in STUDIES.get(name, []) for path in sorted(ROOT.glob(f"results/studies/{of}/*.*"))]
     if files:

@@ -1,0 +1,136 @@
+"""The leaderboard: ranks and ratios by hand, sentences that turn with the table, and what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opinion_sae.artifacts import write_csv, write_json
+from opinion_sae.book import compare, leaders
+from opinion_sae.book.command import main
+from opinion_sae.book.figures.leaderboard import LOOKS, gain_and_cost
+from opinion_sae.book.leaderboard import COLUMNS, harmonic_mean, side_effect_ratio, with_ranks
+from opinion_sae.methods.registry import KINDS, METHODS
+
+
+def board(**changes):
+    """Three methods on 100 questions and a prompt on 9."""
+    rows = {
+        "delta-reading": {"kind": "reading", "gap_r": 0.5, "fit_seconds": 60.0, "next_token_kl": 0.02},
+        "words": {"kind": "read only", "gap_r": 0.6, "fit_seconds": 2.0},
+        "direct": {"kind": "read only", "gap_r": 0.55, "fit_seconds": 5.0},
+        "prompt-qa": {"kind": "prompt", "gap_r": 0.1, "fit_seconds": 90.0, "n_questions": 9},
+    }
+    for method, cells in changes.items():
+        rows[method.replace("_", "-")] |= cells
+    found = pd.DataFrame([{"method": method, "n_questions": 100, **cells} for method, cells in rows.items()])
+    found["gap_r_low"], found["gap_r_high"] = found["gap_r"] - 0.1, found["gap_r"] + 0.1
+    found["minus_reading"] = found["gap_r"] - 0.5
+    found["minus_reading_low"], found["minus_reading_high"] = (
+        found["minus_reading"] - 0.07,
+        found["minus_reading"] + 0.07,
+    )
+    whole = found["n_questions"] == 100
+    found["rank"] = found["gap_r"].where(whole).rank(ascending=False)
+    found["rank_low"], found["rank_high"] = found["rank"].clip(upper=1), found["rank"] + 1
+    found["accuracy_change"] = 0.01
+    return found.reindex(columns=COLUMNS)
+
+
+def kept(folder, found):
+    write_csv(folder / "leaderboard.csv", found)
+    about = {"machine": "2 cores", "seconds": {"gpo": 90.0, "total": 600.0}, "missing": ["yapo", "words-cost"]}
+    write_json(folder / "leaderboard.json", about)
+
+
+def test_it_is_read_best_first_with_what_made_it(tmp_path):
+    kept(tmp_path, board())
+    found, note = leaders.load_leaderboard(tmp_path)
+    assert found["method"].tolist() == ["words", "direct", "delta-reading", "prompt-qa"]
+    assert "2 cores in 10 minutes" in note and "missing are `yapo`." in note
+    for caption, columns in leaders.TABLES.items():
+        assert len(columns) <= 11 and set(columns.values()) <= set(COLUMNS)
+        assert "reading Δ" in str(leaders.shown(found, caption).html)
+
+
+def test_without_one_everything_says_so(tmp_path):
+    found, note = leaders.load_leaderboard(tmp_path)
+    assert note == leaders.NONE == leaders.first_sentence(found) == leaders.cost_sentence(found)
+    assert all(leaders.shown(found, caption).text == leaders.NONE for caption in leaders.TABLES)
+    assert leaders.kind_sentence(found, "prompt").endswith("nothing has been compared.")
+    assert leaders.NONE in gain_and_cost(found).axes[0].texts[0].get_text()
+
+
+def test_a_broken_table_is_refused(tmp_path):
+    kept(tmp_path, board().drop(columns="gap_r"))
+    with pytest.raises(ValueError, match="gap_r"):
+        leaders.load_leaderboard(tmp_path)
+
+
+def test_the_first_sentence_turns_with_the_table():
+    said = leaders.first_sentence(board())
+    assert "the read-out of words, 0.60 (0.50 to 0.70)" in said and "3 of 3 methods" in said
+    found = board(delta_reading={"gap_r": 0.9})
+    found["rank_low"] = found["rank"]
+    said = leaders.first_sentence(found)
+    assert "the reading Δ, 0.90" in said and "no other comes first" in said
+
+
+def test_a_kinds_sentence_turns_with_the_table():
+    assert "it is above the reading Δ by 0.10 (+0.03 to +0.17)" in leaders.kind_sentence(board(), "read only")
+    said = leaders.kind_sentence(board(words={"gap_r": 0.3}), "read only")
+    assert "the read-out of latents has the highest gap correlation of 2" in said and "cannot be told from" in said
+    said = leaders.kind_sentence(board(), "prompt")
+    assert "on 9 of 100 questions only" in said and "it is below the reading Δ by 0.40" in said
+    said = leaders.kind_sentence(board(), "reading")
+    assert "0.02 nats" in said and "+1 points" in said and "below" not in said
+    with pytest.raises(KeyError):
+        leaders.kind_sentence(board(), "nonsense")
+
+
+def test_the_cost_sentence_names_what_nothing_faster_beats():
+    assert leaders.cost_sentence(board()) == (
+        "Better than everything that is fitted faster: the read-out of words (2 s, 0.60)."
+    )
+    said = leaders.cost_sentence(board(words={"gap_r": 0.3}))
+    assert "words (2 s, 0.30); the read-out of latents (5 s, 0.55)." in said
+
+
+def test_the_figure_names_the_best_of_each_kind():
+    found = board()
+    drawn = gain_and_cost(found)
+    named = {text.get_text().replace("\n", " ") for text in drawn.axes[0].texts}
+    assert named == {"reading Δ", "words", "persona prompt, question"}
+    assert set(LOOKS) == set(KINDS)
+
+
+def test_ranks_share_the_best_place_and_leave_out_who_answered_few():
+    table = pd.DataFrame({"method": ["a", "b", "c", "d"], "n_questions": [5, 5, 5, 2]})
+    draws = {"a": [0.2, 0.3, 0.1], "b": [0.4, 0.2, 0.4], "c": [0.2, 0.1, 0.0], "d": [0.9, 0.9, 0.9]}
+    found = with_ranks(table, {name: np.array(r) for name, r in draws.items()}).set_index("method")
+    assert found["rank"].tolist()[:3] == [2, 1, 2] and np.isnan(found.loc["d", "rank"])
+    assert found.loc["c", "rank_low"] == 3 and found.loc["b", "rank_high"] == pytest.approx(2, abs=0.1)
+
+
+def test_side_effect_ratio_by_hand():
+    shares = np.array([[[0.6, 0.4], [0.3, 0.7], [0.5, 0.5], [np.nan, np.nan]]])
+    plain = np.log(np.array([[[0.9, 0.1]] * 4]))
+    table = np.log(np.array([[[0.2, 0.8], [0.2, 0.8], [0.8, 0.2], [0.2, 0.8]]]))
+    # the first is changed for the worse, the second for the better, the third not at all, nobody answered the fourth
+    assert side_effect_ratio(shares, plain, table) == 0.5
+    assert np.isnan(side_effect_ratio(shares, plain, plain))
+
+
+def test_harmonic_mean():
+    assert harmonic_mean([0.5, 1.0, 1.0]) == pytest.approx(0.75) and harmonic_mean([0.0, 1.0, 1.0]) == 0
+
+
+def test_an_unknown_method_gets_one_line_with_the_names(capsys):
+    assert main(["compare", "--methods", "delta,nonsense", "--", "smoke"]) == 1
+    said = capsys.readouterr().err
+    assert "no method is called nonsense; there are unsteered, " in said and "lora" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_methods_run_in_order_of_worth():
+    assert compare.check_names(["gpo", "corrsteer"]) == ["corrsteer", "gpo"]
+    assert compare.check_names([]) == list(METHODS)
