@@ -79,7 +79,7 @@ def test_the_sentence_of_reconstruction_turns(architectures):
     said = report.reconstruction_sentence(architectures)
     assert said == (
         "The least variance is left unexplained by gated (0.25 (0.22 to 0.28), L0 30), the most by TopK (0.30 (0.27 to "
-        "0.33), L0 32). The book's own, TopK on many more tokens, leaves 0.05."
+        "0.33), L0 32). The book's own, TopK on many more tokens, leaves 0.05 (0.02 to 0.08)."
     )
     other = report.reconstruction_sentence(changed(architectures, "fvu", "gated", value=0.6))
     assert other.startswith("The least variance is left unexplained by TopK (0.30")
@@ -132,7 +132,7 @@ def test_tables_have_a_row_for_each(architectures, size):
 def test_figures_are_drawn_with_and_without_tables(architectures, size, tmp_path):
     lines = figures.frontier(architectures).axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["TopK", "gated", "the book's own"]
-    assert lines[0].get_xdata().tolist() == [16, 32] and lines[0].get_ydata().tolist() == [0.5, 0.3]
+    assert list(lines[0].get_xdata()) == [16, 32] and list(lines[0].get_ydata()) == [0.5, 0.3]
     assert (
         len(figures.gaps_by_architecture(architectures).axes) == len(figures.told_by_latents(architectures).axes) == 2
     )

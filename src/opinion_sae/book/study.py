@@ -57,7 +57,11 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = ()) -> Path:
     to_make = [key for key, part in parts.items() if part is None]
     to_make = [key for key in to_make if not chosen or key.startswith(tuple(chosen))]
     target, start = folder_of(run, name), time.monotonic()
-    about = {"command": command(name, profile, chosen), "profile": asdict(profile), "hashes": hashes} | where()
+    about = {
+        "command": f"opinion-sae study {name} -- {profile.run.name}",
+        "profile": asdict(profile),
+        "hashes": hashes,
+    } | where()
     for number, key in enumerate(to_make):
         left = (time.monotonic() - start) / number * (len(to_make) - number) if number else 0.0
         said = f", about {left / 60:.0f} minutes left" if number else ""
@@ -79,11 +83,6 @@ def write(
     seconds = {key: read_json(given.folder / f"{key}.json")["seconds"] for key in there}
     done = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}
     write_json(target / "study.json", {**about, **done, "missing": [key for key in parts if key not in there]})
-
-
-def command(name: str, profile: Profile, chosen: Sequence[str]) -> str:
-    """What was typed, or what amounts to it."""
-    return " ".join(["opinion-sae study", name, "--", profile.run.name, *chosen])
 
 
 def where() -> dict[str, Any]:

@@ -60,6 +60,18 @@ class StudyTables(NamedTuple):
         return self.tables[file]
 
 
+class Point(NamedTuple):
+    """A value, with a 95 % interval or NaN."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """'0.43 (0.38 to 0.48)', or '0.43' of a single seed."""
+        return plain(self.value) if np.isnan(self.low) else with_interval(*self)
+
+
 def load_tables(name: str, folder: Path = STUDIES) -> StudyTables:
     """The tables of a study, without rows if it has not been run. ValueError for a table of another form."""
     path, tables = folder / name, {}
@@ -89,10 +101,13 @@ def note(study: StudyTables) -> str:
     return said
 
 
-def wide(study: StudyTables, measure: str) -> pd.DataFrame:
-    """One measure of the architectures, a row per architecture and sparsity."""
+def points(study: StudyTables, measure: str) -> dict[tuple[str, int], Point]:
+    """One measure of the architectures, by architecture and sparsity."""
     rows = study["architectures"]
-    return rows[rows["measure"] == measure].set_index(["architecture", "target_l0"])
+    rows = rows[rows["measure"] == measure]
+    keys = zip(rows["architecture"], rows["target_l0"], strict=True)
+    values = rows[["value", "low", "high"]].to_numpy(float).tolist()
+    return {(str(name), int(l0)): Point(*value) for (name, l0), value in zip(keys, values, strict=True)}
 
 
 def middle(study: StudyTables) -> int | None:
@@ -101,123 +116,106 @@ def middle(study: StudyTables) -> int | None:
     return int(rows["target_l0"].mode().iloc[0]) if len(rows) else None
 
 
-def at_middle(study: StudyTables, measure: str) -> pd.DataFrame:
-    """One measure at that sparsity, a row per architecture, in the order of `LABELS`."""
-    found = wide(study, measure)
-    if not len(found):
-        return found.reset_index(level="target_l0")
-    found = found[found.index.get_level_values("target_l0") == middle(study)].reset_index(level="target_l0")
-    return found.loc[[name for name in LABELS if name in found.index]]
+def at_middle(study: StudyTables, measure: str, book: bool = True) -> dict[str, Point]:
+    """One measure at that sparsity by architecture, in the order of `LABELS`, with the book's own SAE or without."""
+    found, l0 = points(study, measure), middle(study)
+    names = [name for name in LABELS if book or name != "book"]
+    return {name: found[name, l0] for name in names if l0 is not None and (name, l0) in found}
+
+
+def extremes(found: Mapping[str, Point]) -> tuple[str, str]:
+    """The names with the least and the largest value."""
+    order = sorted(found, key=lambda name: found[name].value)
+    return order[0], order[-1]
 
 
 def architectures_table(study: StudyTables) -> Shown:
     """A row per architecture at the book's sparsity, with intervals over seeds, for gaps over questions."""
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for measure, head in IN_TABLE.items():
-        for name, row in at_middle(study, measure).iterrows():
-            cells = row[["value", "low", "high"]].to_numpy(float)
-            rows.setdefault(LABELS[str(name)], {})[head] = _cell(*cells)
-    names = [label for label in LABELS.values() if label in rows]
-    frame = pd.DataFrame([{"architecture": name} | rows[name] for name in names]).fillna("")
+        for name, point in at_middle(study, measure).items():
+            rows.setdefault(name, {})[head] = f"{point.value:.1f}" if point.value >= 10 else str(point)
+    frame = pd.DataFrame([{"architecture": LABELS[name]} | rows[name] for name in LABELS if name in rows]).fillna("")
     return table(frame, f"Architectures at an L0 of {middle(study)} in training")
-
-
-def _cell(value: float, low: float, high: float) -> str:
-    return f"{value:.1f}" if value >= 10 else between(value, low, high)
-
-
-def between(value: float, low: float, high: float) -> str:
-    """'0.43 (0.38 to 0.48)', or '0.43' of a single seed."""
-    return plain(value) if np.isnan(low) else with_interval(value, low, high)
 
 
 def reconstruction_sentence(study: StudyTables) -> str:
     """Which architecture leaves the least and the most variance unexplained, and how much each has active."""
-    fvu, l0 = at_middle(study, "fvu").drop("book", errors="ignore"), at_middle(study, "l0")
+    fvu, l0 = at_middle(study, "fvu", book=False), at_middle(study, "l0")
     if len(fvu) < 2:
         return note(study)
-    best, worst = fvu["value"].idxmin(), fvu["value"].idxmax()
-
-    def said(name: Any) -> str:
-        row = fvu.loc[name]
-        return f"{LABELS[name]} ({between(row['value'], row['low'], row['high'])}, L0 {l0.loc[name, 'value']:.0f})"
-
-    text = f"The least variance is left unexplained by {said(best)}, the most by {said(worst)}"
-    if "topk" not in (best, worst) and "topk" in fvu.index:
-        text += f"; TopK, which the book uses, leaves {said('topk').removeprefix('TopK ').strip('()')}"
-    own = at_middle(study, "fvu")
-    if "book" in own.index:
-        text += f". The book's own, TopK on many more tokens, leaves {plain(own.loc['book', 'value'])}"
-    return f"{text}."
+    best, worst = extremes(fvu)
+    said = {name: f"{point}, L0 {l0[name].value:.0f}" for name, point in fvu.items()}
+    text = f"The least variance is left unexplained by {LABELS[best]} ({said[best]}), the most by {LABELS[worst]} "
+    text += f"({said[worst]})"
+    if "topk" in fvu and "topk" not in (best, worst):
+        text += f"; TopK, which the book uses, leaves {said['topk']}"
+    own = at_middle(study, "fvu").get("book")
+    return text + (f". The book's own, TopK on many more tokens, leaves {own}." if own else ".")
 
 
 def gaps_sentence(study: StudyTables) -> str:
     """Whether the choice of architecture matters to the offset that reads."""
-    found = at_middle(study, "gap_r")
-    others = found.drop("book", errors="ignore")
-    if len(others) < 2 or "topk" not in others.index:
+    found = at_middle(study, "gap_r", book=False)
+    if len(found) < 2 or "topk" not in found:
         return "What offsets read with each architecture has not been measured yet: " + note(study)
-    low, high = others["value"].min(), others["value"].max()
-    least, most = (LABELS[str(others["value"].agg(f))] for f in ("idxmin", "idxmax"))
-    text = f"The gap correlation of offsets that read goes from {plain(low)} ({least}) to {plain(high)} ({most})"
-    base = others.loc["topk"]
-    apart = others[(others["low"] > base["high"]) | (others["high"] < base["low"])]
-    if len(apart):
-        text += f"; the intervals of {', '.join(LABELS[str(name)] for name in apart.index)} do not meet that of TopK"
+    least, most = extremes(found)
+    text = f"The gap correlation of offsets that read goes from {plain(found[least].value)} ({LABELS[least]}) to "
+    text += f"{plain(found[most].value)} ({LABELS[most]})"
+    base = found["topk"]
+    apart = [LABELS[name] for name, one in found.items() if one.low > base.high or one.high < base.low]
+    if apart:
+        text += f"; the intervals of {', '.join(apart)} do not meet that of TopK"
     else:
-        text += f"; every interval meets that of TopK, {with_interval(base['value'], base['low'], base['high'])}"
-    if "book" in found.index:
-        row = found.loc["book"]
-        text += f". With the book's own SAE it is {with_interval(row['value'], row['low'], row['high'])}"
-    return f"{text}."
+        text += f"; every interval meets that of TopK, {base}"
+    own = at_middle(study, "gap_r").get("book")
+    return text + (f". With the book's own SAE it is {own}." if own else ".")
 
 
 def probing_sentence(study: StudyTables) -> str:
     """How well 16 latents tell a topic, a decade and a party, and how much of first letters is absorbed."""
-    parts = []
+    parts, absorbed = [], at_middle(study, "absorbed", book=False)
     for name, what in (("topic", "a question's topic"), ("decade", "a speech's decade"), ("party", "its party")):
-        found = at_middle(study, f"{name}_16").drop("book", errors="ignore")
-        if len(found):
-            best = LABELS[str(found["value"].idxmax())]
-            parts.append(
-                f"{what} with an AUC of {plain(found['value'].min())} to {plain(found['value'].max())} ({best})"
-            )
-    absorbed = at_middle(study, "absorbed").drop("book", errors="ignore")
-    if not parts or not len(absorbed):
+        found = at_middle(study, f"{name}_16", book=False)
+        if found:
+            least, most = extremes(found)
+            parts.append(f"{what} with an AUC of {plain(found[least].value)} to {plain(found[most].value)}")
+            parts[-1] += f" ({LABELS[most]})"
+    if not parts or not absorbed:
         return note(study)
-    least, most = (str(absorbed["value"].agg(which)) for which in ("idxmin", "idxmax"))
+    ends = [f"{100 * absorbed[name].value:.0f}% ({LABELS[name]})" for name in extremes(absorbed)]
     return (
         f"Sixteen latents tell {'; '.join(parts)}. Of words whose first letter the stream tells, between "
-        f"{100 * absorbed.loc[least, 'value']:.0f}% ({LABELS[least]}) and {100 * absorbed.loc[most, 'value']:.0f}% "
-        f"({LABELS[most]}) have it absorbed."
+        f"{ends[0]} and {ends[1]} have it absorbed."
     )
 
 
 def size_sentence(study: StudyTables) -> str:
     """How variance unexplained and cost go with the width, and what becomes of the narrowest latents."""
-    rows, fits = study["size"], study["exponents"].set_index("measure")
+    rows: list[dict[Any, Any]] = study["size"].to_dict("records")
     if len(rows) < 2:
         return note(study)
-    narrow, widest = rows.iloc[0], rows.iloc[-1]
+    fits: dict[Any, Any] = study["exponents"].set_index("measure").to_dict("index")
+    narrow, widest = rows[0], rows[-1]
 
     def power(measure: str) -> str:
-        b, error = fits.loc[measure, ["exponent", "error"]]
-        return f"width to the power {b:+.2f}" + (f" ± {error:.2f}" if error == error else "")
+        b, error = fits[measure]["exponent"], fits[measure]["error"]
+        return f"width to the power {b:+.2f}" + ("" if np.isnan(error) else f" ± {error:.2f}")
 
     text = (
         f"From {narrow['width']:,.0f} to {widest['width']:,.0f} latents, variance unexplained goes from "
         f"{plain(narrow['fvu'])} to {plain(widest['fvu'])} (as {power('fvu')}), and dead latents from "
         f"{100 * narrow['dead']:.0f}% to {100 * widest['dead']:.0f}%; processor time grows as {power('processor')}."
     )
-    if "split" in rows and pd.notna(widest.get("split")):
+    if not np.isnan(widest.get("split", np.nan)):
         text += (
             f" {100 * widest['kept']:.0f}% of the {narrow['width']:,.0f} narrowest latents are found again in the "
             f"widest, each as {widest['split']:.1f} on average."
         )
-    if "gap_r" in rows and rows["gap_r"].notna().sum() > 1:
-        there = rows[rows["gap_r"].notna()]
-        text += f" The gap correlation is {plain(there['gap_r'].iloc[0])} at {there['width'].iloc[0]:,.0f} latents and "
-        text += f"{plain(there['gap_r'].iloc[-1])} at {there['width'].iloc[-1]:,.0f}."
+    there = [row for row in rows if not np.isnan(row.get("gap_r", np.nan))]
+    if len(there) > 1:
+        ends = [f"{plain(row['gap_r'])} at {row['width']:,.0f}" for row in (there[0], there[-1])]
+        text += f" The gap correlation is {ends[0]} latents and {ends[1]}."
     return text
 
 

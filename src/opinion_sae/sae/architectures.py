@@ -20,6 +20,7 @@ OURS = ("topk", "batchtopk", "matryoshka", "hierarchical", "atm", "threshold")
 SAELENS = ("jumprelu", "gated", "standard")
 ARCHITECTURES = (*OURS, *SAELENS)
 ONE_LEVEL = ("batchtopk", "matryoshka", "atm")  # after training one threshold stands in for the batch's k largest
+QUICKER = 10  # times the learning rate, for JumpReLU's thresholds
 BANDWIDTH = 0.5  # of JumpReLU's straight-through estimator, in units of a pre-activation's spread at the start
 
 
@@ -106,8 +107,8 @@ class SaelensTraining:
     L1 on the gate and its auxiliary reconstruction from the gate alone, and 'jumprelu' that of the same 2024b,
     |x - x_hat|^2 + lambda |z|_0 with straight-through gradients for the thresholds. lambda grows with each batch by
     (L0 / l0)^0.1, the ratio kept within 1/2 and 2. Encoder and decoder start as each other's transpose; biases and
-    thresholds so that twice the l0 is active in the first batch, as a pass over so few tokens would not bring them
-    there.
+    thresholds so that twice the l0 is active in the first batch; and thresholds learn ten times as fast as the rest: a
+    pass over so few tokens would not bring them there.
     """
 
     def __init__(self, name: str, W_dec: Float[Tensor, "m d"], sizes: Sizes, first: Float[Tensor, "batch d"]):
@@ -120,10 +121,13 @@ class SaelensTraining:
             StandardTrainingSAEConfig,
         )
 
-        size = {"d_in": W_dec.shape[1], "d_sae": len(W_dec), "decoder_init_norm": None}
+        size: dict[str, Any] = {"d_in": W_dec.shape[1], "d_sae": len(W_dec), "decoder_init_norm": None}
         pre = first @ W_dec.T
         if name == "jumprelu":
-            first_level = {"jumprelu_init_threshold": level(pre, 2 * sizes.l0), "jumprelu_bandwidth": BANDWIDTH}
+            first_level: dict[str, Any] = {
+                "jumprelu_init_threshold": level(pre, 2 * sizes.l0),
+                "jumprelu_bandwidth": BANDWIDTH,
+            }
             self.sae: Any = JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**size, **first_level))
         elif name == "gated":
             self.sae = GatedTrainingSAE(GatedTrainingSAEConfig(**size))
@@ -134,7 +138,10 @@ class SaelensTraining:
         self.sae.W_dec.data.copy_(W_dec)
         self.sae.W_enc.data.copy_(W_dec.T)
         self.name, self.l0, self.weight = name, sizes.l0, 1.0
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=sizes.lr, betas=(0.9, 0.999), fused=True)
+        own = {key: tensor for key, tensor in self.sae.named_parameters() if key == "threshold"}
+        rest = [tensor for key, tensor in self.sae.named_parameters() if key not in own]
+        groups = [{"params": rest}, *({"params": [one], "lr": QUICKER * sizes.lr} for one in own.values())]
+        self.optimiser = torch.optim.Adam(groups, lr=sizes.lr, betas=(0.9, 0.999), fused=True)
 
     def step(self, x: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
         """One step on a batch; the loss before it."""
@@ -177,7 +184,7 @@ def from_training(name: str, state: dict[str, Tensor]) -> SparseAutoencoder:
 def unit_rows(sae: SparseAutoencoder) -> SparseAutoencoder:
     """The same SAE, z |W_dec_i| being what z was, so that every decoder row has norm 1."""
     norm = sae.W_dec.norm(dim=1).clamp_min(1e-12)
-    threshold = None if sae.threshold is None else sae.threshold * norm
+    threshold = sae.threshold * norm if isinstance(sae.threshold, Tensor) else None
     weights = (sae.W_enc * norm, sae.b_enc * norm, sae.W_dec / norm[:, None], sae.b_dec.detach().clone())
     return SparseAutoencoder(*weights, k=sae.k, threshold=threshold, subtract_b_dec=sae.subtract_b_dec)
 
@@ -188,5 +195,5 @@ def unscaled(
 ) -> SparseAutoencoder:
     """The SAE for activations as they are, from one for (x - mean) * scale: z, b_enc and thresholds shrink by it."""
     weights = (sae.W_enc.detach().clone(), sae.b_enc / scale, sae.W_dec.detach().clone(), sae.b_dec / scale + mean)
-    threshold = None if sae.threshold is None else sae.threshold / scale
+    threshold = sae.threshold / scale if isinstance(sae.threshold, Tensor) else None
     return SparseAutoencoder(*weights, k=sae.k, threshold=threshold, metadata=metadata).requires_grad_(False)

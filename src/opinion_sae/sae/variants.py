@@ -51,7 +51,8 @@ def nested_loss(
     masks: Sequence[Bool[Tensor, "batch active"]],
 ) -> Float[Tensor, ""]:
     """Mean error of the reconstructions from what is in each mask; each mask holds the one before."""
-    x_hat, total, before = training.b_dec, 0.0, torch.zeros_like(masks[0])
+    x_hat, before = training.b_dec, torch.zeros_like(masks[0])
+    total = torch.zeros(())
     for mask in masks:
         x_hat = x_hat + SparseDecode.apply(values * (mask & ~before), indices, training.W_dec)
         total, before = total + training.error(x, x_hat), mask

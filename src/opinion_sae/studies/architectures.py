@@ -39,19 +39,19 @@ class Name(NamedTuple):
 
 
 def in_order(given: Given) -> Iterator[tuple[str, Name]]:
-    """Kind ('' or 'gaps-') and name of every item, those of most worth first: the book's sparsity, seed by seed, with
-    gaps; then the other sparsities, the first seed's gaps after all else."""
+    """Kind ('' or 'gaps-') and name of every item, those of most worth first: the book's sparsity, at first with gaps;
+    the other sparsities; and then the gaps of further seeds, and of the other sparsities' first."""
     k = int(given.training["k"])
-    for seed in range(SEEDS):
+    others = (max(1, k // 2), 2 * k)
+    for kind in ("", "gaps-"):
+        yield from ((kind, Name(one, k, 0)) for one in (*ARCHITECTURES, BOOK))
+    for seed in range(1, SEEDS):
         yield from (("", Name(one, k, seed)) for one in ARCHITECTURES)
-        if seed == 0:
-            yield "", Name(BOOK, k, 0)
-        yield from (("gaps-", Name(one, k, seed)) for one in (*ARCHITECTURES, *([BOOK] if seed == 0 else [])))
     for seed in range(SEEDS):
-        for l0 in (max(1, k // 2), 2 * k):
-            yield from (("", Name(one, l0, seed)) for one in ARCHITECTURES)
-    for l0 in (max(1, k // 2), 2 * k):
-        yield from (("gaps-", Name(one, l0, 0)) for one in ARCHITECTURES)
+        yield from (("", Name(one, l0, seed)) for l0 in others for one in ARCHITECTURES)
+    for seed in range(1, SEEDS):
+        yield from (("gaps-", Name(one, k, seed)) for one in ARCHITECTURES)
+    yield from (("gaps-", Name(one, l0, 0)) for l0 in others for one in ARCHITECTURES)
 
 
 def items(given: Given) -> dict[str, Item]:
@@ -115,7 +115,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         if kind:
             fitted.setdefault(tuple(key.values()), []).append(part)
         else:
-            rows.append({**key, "seed": name.seed} | {measure: float(value) for measure, value in part.items()})
+            rows.append({**key, "seed": name.seed} | {measure: part[measure].item() for measure in sorted(part)})
     saes = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["architecture", "target_l0", "seed"])
     saes = with_ratio(saes) if rows else saes
     long = [row for key, group in saes.groupby(["architecture", "target_l0"], sort=False) for row in _means(key, group)]

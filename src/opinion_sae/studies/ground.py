@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class Ground:
         """The beginning of the held-out texts."""
         tokenizer = self.given.lm.tokenizer
         ids = tokenizer(" ".join(self.given.held_out), add_special_tokens=False, verbose=False)["input_ids"]
-        return tokenizer.decode(ids[:TEXT])
+        return str(tokenizer.decode(ids[:TEXT]))
 
     @cached_property
     def parts(self) -> Mapping[str, np.ndarray]:
@@ -170,7 +171,8 @@ def probes(ground: Ground, sae: SparseAutoencoder) -> dict[str, list[float]]:
     folds = np.zeros(len(survey.questions), int)
     for number, split in enumerate(ground.given.splits):
         folds[split.test] = number
-    counts = answers.read(sae, "question", torch.arange(len(answers.prompts)))[:: answers.orders].abs().log1p()
+    read_from: Any = sae
+    counts = answers.read(read_from, "question", torch.arange(len(answers.prompts)))[:: answers.orders].abs().log1p()
     topics = [question.topic for question in survey.questions]
     return {
         "decade": probe(bag, (years // 10).tolist(), fold, COUNTS),

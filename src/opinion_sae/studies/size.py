@@ -85,10 +85,10 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         part = parts.get(str(width))
         if part is None:
             continue
-        row = {"width": width} | {name: float(value) for name, value in part.items()}
+        row = {"width": width} | {name: part[name].item() for name in sorted(part)}
         fitted = parts.get(f"gaps-{width}")
         if fitted is not None:
-            for name, values in fitted.items():
+            for name, values in sorted(fitted.items()):
                 row |= dict(zip((name, f"{name}_low", f"{name}_high"), (values[0], *interval(values[1:])), strict=True))
         rows.append(row)
     size = pd.DataFrame(rows) if rows else pd.DataFrame({"width": []})

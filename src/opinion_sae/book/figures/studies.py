@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, legend_above, log_scale, name_rows, nothing
-from opinion_sae.book.study_report import LABELS, StudyTables, at_middle, wide
+from opinion_sae.book.study_report import LABELS, StudyTables, at_middle, points
 
 NOT_RUN = "this study has not been run"
 COLOURS = {
@@ -27,16 +29,16 @@ LINES = ("-", "--", "-.", ":")
 
 def frontier(study: StudyTables) -> Figure:
     """Variance unexplained on held-out text against the L0 there, a line per architecture; seeds averaged."""
-    fvu, l0 = wide(study, "fvu"), wide(study, "l0")
-    names = [name for name in LABELS if name in fvu.index.get_level_values(0)]
-    if not names:
+    fvu, l0 = points(study, "fvu"), points(study, "l0")
+    if not fvu:
         return nothing(NOT_RUN)
     figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
-    for number, name in enumerate(names):
-        x, y = l0.loc[name, "value"].to_numpy(float), fvu.loc[name, "value"].to_numpy(float)
-        order = np.argsort(x)
-        style = {"marker": "*" if name == "book" else "o", "markersize": 9 if name == "book" else 4}
-        axes.plot(x[order], y[order], LINES[number % 4], color=COLOURS[name], label=LABELS[name], lw=1.2, **style)
+    for number, name in enumerate(LABELS):
+        own = sorted((l0[key].value, fvu[key].value) for key in fvu if key[0] == name)
+        style = {"marker": "*" if name == "book" else "o", "markersize": 9 if name == "book" else 4, "lw": 1.2}
+        if own:
+            line = {"linestyle": LINES[number % 4], "color": COLOURS[name], "label": LABELS[name]}
+            axes.plot(*zip(*own, strict=True), **style, **line)
     log_scale(axes.xaxis, 2)
     log_scale(axes.yaxis)
     axes.set_xlabel("L0 (active latents per token)")
@@ -47,21 +49,18 @@ def frontier(study: StudyTables) -> Figure:
 
 def gaps_by_architecture(study: StudyTables) -> Figure:
     """Gap correlation and group KL closed of offsets that read, a row per architecture."""
-    found = {measure: at_middle(study, measure) for measure in ("gap_r", "group_kl_closed")}
-    names = list(found["gap_r"].index)
-    if not names:
+    heads = {"gap_r": "gap correlation from toplines", "group_kl_closed": "group KL closed"}
+    found = {head: at_middle(study, measure) for measure, head in heads.items()}
+    count = len(found[heads["gap_r"]])
+    if not count:
         return nothing(NOT_RUN)
-    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 2 * (ROW * len(names) + 0.7)))
-    heads = ("gap correlation from toplines", "group KL closed")
-    for axes, (measure, rows), head in zip(panels, found.items(), heads, strict=True):
-        for place, name in enumerate(names):
-            value, low, high = rows.loc[name, ["value", "low", "high"]].to_numpy(float)
-            marker = "*" if name == "book" else "o"
-            axes.plot([low, high], [place, place], color=COLOURS[name], lw=1.5)
-            axes.plot(value, place, marker, color=COLOURS[name], markersize=8 if name == "book" else 5)
-        if measure == "group_kl_closed":
-            axes.axvline(0, color="#000000", lw=0.8)
-        name_rows(axes, [LABELS[name] for name in names])
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 2 * (ROW * count + 0.7)))
+    for axes, (head, rows) in zip(panels, found.items(), strict=True):
+        for place, (name, point) in enumerate(rows.items()):
+            axes.plot([point.low, point.high], [place, place], color=COLOURS[name], lw=1.5)
+            shape = {"marker": "*", "markersize": 8} if name == "book" else {"marker": "o", "markersize": 5}
+            axes.plot(point.value, place, color=COLOURS[name], **shape)
+        name_rows(axes, [LABELS[name] for name in rows])
         axes.set_xlabel(head)
     return figure
 
@@ -71,15 +70,17 @@ def told_by_latents(study: StudyTables) -> Figure:
     kinds = {"topic": ("o", "#0072B2"), "decade": ("s", "#E69F00"), "party": ("^", "#009E73")}
     found = {kind: at_middle(study, f"{kind}_16") for kind in kinds}
     absorbed = at_middle(study, "absorbed")
-    names = list(absorbed.index)
+    names = list(absorbed)
     if not names:
         return nothing(NOT_RUN)
     figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 2 * (ROW * len(names) + 0.9)))
     for kind, (marker, colour) in kinds.items():
-        values = found[kind]["value"].reindex(names)
+        values = [found[kind][name].value if name in found[kind] else np.nan for name in names]
         panels[0].plot(values, range(len(names)), marker, color=colour, label=kind, markersize=5)
     panels[0].axvline(0.5, color="#000000", lw=0.8, ls=":", label="chance")
-    panels[1].plot(100 * absorbed["value"], range(len(names)), "o", color="#D55E00", markersize=5)
+    panels[1].plot(
+        [100 * point.value for point in absorbed.values()], range(len(names)), "o", color="#D55E00", markersize=5
+    )
     for axes, head in zip(panels, ("AUC of 16 latents", "first letters absorbed (%)"), strict=True):
         name_rows(axes, [LABELS[name] for name in names])
         axes.set_xlabel(head)
@@ -89,7 +90,8 @@ def told_by_latents(study: StudyTables) -> Figure:
 
 def scaling(study: StudyTables) -> Figure:
     """Variance unexplained, dead latents, gap correlation and processor time against the width, with fitted powers."""
-    rows, fits = study["size"], study["exponents"].set_index("measure")
+    rows = study["size"]
+    fits: dict[Any, Any] = study["exponents"].set_index("measure").to_dict("index")
     if not len(rows):
         return nothing(NOT_RUN)
     shown = {"fvu": "variance unexplained", "dead": "dead latents (%)", "gap_r": "gap correlation"}
@@ -98,9 +100,9 @@ def scaling(study: StudyTables) -> Figure:
     width = rows["width"].to_numpy(float)
     for axes, (name, head) in zip(panels[:, 0], shown.items(), strict=True):
         values = rows[name].to_numpy(float) * (100 if name == "dead" else 1)
-        axes.plot(width, values, "o-" if name not in fits.index else "o", color="#0072B2", markersize=5, lw=1.2)
-        if name in fits.index and np.isfinite(fits.loc[name, "exponent"]):
-            b, a = fits.loc[name, ["exponent", "constant"]]
+        axes.plot(width, values, "o" if name in fits else "o-", color="#0072B2", markersize=5, lw=1.2)
+        if name in fits and np.isfinite(fits[name]["exponent"]):
+            b, a = fits[name]["exponent"], fits[name]["constant"]
             axes.plot(width, np.exp(a) * width**b, "--", color="#E69F00", label=f"width^{b:.2f}")
             label_lines(axes)
         if name in ("fvu", "processor"):
