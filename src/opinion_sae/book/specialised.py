@@ -41,7 +41,7 @@ FEATURES = {
     "scratch": "SAE from scratch",
     "narrow": "an eighth of the width",
 }
-TAKEN = 64  # latents taken out, in the sentence and the figure
+TAKEN = 64  # features taken out, in the finding
 MIDDLE = 32  # latents active on a token, in the sentence
 
 
@@ -221,19 +221,18 @@ def labels(table: pd.DataFrame) -> str:
     return f"Labels from half of the questions tell where latents fire in the others with a score of {', '.join(said)}."
 
 
-def shift(accuracy: pd.DataFrame, taken: int = TAKEN) -> str:
-    """Of `accuracy.csv`: what taking topic latents out does for the worst group."""
-    of = {tuple(row[:3]): row for row in accuracy.itertuples(index=False)}
+def shift(accuracy: pd.DataFrame) -> str:
+    """Of `accuracy.csv`: the worst cell of the probe and of the oracle, and what taking features out gains."""
     said = []
-    for features in accuracy["features"].unique():
-        base, oracle = of[features, "confounded", 0], of[features, "balanced", 0]
-        cut = of.get((features, "retrained", taken))
-        kept = f"the probe as it comes gets {base.worst:.2f} in the worst cell, the oracle {oracle.worst:.2f}"
-        if cut is not None:
-            random = of[features, "random", taken]
-            kept += (
-                f", without {taken} topic features {cut.worst:.2f} (gain {cut.gain:+.2f}, {cut.gain_low:+.2f} to "
-                f"{cut.gain_high:+.2f}), without {taken} at random {random.worst:.2f}"
-            )
-        said.append(f"on {FEATURES[features]} {kept}")
+    for features, part in accuracy.groupby("features", sort=False):
+        worst = {row.treatment: row.worst for row in part.itertuples() if row.taken == 0}
+        cut = part[part["treatment"] == "retrained"].sort_values("taken")
+        gained = [
+            f"{row.gain:+.2f} ({row.gain_low:+.2f} to {row.gain_high:+.2f}) without {row.taken}"
+            for row in cut.itertuples()
+        ]
+        said.append(
+            f"on {FEATURES[str(features)]} the worst cell is {worst['confounded']:.2f} as the probe comes and "
+            f"{worst['balanced']:.2f} with the oracle; fitted anew it gains {', '.join(gained)}"
+        )
     return "; ".join(said) + "." if said else "No probe has been fitted yet."
