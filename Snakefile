@@ -147,6 +147,12 @@ CHAPTERS = {
     "24_specialised": dict(needs=[], tables=[], figures=["specialised_gains.svg", "specialised_perplexity.svg", "specialised_tokens.svg", "specialised_map.svg", "specialised_shift.svg"], work=[]),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
+    "23_architectures": dict(
+        needs=[],
+        tables=[],
+        figures=["frontier.svg", "gaps_by_architecture.svg", "told_by_latents.svg", "scaling.svg"],
+        work=[],
+    ),
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # the longest, and what others wait for: started last, they would run on alone at the end
@@ -199,6 +205,8 @@ def shown(name):
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
     if name == "24_specialised":
         return [*ROOT.glob("results/studies/specialised/*.*"), *ROOT.glob("results/studies/shift/*.*")]
+    if name == "23_architectures":
+        return sorted(path for of in ("architectures", "size") for path in ROOT.glob(f"results/studies/{of}/*.*"))
     if name != "13_opinionqa":
         return []
     files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]

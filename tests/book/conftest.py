@@ -16,6 +16,7 @@ PARTS = (
     "book",
     "benchmarks",
     "results/default",
+    "results/studies",
     "Snakefile",
     "sweep.smk",
     "_config.yml",

@@ -679,7 +679,7 @@ def sae(k: int | None, threshold: bool = False) -> Callable[[Path], list[Damage]
         for key, bad in (
             *(("k", True), ("k", 0), ("k", 9), ("k", "2"), ("d_in", "3"), ("d_in", 2.5), ("d_in", True)),
             *(("apply_b_dec_to_input", "false"), ("apply_b_dec_to_input", 0), ("metadata", []), ("metadata", "mine")),
-            *(("architecture", "gated"), ("rescale_acts_by_decoder_norm", "false")),
+            *(("architecture", "temporal"), ("rescale_acts_by_decoder_norm", "false")),
         ):
             if key != "k" or k:
                 found.append(Damage(f"{key} {bad!r}", "sae/cfg.json", json.dumps({**good, key: bad}).encode(), key))

@@ -16,10 +16,20 @@ from torch import Tensor, nn
 from opinion_sae.artifacts import check_fields, check_numbers, read_json, read_tensors, replacing, write_json
 from opinion_sae.sae.npz import npz_arrays
 
-ARCHITECTURES = ("standard", "topk", "jumprelu")
-TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+ENCODER = ("W_enc", "b_enc", "W_dec", "b_dec")
+TENSORS = (*ENCODER, "threshold")
+GATED = ("W_enc", "b_mag", "W_dec", "b_dec", "b_gate", "r_mag")
+ARCHITECTURES = {  # SAELens' names, and the tensors of each; the last two are what training leaves before it is folded
+    "standard": ENCODER,
+    "topk": ENCODER,
+    "jumprelu": TENSORS,
+    "gated": GATED,
+    "batchtopk": (*ENCODER, "topk_threshold"),
+    "matryoshka_batchtopk": (*ENCODER, "topk_threshold"),
+}
+READ = sorted({name for tensors in ARCHITECTURES.values() for name in tensors})
 CONFIG = {  # of SAELens' configuration, what is read and checked here; all of it may be missing
-    **{"d_in": int | None, "d_sae": int | None, "k": int | None, "metadata": dict | None},
+    **{"d_in": int | None, "d_sae": int | None, "k": int | float | None, "metadata": dict | None},
     **{"apply_b_dec_to_input": bool, "rescale_acts_by_decoder_norm": bool},
 }
 MISSING = {"d_in": None, "d_sae": None, "k": None, "metadata": None} | {
@@ -40,6 +50,7 @@ class SparseAutoencoder(nn.Module):
 
     `act` is ReLU ('standard'), ReLU of the k largest ('topk'; Gao et al. 2024), or z where z > threshold ('jumprelu';
     Rajamanoharan et al. 2024). JumpReLU and standard SAEs may leave `b_dec` out of the encoder (`subtract_b_dec`).
+    What others call gated, BatchTopK or Matryoshka is one of these once it is trained: see `from_saelens`.
 
     x: (batch, d) residual stream; z: (batch, m) latents; W_enc: (d, m); W_dec: (m, d). `metadata` is SAELens' own:
     model_name, hook_name and so on. Whatever device the SAE is on, results are on that of the input.
@@ -155,7 +166,7 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         sae = from_release(str(source))
     elif (folder / "cfg.json").is_file():
         config = read_json(folder / "cfg.json", dict)
-        weights = read_tensors(folder / "sae_weights.safetensors", names=TENSORS)[1]
+        weights = read_tensors(folder / "sae_weights.safetensors", names=READ)[1]
         sae = from_saelens(config, weights, f"{source}: cfg.json", f"{source}: sae_weights.safetensors")
     else:
         sae = from_gemma_scope(folder / "params.npz")
@@ -225,7 +236,12 @@ def checked_config(config: dict, name: str) -> dict:
 
 
 def from_saelens(config: dict, weights: dict[str, Tensor], name: str, file: str = "") -> SparseAutoencoder:
-    """Our SAE from SAELens' configuration and tensors; `name` and `file` are what errors say of either."""
+    """Our SAE from SAELens' configuration and tensors; `name` and `file` are what errors say of either.
+
+    A gated SAE, 1[W x + b_gate > 0] ReLU(exp(r_mag) W x + b_mag), is a JumpReLU SAE with encoder exp(r_mag) W, bias
+    b_mag and threshold b_mag - exp(r_mag) b_gate (Rajamanoharan et al. 2024). BatchTopK and Matryoshka SAEs take one
+    threshold for all latents once they are trained, `topk_threshold`.
+    """
     config = checked_config(config, name)
     architecture = config.get("architecture")
     if "hook_name" in config or "hook_point" in config:
@@ -233,23 +249,29 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str, file: str 
             f"SAE {name}: its configuration is that of SAELens before version 6; load it with SAELens and save it "
             "again with save_inference_model"
         )
-    if architecture not in ARCHITECTURES:
+    if architecture not in (*ARCHITECTURES,):
         raise ValueError(f"SAE {name}: architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
     for key, plain in [("normalize_activations", "none"), ("reshape_activations", "none")]:
         if config.get(key, plain) != plain:
             raise ValueError(f"SAE {name}: {key} is {config[key]!r}; only {plain!r} is read (fold it into the weights)")
-    wanted = ["W_enc", "b_enc", "W_dec", "b_dec"] + (["threshold"] if architecture == "jumprelu" else [])
+    wanted = ARCHITECTURES[architecture]
     tensors = check_tensors(file or name, weights, wanted, config.get("d_in"), config.get("d_sae"))
+    W_enc, b_enc, W_dec, b_dec, *rest = tensors
+    threshold = rest[0].expand(len(b_enc)).clone() if rest else None
+    if architecture == "gated":
+        larger = rest[1].exp()
+        check_numbers(f"SAE {file or name}", {"exp(r_mag)": larger})
+        W_enc, threshold = W_enc * larger, b_enc - larger * rest[0]
     k = config.get("k") if architecture == "topk" else None
-    if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(tensors[1])):
-        raise ValueError(f"SAE {name}: k is {k!r}, expected a whole number from 1 to its width, {len(tensors[1])}")
-    if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
-        norm = tensors[2].norm(dim=1)  # its latents are z |W_dec|, for the same decode(z)
-        tensors = [tensors[0] * norm, tensors[1] * norm, tensors[2] / norm[:, None], tensors[3]]
+    if architecture == "topk" and not (isinstance(k, int) and 1 <= k <= len(b_enc)):
+        raise ValueError(f"SAE {name}: k is {k!r}, expected a whole number from 1 to its width, {len(b_enc)}")
+    if "topk" in architecture and config.get("rescale_acts_by_decoder_norm"):
+        norm = W_dec.norm(dim=1)  # its latents are z |W_dec|, for the same decode(z)
+        W_enc, b_enc, W_dec = W_enc * norm, b_enc * norm, W_dec / norm[:, None]
     return SparseAutoencoder(
-        *tensors[:4],
+        *(W_enc, b_enc, W_dec, b_dec),
         k=k,
-        threshold=tensors[4] if architecture == "jumprelu" else None,
+        threshold=threshold,
         subtract_b_dec=config["apply_b_dec_to_input"],
         metadata=dict(config.get("metadata") or {}),
     )
@@ -273,7 +295,8 @@ def check_tensors(
         raise ValueError(f"SAE {name}: W_dec has shape {tuple(weights['W_dec'].shape)}, expected (latents, width)")
     m, d = weights["W_dec"].shape
     m, d = width or m, d_in or d
-    shapes = {"W_enc": (d, m), "b_enc": (m,), "W_dec": (m, d), "b_dec": (d,), "threshold": (m,)}
+    shapes = {"W_enc": (d, m), "W_dec": (m, d), "b_dec": (d,), "topk_threshold": ()}
+    shapes |= dict.fromkeys(("b_enc", "threshold", "b_gate", "b_mag", "r_mag"), (m,))
     for key in wanted:
         if tuple(weights[key].shape) != shapes[key]:
             raise ValueError(f"SAE {name}: {key} has shape {tuple(weights[key].shape)}, expected {shapes[key]}")

@@ -64,12 +64,8 @@ class TopKTraining:
         """One step on a batch."""
         if self.product.shape != (len(x), len(self.W_enc)):
             self.product = self.product.new_empty(len(x), len(self.W_enc))
-        centred = x - self.b_dec.detach()
-        values, indices = TopKEncode.apply(
-            centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product
-        )
-        x_hat = SparseDecode.apply(values, indices, self.W_dec) + self.b_dec
-        loss = tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
+        values, indices = self.encode(x - self.b_dec.detach())
+        loss = self.loss(x, values, indices)
         self.optimiser.zero_grad()
         loss.backward()
         if self.clip is not None:
@@ -78,6 +74,19 @@ class TopKTraining:
         with torch.no_grad():
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
         return SparseStep(loss.detach(), values.detach(), indices)
+
+    def encode(self, centred: Float[Tensor, "batch d"]) -> tuple[Tensor, Tensor]:
+        """Values and indices of the active latents."""
+        return TopKEncode.apply(centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product)
+
+    def loss(
+        self, x: Float[Tensor, "batch d"], values: Float[Tensor, "batch active"], indices: Int[Tensor, "batch active"]
+    ) -> Float[Tensor, ""]:
+        """sum |x - x_hat|^2 / variance, of which the batch's mean, or tilted mean."""
+        return self.error(x, SparseDecode.apply(values, indices, self.W_dec) + self.b_dec)
+
+    def error(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, ""]:
+        return tilted((x - x_hat).pow(2).sum(1) / self.variance, self.tilt)
 
 
 def train_sae(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from opinion_sae.sae.autoencoder import SparseAutoencoder
     from opinion_sae.survey import Survey
 
-STUDIES: tuple[str, ...] = ("specialised", "shift")  # modules of this room, in the order in which they are listed
+STUDIES = ("architectures", "size", "specialised", "shift")  # modules of this room, in the order they are listed
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 
@@ -43,7 +43,7 @@ class Given:
     survey: Survey
     splits: Sequence[Split]
     settings: FitSettings
-    training: Mapping[str, float]
+    training: Mapping[str, int | float]
     work: Path
     folder: Path
     replicates: int = 2000

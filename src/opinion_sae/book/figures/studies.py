@@ -1,0 +1,113 @@
+"""Figures of the studies of architectures and of size."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, legend_above, log_scale, name_rows, nothing
+from opinion_sae.book.study_report import LABELS, StudyTables, at_middle, wide
+
+NOT_RUN = "this study has not been run"
+COLOURS = {
+    "topk": "#0072B2",
+    "batchtopk": "#E69F00",
+    "matryoshka": "#009E73",
+    "hierarchical": "#56B4E9",
+    "atm": "#CC79A7",
+    "threshold": "#8C6D31",
+    "jumprelu": "#D55E00",
+    "gated": "#000000",
+    "standard": "#777777",
+    "book": "#0072B2",
+}
+LINES = ("-", "--", "-.", ":")
+
+
+def frontier(study: StudyTables) -> Figure:
+    """Variance unexplained on held-out text against the L0 there, a line per architecture; seeds averaged."""
+    fvu, l0 = wide(study, "fvu"), wide(study, "l0")
+    names = [name for name in LABELS if name in fvu.index.get_level_values(0)]
+    if not names:
+        return nothing(NOT_RUN)
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
+    for number, name in enumerate(names):
+        x, y = l0.loc[name, "value"].to_numpy(float), fvu.loc[name, "value"].to_numpy(float)
+        order = np.argsort(x)
+        style = {"marker": "*" if name == "book" else "o", "markersize": 9 if name == "book" else 4}
+        axes.plot(x[order], y[order], LINES[number % 4], color=COLOURS[name], label=LABELS[name], lw=1.2, **style)
+    log_scale(axes.xaxis, 2)
+    log_scale(axes.yaxis)
+    axes.set_xlabel("L0 (active latents per token)")
+    axes.set_ylabel("variance unexplained")
+    label_lines(axes)
+    return figure
+
+
+def gaps_by_architecture(study: StudyTables) -> Figure:
+    """Gap correlation and group KL closed of offsets that read, a row per architecture."""
+    found = {measure: at_middle(study, measure) for measure in ("gap_r", "group_kl_closed")}
+    names = list(found["gap_r"].index)
+    if not names:
+        return nothing(NOT_RUN)
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 2 * (ROW * len(names) + 0.7)))
+    heads = ("gap correlation from toplines", "group KL closed")
+    for axes, (measure, rows), head in zip(panels, found.items(), heads, strict=True):
+        for place, name in enumerate(names):
+            value, low, high = rows.loc[name, ["value", "low", "high"]].to_numpy(float)
+            marker = "*" if name == "book" else "o"
+            axes.plot([low, high], [place, place], color=COLOURS[name], lw=1.5)
+            axes.plot(value, place, marker, color=COLOURS[name], markersize=8 if name == "book" else 5)
+        if measure == "group_kl_closed":
+            axes.axvline(0, color="#000000", lw=0.8)
+        name_rows(axes, [LABELS[name] for name in names])
+        axes.set_xlabel(head)
+    return figure
+
+
+def told_by_latents(study: StudyTables) -> Figure:
+    """AUC of probes of 16 latents, and below it the share of words whose first letter is absorbed."""
+    kinds = {"topic": ("o", "#0072B2"), "decade": ("s", "#E69F00"), "party": ("^", "#009E73")}
+    found = {kind: at_middle(study, f"{kind}_16") for kind in kinds}
+    absorbed = at_middle(study, "absorbed")
+    names = list(absorbed.index)
+    if not names:
+        return nothing(NOT_RUN)
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 2 * (ROW * len(names) + 0.9)))
+    for kind, (marker, colour) in kinds.items():
+        values = found[kind]["value"].reindex(names)
+        panels[0].plot(values, range(len(names)), marker, color=colour, label=kind, markersize=5)
+    panels[0].axvline(0.5, color="#000000", lw=0.8, ls=":", label="chance")
+    panels[1].plot(100 * absorbed["value"], range(len(names)), "o", color="#D55E00", markersize=5)
+    for axes, head in zip(panels, ("AUC of 16 latents", "first letters absorbed (%)"), strict=True):
+        name_rows(axes, [LABELS[name] for name in names])
+        axes.set_xlabel(head)
+    legend_above(panels[0], 4)
+    return figure
+
+
+def scaling(study: StudyTables) -> Figure:
+    """Variance unexplained, dead latents, gap correlation and processor time against the width, with fitted powers."""
+    rows, fits = study["size"], study["exponents"].set_index("measure")
+    if not len(rows):
+        return nothing(NOT_RUN)
+    shown = {"fvu": "variance unexplained", "dead": "dead latents (%)", "gap_r": "gap correlation"}
+    shown = {name: head for name, head in (shown | {"processor": "processor time (s)"}).items() if name in rows}
+    figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 1.6 * len(shown) + 0.4), sharex=True, squeeze=False)
+    width = rows["width"].to_numpy(float)
+    for axes, (name, head) in zip(panels[:, 0], shown.items(), strict=True):
+        values = rows[name].to_numpy(float) * (100 if name == "dead" else 1)
+        axes.plot(width, values, "o-" if name not in fits.index else "o", color="#0072B2", markersize=5, lw=1.2)
+        if name in fits.index and np.isfinite(fits.loc[name, "exponent"]):
+            b, a = fits.loc[name, ["exponent", "constant"]]
+            axes.plot(width, np.exp(a) * width**b, "--", color="#E69F00", label=f"width^{b:.2f}")
+            label_lines(axes)
+        if name in ("fvu", "processor"):
+            log_scale(axes.yaxis)
+        if name == "gap_r":
+            axes.fill_between(width, rows["gap_r_low"], rows["gap_r_high"], color="#0072B2", alpha=0.2)
+        axes.set_ylabel(head)
+    log_scale(panels[-1, 0].xaxis, 2)
+    panels[-1, 0].set_xlabel("width (latents)")
+    return figure

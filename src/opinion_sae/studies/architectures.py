@@ -1,0 +1,154 @@
+"""SAEs of nine architectures side by side: the same tokens, three sparsities, three seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from opinion_sae.artifacts import Item
+from opinion_sae.sae.architectures import ARCHITECTURES, Sizes, train_architecture
+from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
+from opinion_sae.score.gap_replicates import interval
+from opinion_sae.studies import Given, Parts
+from opinion_sae.studies.ground import Ground, drawn, gaps, quality
+from opinion_sae.studies.probing import stability
+
+TITLE = "nine architectures of SAE at equal tokens and three sparsities"
+TIME = "about an hour of one core that has nothing else to do"
+SEEDS = 3
+BATCH, STEPS = 256, 200  # one pass over 51,200 tokens
+T = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}  # 97.5 % of Student's t, by degrees of freedom
+BOOK = "book"  # the book's own SAE, which has seen far more tokens
+
+
+class Name(NamedTuple):
+    """What an item is about; 'gaps-' before it where it is the offset that reads with that SAE."""
+
+    architecture: str
+    l0: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.architecture}-{self.l0}-{self.seed}"
+
+
+def in_order(given: Given) -> Iterator[tuple[str, Name]]:
+    """Kind ('' or 'gaps-') and name of every item, those of most worth first: the book's sparsity, seed by seed, with
+    gaps; then the other sparsities, the first seed's gaps after all else."""
+    k = int(given.training["k"])
+    for seed in range(SEEDS):
+        yield from (("", Name(one, k, seed)) for one in ARCHITECTURES)
+        if seed == 0:
+            yield "", Name(BOOK, k, 0)
+        yield from (("gaps-", Name(one, k, seed)) for one in (*ARCHITECTURES, *([BOOK] if seed == 0 else [])))
+    for seed in range(SEEDS):
+        for l0 in (max(1, k // 2), 2 * k):
+            yield from (("", Name(one, l0, seed)) for one in ARCHITECTURES)
+    for l0 in (max(1, k // 2), 2 * k):
+        yield from (("gaps-", Name(one, l0, 0)) for one in ARCHITECTURES)
+
+
+def items(given: Given) -> dict[str, Item]:
+    """An SAE trained and measured, or the offset that reads with one, by `in_order`."""
+    ground, found = Ground(given), {}
+    for kind, name in in_order(given):
+        about = ["book"] if name.architecture == BOOK else [repr(sizes(given, name))]
+        make = partial(_gaps if kind else _quality, ground, name)
+        found[f"{kind}{name}"] = Item([*about, *ground.item.about], make)
+    return found
+
+
+def sizes(given: Given, name: Name) -> Sizes:
+    """How an SAE is trained: with the book's width and learning rate, from the book's seed on."""
+    width, steps = int(given.training["width"]), drawn(len(given.activations.tokens), BATCH, STEPS)
+    return Sizes(width, name.l0, BATCH, steps, given.training["lr"], given.seed + name.seed)
+
+
+def sae_of(given: Given, name: Name) -> SparseAutoencoder:
+    """The SAE of an item, which `_quality` has kept."""
+    return given.sae if name.architecture == BOOK else load_sae(_folder(given, name))
+
+
+def _folder(given: Given, name: Name) -> Path:
+    return given.folder / "saes" / str(name)
+
+
+def _quality(ground: Ground, name: Name) -> dict[str, np.ndarray]:
+    """`quality`, the seconds of training, and how many decoder rows an earlier seed has too."""
+    given = ground.given
+    if name.architecture == BOOK:
+        return quality(ground, given.sae)
+    metadata = {"model_name": given.lm.name, "hook_name": f"blocks.{given.answers.hook_layer}.hook_resid_post"}
+    trained = train_architecture(name.architecture, given.activations.tokens, sizes(given, name), metadata)
+    trained.sae.save(_folder(given, name))
+    found = quality(ground, trained.sae)
+    given.answers.forget()
+    earlier = [name._replace(seed=seed) for seed in range(name.seed)]
+    there = [load_sae(_folder(given, one)).W_dec for one in earlier if _folder(given, one).is_dir()]
+    same = [stability(trained.sae.W_dec, other) for other in there]
+    found |= {"seconds": np.array(trained.seconds), "processor": np.array(trained.processor)}
+    return found | {"stability": np.array(np.mean(same) if same else np.nan)}
+
+
+def _gaps(ground: Ground, name: Name) -> dict[str, np.ndarray]:
+    folder = _folder(ground.given, name)
+    if name.architecture != BOOK and not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: not there; make the item {name} first")
+    return gaps(ground, sae_of(ground.given, name))
+
+
+def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
+    """`saes`: a row per SAE. `architectures`: a row per architecture, sparsity and measure, the mean over seeds with a
+    95 % interval: of Student's t over seeds, or for gaps of the bootstrap over questions, seeds averaged."""
+    rows, fitted = [], {}
+    for kind, name in in_order(given):
+        part = parts.get(f"{kind}{name}")
+        if part is None:
+            continue
+        key = {"architecture": name.architecture, "target_l0": name.l0}
+        if kind:
+            fitted.setdefault(tuple(key.values()), []).append(part)
+        else:
+            rows.append({**key, "seed": name.seed} | {measure: float(value) for measure, value in part.items()})
+    saes = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["architecture", "target_l0", "seed"])
+    saes = with_ratio(saes) if rows else saes
+    long = [row for key, group in saes.groupby(["architecture", "target_l0"], sort=False) for row in _means(key, group)]
+    long += [row for key, of in fitted.items() for row in _over_questions(key, of)]
+    columns = ["architecture", "target_l0", "measure", "n_seeds", "value", "low", "high"]
+    return {"saes": saes, "architectures": pd.DataFrame(long, columns=columns)}
+
+
+def with_ratio(saes: pd.DataFrame) -> pd.DataFrame:
+    """Processor time of training over that of topk of the same sparsity and seed."""
+    if "processor" not in saes:
+        return saes
+    own = saes[saes["architecture"] == "topk"].set_index(["target_l0", "seed"])["processor"]
+    base = pd.MultiIndex.from_frame(saes[["target_l0", "seed"]]).map(own.to_dict())
+    return saes.assign(ratio=saes["processor"] / pd.to_numeric(pd.Series(base, index=saes.index)))
+
+
+def _means(key: tuple, group: pd.DataFrame) -> Iterator[tuple]:
+    for measure in group.columns.drop(["architecture", "target_l0", "seed"]):
+        values = group[measure].dropna().to_numpy(float)
+        if len(values):
+            yield (*key, measure, len(values), values.mean(), *student(values))
+
+
+def student(values: Float[np.ndarray, "seed"]) -> tuple[float, float]:
+    """95 % interval of a mean by Student's t; NaN for one value."""
+    if len(values) - 1 not in T:
+        return float("nan"), float("nan")
+    half = T[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def _over_questions(key: tuple, of: Sequence) -> Iterator[tuple]:
+    for measure in ("gap_r", "group_kl_closed"):
+        replicates = np.mean([part[measure] for part in of], axis=0)
+        yield (*key, measure, len(of), replicates[0], *interval(replicates[1:]))

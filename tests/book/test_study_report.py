@@ -1,0 +1,157 @@
+"""The studies' tables as the chapter reads them, and sentences that turn with their tables."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from opinion_sae.artifacts import write_csv, write_json
+from opinion_sae.book import study_report as report
+from opinion_sae.book.figures import studies as figures
+from opinion_sae.book.study_report import LONG, StudyTables, load_tables
+
+ABOUT = {
+    "seconds": {"topk-32-0": 60.0, "gated-32-0": 120.0, "total": 180.0},
+    "machine": "2 CPU cores",
+    "throughput": {"gflops_float32": 46.4},
+    "missing": ["gaps-gated-32-0"],
+}
+VALUES = {  # measure: (topk, gated, book)
+    "fvu": (0.30, 0.25, 0.05),
+    "l0": (32.0, 30.0, 32.0),
+    "gap_r": (0.40, 0.42, 0.45),
+    "group_kl_closed": (0.10, 0.12, 0.15),
+    "topic_16": (0.86, 0.80, 0.9),
+    "decade_16": (0.56, 0.60, 0.6),
+    "party_16": (0.50, 0.52, 0.5),
+    "absorbed": (0.20, 0.04, 0.1),
+    "ratio": (1.0, 4.0, None),
+}
+
+
+def rows(l0=32):
+    for measure, values in VALUES.items():
+        for name, value in zip(("topk", "gated", "book"), values, strict=True):
+            if value is not None:
+                ends = (None, None) if measure == "l0" else (value - 0.03, value + 0.03)
+                yield (name, l0, measure, 3, value, *ends)
+
+
+@pytest.fixture
+def architectures(tmp_path):
+    more = [("topk", 16, "fvu", 1, 0.5, None, None), ("topk", 16, "l0", 1, 16.0, None, None)]
+    write_csv(tmp_path / "architectures" / "architectures.csv", pd.DataFrame([*rows(), *more], columns=[*LONG]))
+    write_json(tmp_path / "architectures" / "study.json", ABOUT)
+    return load_tables("architectures", tmp_path)
+
+
+@pytest.fixture
+def size(tmp_path):
+    table = pd.DataFrame({"width": [1024, 4096], "fvu": [0.4, 0.3], "dead": [0.0, 0.25], "processor": [2.0, 8.0]})
+    table = table.assign(fvu_at_answers=0.5, split=[None, 1.5], kept=[None, 0.5], gap_r=[0.3, 0.35])
+    write_csv(tmp_path / "size" / "size.csv", table.assign(gap_r_low=0.2, gap_r_high=0.5))
+    fits = [("fvu", -0.21, None, 0.5), ("processor", 1.0, None, -6.2)]
+    fits = pd.DataFrame(fits, columns=["measure", "exponent", "error", "constant"])
+    write_csv(tmp_path / "size" / "exponents.csv", fits)
+    write_json(tmp_path / "size" / "study.json", ABOUT)
+    return load_tables("size", tmp_path)
+
+
+def changed(study, measure, name, **values):
+    """The same study with one cell of its table changed."""
+    table = study["architectures"].copy()
+    at = (table["measure"] == measure) & (table["architecture"] == name) & (table["target_l0"] == 32)
+    for column, value in values.items():
+        table.loc[at, column] = value
+    return study._replace(tables={"architectures": table})
+
+
+def test_the_note_says_command_time_machine_and_what_is_missing(architectures, tmp_path):
+    said = report.note(architectures)
+    assert "`make study NAME=architectures` in 3 minutes on 2 CPU cores, 46 GFLOP/s" in said
+    assert "2 of 3 items are there" in said
+    done = architectures._replace(about=ABOUT | {"missing": []})
+    assert "items" not in report.note(done)
+    none = load_tables("size", tmp_path / "nowhere")
+    assert report.note(none) == "This study has not been run: `make study NAME=size` does that, after `make book`."
+
+
+def test_the_sentence_of_reconstruction_turns(architectures):
+    said = report.reconstruction_sentence(architectures)
+    assert said == (
+        "The least variance is left unexplained by gated (0.25 (0.22 to 0.28), L0 30), the most by TopK (0.30 (0.27 to "
+        "0.33), L0 32). The book's own, TopK on many more tokens, leaves 0.05."
+    )
+    other = report.reconstruction_sentence(changed(architectures, "fvu", "gated", value=0.6))
+    assert other.startswith("The least variance is left unexplained by TopK (0.30")
+
+
+def test_the_sentence_of_gaps_turns(architectures):
+    said = report.gaps_sentence(architectures)
+    assert "from 0.40 (TopK) to 0.42 (gated); every interval meets that of TopK, 0.40 (0.37 to 0.43)" in said
+    assert said.endswith("With the book's own SAE it is 0.45 (0.42 to 0.48).")
+    apart = report.gaps_sentence(changed(architectures, "gap_r", "gated", value=0.6, low=0.55, high=0.65))
+    assert "the intervals of gated do not meet that of TopK" in apart
+
+
+def test_the_sentence_of_probes_turns(architectures):
+    said = report.probing_sentence(architectures)
+    assert "a question's topic with an AUC of 0.80 to 0.86 (TopK)" in said
+    assert "between 4% (gated) and 20% (TopK)" in said
+    assert "between 20% (TopK) and 50% (gated)" in report.probing_sentence(
+        changed(architectures, "absorbed", "gated", value=0.5)
+    )
+
+
+def test_the_sentence_of_size_turns(size):
+    said = report.size_sentence(size)
+    assert said.startswith("From 1,024 to 4,096 latents, variance unexplained goes from 0.40 to 0.30 (as width to the")
+    assert "power -0.21), and dead latents from 0% to 25%; processor time grows as width to the power +1.00." in said
+    assert "50% of the 1,024 narrowest latents are found again in the widest, each as 1.5 on average." in said
+    assert said.endswith("The gap correlation is 0.30 at 1,024 latents and 0.35 at 4,096.")
+    wider = size["size"].assign(fvu=[0.4, 0.7])
+    assert "from 0.40 to 0.70" in report.size_sentence(size._replace(tables={**size.tables, "size": wider}))
+
+
+def test_without_tables_all_of_them_say_so(tmp_path):
+    none = {name: load_tables(name, tmp_path) for name in ("architectures", "size")}
+    for sentence in (report.reconstruction_sentence, report.gaps_sentence, report.probing_sentence):
+        assert "has not been run: `make study NAME=architectures`" in sentence(none["architectures"])
+    assert "has not been run: `make study NAME=size`" in report.size_sentence(none["size"])
+    assert isinstance(report.architectures_table(none["architectures"]).text, str)
+    assert isinstance(report.size_table(none["size"]).text, str)
+
+
+def test_tables_have_a_row_for_each(architectures, size):
+    html = report.architectures_table(architectures).html
+    assert (
+        html.index("TopK") < html.index("gated") < html.index("the book&#x27;s own") and "0.25 (0.22 to 0.28)" in html
+    )
+    assert "1,024" in report.size_table(size).html and "0.35 (0.20 to 0.50)" in report.size_table(size).html
+
+
+def test_figures_are_drawn_with_and_without_tables(architectures, size, tmp_path):
+    lines = figures.frontier(architectures).axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["TopK", "gated", "the book's own"]
+    assert lines[0].get_xdata().tolist() == [16, 32] and lines[0].get_ydata().tolist() == [0.5, 0.3]
+    assert (
+        len(figures.gaps_by_architecture(architectures).axes) == len(figures.told_by_latents(architectures).axes) == 2
+    )
+    assert len(figures.scaling(size).axes) == 4
+    none = load_tables("architectures", tmp_path / "nowhere")
+    for draw in (figures.frontier, figures.gaps_by_architecture, figures.told_by_latents):
+        assert "has not been run" in draw(none).axes[0].texts[0].get_text()
+    assert "has not been run" in figures.scaling(load_tables("size", tmp_path / "nowhere")).axes[0].texts[0].get_text()
+    plt.close("all")
+
+
+def test_a_table_of_another_form_is_refused(tmp_path):
+    write_csv(tmp_path / "architectures" / "architectures.csv", pd.DataFrame({"architecture": ["topk"]}))
+    with pytest.raises(ValueError, match=r"architectures.csv: columns \['target_l0'"):
+        load_tables("architectures", tmp_path)
+
+
+def test_committed_tables_are_of_this_form_and_name_known_architectures():
+    study = load_tables("architectures")
+    assert isinstance(study, StudyTables)
+    assert set(study["architectures"]["architecture"]) <= set(report.LABELS)
+    assert set(load_tables("size")["size"]["width"].astype(int) % 1024) <= {0}

@@ -1,0 +1,127 @@
+"""Both studies on a small model: every item, the tables after each, and what they say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from opinion_sae.artifacts import made, recalled
+from opinion_sae.sae.architectures import ARCHITECTURES
+from opinion_sae.sae.autoencoder import load_sae
+from opinion_sae.studies import architectures, ground, size
+from opinion_sae.studies.architectures import Name
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(architectures, "SEEDS", 2)
+    for study in (architectures, size):
+        monkeypatch.setattr(study, "BATCH", 64)
+        monkeypatch.setattr(study, "STEPS", 6)
+    monkeypatch.setattr(size, "WIDTHS", (16, 32, 64))
+
+
+def make(given, study, names):
+    items, parts = study.items(given), {}
+    for name in names:
+        parts[name] = made(given.folder / f"{name}.safetensors", items[name])
+    return parts
+
+
+def test_the_order_of_items_is_that_of_their_worth(given):
+    names = list(architectures.items(given))
+    first = [f"{name}-4-0" for name in (*ARCHITECTURES, "book")]
+    assert names[: 2 * len(first)] == first + [f"gaps-{name}" for name in first]
+    assert names[2 * len(first)] == "topk-4-1" and names[-1] == "gaps-standard-8-0"
+    assert len(names) == len(set(names)) == 2 * 3 * 9 + 2 * 9 + 2 + 2 * 9
+    assert list(size.items(given)) == ["16", "32", "64", "gaps-16", "gaps-32", "gaps-64"]
+
+
+def test_every_architecture_is_trained_measured_and_read_with(given):
+    chosen = ["topk", "standard", "gated", "jumprelu", "atm"]
+    parts = make(given, architectures, [f"{name}-4-0" for name in [*chosen, "book"]])
+    parts |= make(given, architectures, ["topk-4-1", "gaps-topk-4-0", "gaps-book-4-0"])
+    tables = architectures.tables(given, parts)
+    saes = tables["saes"].set_index(["architecture", "seed"])
+    assert set(saes.index) == {(name, 0) for name in [*chosen, "book"]} | {("topk", 1)}
+    assert saes.loc[("topk", 0), "l0_at_answers"] <= 4 and 0 < saes.loc[("topk", 0), "fvu"] < 1.5
+    assert saes.loc[("topk", 0), "ratio"] == 1 and saes["ratio"].drop(("book", 0)).gt(0).all()
+    assert np.isnan(saes.loc[("topk", 0), "stability"]) and 0 < saes.loc[("topk", 1), "stability"] < 1
+    long = tables["architectures"].set_index(["architecture", "measure"])
+    row = long.loc[("topk", "fvu")]
+    assert row["n_seeds"] == 2 and row["low"] < row["value"] < row["high"]
+    assert row["value"] == pytest.approx(saes.loc["topk", "fvu"].mean())
+    gap = long.loc[("topk", "gap_r")]
+    assert -1 <= gap["low"] <= gap["high"] <= 1 and gap["n_seeds"] == 1
+    # what is kept is what was made
+    name = Name("topk", 4, 0)
+    again = recalled(given.folder / "topk-4-0.safetensors", architectures.items(given)["topk-4-0"].about)
+    assert again is not None and again["fvu"] == parts["topk-4-0"]["fvu"]
+    fvu, _, _ = ground.reconstructed(architectures.sae_of(given, name), given.activations.held_out)
+    assert fvu == pytest.approx(float(parts["topk-4-0"]["fvu"]))
+
+
+def test_an_offset_needs_its_sae(given):
+    with pytest.raises(FileNotFoundError, match="make the item topk-4-0 first"):
+        make(given, architectures, ["gaps-topk-4-0"])
+    with pytest.raises(FileNotFoundError, match="make the item 16 first"):
+        make(given, size, ["gaps-16"])
+
+
+def test_tables_of_nothing_have_no_rows(given):
+    for study in (architectures, size):
+        assert all(len(table) == 0 or table.isna().any(axis=None) for table in study.tables(given, {}).values())
+
+
+def test_widths_are_trained_split_and_fitted(given):
+    parts = make(given, size, ["16", "32", "64", "gaps-16"])
+    tables = size.tables(given, parts)
+    table = tables["size"].set_index("width")
+    assert list(table.index) == [16, 32, 64] and "split" not in parts["16"]
+    assert table.loc[16, "gap_r_low"] <= table.loc[16, "gap_r_high"] and np.isnan(table.loc[32, "gap_r"])
+    assert load_sae(given.folder / "saes" / "64").width == 64
+    assert list(tables["exponents"]["measure"]) == ["fvu", "fvu_at_answers", "processor"]
+
+
+def test_splitting_by_hand():
+    narrow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    wide = torch.tensor([[0.9, 0.1, 0.0], [2.0, 0.3, 0.0], [0.1, 0.9, 0.0], [0.6, 0.6, 0.6]])
+    # two near the first, one near the second, none near the third; the last is near nobody (cosine 0.58)
+    mean, share = size.split(narrow, wide)
+    assert mean == pytest.approx(1.5) and share == pytest.approx(2 / 3)
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    width = np.array([1.0, 2.0, 4.0, 8.0])
+    b, error, a = size.exponent(width, 3 * width**-0.5)
+    assert b == pytest.approx(-0.5) and error == pytest.approx(0, abs=1e-9) and a == pytest.approx(np.log(3))
+    assert np.isnan(size.exponent(width[:1], width[:1])[0])
+
+
+def test_students_interval_by_hand():
+    low, high = architectures.student(np.array([1.0, 2.0, 3.0]))  # mean 2, s = 1, t = 4.303, n = 3
+    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert np.isnan(architectures.student(np.array([1.0]))[0])
+
+
+def test_the_ratio_is_to_topk_of_the_same_sparsity_and_seed():
+    saes = pd.DataFrame(
+        [("topk", 4, 0, 2.0), ("gated", 4, 0, 6.0), ("topk", 8, 0, 3.0), ("gated", 8, 0, 6.0), ("gated", 4, 1, 1.0)],
+        columns=["architecture", "target_l0", "seed", "processor"],
+    )
+    assert architectures.with_ratio(saes)["ratio"].tolist()[:4] == [1, 3, 1, 2]
+    assert np.isnan(architectures.with_ratio(saes)["ratio"][4])
+
+
+def test_words_are_of_one_token_and_evenly_drawn(lm, given, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(ground, "WORDS", 2)
+    found = ground.words(lm, 1)
+    assert found["words"].shape == (0, lm.width) and len(found["letters"]) == 0  # it was trained on one sentence
+    vocabulary = {1: " apple", 2: " angle", 3: " arrow", 4: " ape", 5: "beach", 6: " Berry", 7: " beach"}
+    monkeypatch.setattr(type(lm.tokenizer), "batch_decode", lambda self, ids: [vocabulary.get(i, "") for [i] in ids])
+    found = ground.words(lm, 1)
+    assert found["letters"].tolist() == [0, 0, 1]  # apple, arrow; beach
+    before = lm.tokenizer(ground.BEFORE, add_special_tokens=False)["input_ids"]
+    last = lm.residual(torch.tensor([[*before, 7]]), 1)[0, -1]
+    torch.testing.assert_close(torch.from_numpy(found["words"][2]), last, rtol=1e-4, atol=1e-4)
