@@ -204,7 +204,7 @@ def shown(name):
     if name == "15_speed":
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
     if name == "24_specialised":
-        return [*ROOT.glob("results/studies/specialised/*.*"), *ROOT.glob("results/studies/shift/*.*")]
+        return sorted(path for of in ("specialised", "shift") for path in ROOT.glob(f"results/studies/{of}/*.*"))
     if name == "23_architectures":
         return sorted(path for of in ("architectures", "size") for path in ROOT.glob(f"results/studies/{of}/*.*"))
     if name != "13_opinionqa":

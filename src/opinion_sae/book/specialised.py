@@ -222,17 +222,20 @@ def labels(table: pd.DataFrame) -> str:
 
 
 def shift(accuracy: pd.DataFrame) -> str:
-    """Of `accuracy.csv`: the worst cell of the probe and of the oracle, and what taking features out gains."""
+    """Of `accuracy.csv`: the worst cell as topic features are taken out and the probe fitted anew, and the oracle's."""
     said = []
     for features, part in accuracy.groupby("features", sort=False):
         worst = {row.treatment: row.worst for row in part.itertuples() if row.taken == 0}
         cut = part[part["treatment"] == "retrained"].sort_values("taken")
-        gained = [
-            f"{row.gain:+.2f} ({row.gain_low:+.2f} to {row.gain_high:+.2f}) without {row.taken}"
-            for row in cut.itertuples()
-        ]
+        steps = [f"{row.worst:.2f} without {row.taken}{_sure(row.gain_low, row.gain_high)}" for row in cut.itertuples()]
         said.append(
-            f"on {FEATURES[str(features)]} the worst cell is {worst['confounded']:.2f} as the probe comes and "
-            f"{worst['balanced']:.2f} with the oracle; fitted anew it gains {', '.join(gained)}"
+            f"on {FEATURES[str(features)]} {worst['confounded']:.2f} as the probe comes, {', '.join(steps)}, and "
+            f"{worst['balanced']:.2f} with the oracle"
         )
-    return "; ".join(said) + "." if said else "No probe has been fitted yet."
+    if not said:
+        return "No probe has been fitted yet."
+    return f"In the worst cell it is right {'; '.join(said)} (* another than as it comes, by an interval of the gain)."
+
+
+def _sure(low: float, high: float) -> str:
+    return "*" if low > 0 or high < 0 else ""
