@@ -41,7 +41,7 @@ FEATURES = {
     "scratch": "SAE from scratch",
     "narrow": "an eighth of the width",
 }
-TAKEN = 64  # latents taken out, in the sentence and the figure
+TAKEN = 64  # features taken out, in the finding
 MIDDLE = 32  # latents active on a token, in the sentence
 
 
@@ -221,19 +221,21 @@ def labels(table: pd.DataFrame) -> str:
     return f"Labels from half of the questions tell where latents fire in the others with a score of {', '.join(said)}."
 
 
-def shift(accuracy: pd.DataFrame, taken: int = TAKEN) -> str:
-    """Of `accuracy.csv`: what taking topic latents out does for the worst group."""
-    of = {tuple(row[:3]): row for row in accuracy.itertuples(index=False)}
+def shift(accuracy: pd.DataFrame) -> str:
+    """Of `accuracy.csv`: the worst cell as topic features are taken out and the probe fitted anew, and the oracle's."""
     said = []
-    for features in accuracy["features"].unique():
-        base, oracle = of[features, "confounded", 0], of[features, "balanced", 0]
-        cut = of.get((features, "retrained", taken))
-        kept = f"the probe as it comes gets {base.worst:.2f} in the worst cell, the oracle {oracle.worst:.2f}"
-        if cut is not None:
-            random = of[features, "random", taken]
-            kept += (
-                f", without {taken} topic features {cut.worst:.2f} (gain {cut.gain:+.2f}, {cut.gain_low:+.2f} to "
-                f"{cut.gain_high:+.2f}), without {taken} at random {random.worst:.2f}"
-            )
-        said.append(f"on {FEATURES[features]} {kept}")
-    return "; ".join(said) + "." if said else "No probe has been fitted yet."
+    for features, part in accuracy.groupby("features", sort=False):
+        worst = {row.treatment: row.worst for row in part.itertuples() if row.taken == 0}
+        cut = part[part["treatment"] == "retrained"].sort_values("taken")
+        steps = [f"{row.worst:.2f} without {row.taken}{_sure(row.gain_low, row.gain_high)}" for row in cut.itertuples()]
+        said.append(
+            f"on {FEATURES[str(features)]} {worst['confounded']:.2f} as the probe comes, {', '.join(steps)}, and "
+            f"{worst['balanced']:.2f} with the oracle"
+        )
+    if not said:
+        return "No probe has been fitted yet."
+    return f"In the worst cell it is right {'; '.join(said)} (* another than as it comes, by an interval of the gain)."
+
+
+def _sure(low: float, high: float) -> str:
+    return "*" if low > 0 or high < 0 else ""

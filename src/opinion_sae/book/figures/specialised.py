@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, legend_above, log_scale, name_rows, nothing
-from opinion_sae.book.specialised import FEATURES, SAE, STRATEGY, TAKEN, called
+from opinion_sae.book.specialised import FEATURES, SAE, STRATEGY, called
 
 COLOURS = {
     "dense": "#0072B2",
@@ -25,7 +25,13 @@ KINDS = {  # of the figures that show a few SAEs only: colour, marker, line
     ("tuned", "dense", 500.0): ("#D55E00", "^", "--"),
     ("scratch", "dense", 0.0): ("#009E73", "s", "-."),
 }
-TREATED = {"zeroed": ("#E69F00", "s"), "retrained": ("#0072B2", "o"), "random": ("#777777", "x")}
+PROBES = {
+    "stream": ("#777777", "D", ":"),
+    "general": ("#000000", "X", "-"),
+    "tuned": ("#0072B2", "o", "-"),
+    "scratch": ("#009E73", "s", "-."),
+    "narrow": ("#E69F00", "^", "--"),
+}
 
 
 def perplexity(quality: pd.DataFrame) -> Figure:
@@ -115,21 +121,26 @@ def _points(axes: Axes, table: pd.DataFrame, name: str) -> None:
 
 
 def worst_group(accuracy: pd.DataFrame) -> Figure:
-    """Accuracy in the worst of the four cells of topic and direction, by features and treatment."""
+    """Accuracy in the worst of the four cells of theme and direction against the number of features taken out: those of
+    the topic, and as many drawn at random; the band holds the oracles."""
     if accuracy.empty:
         return nothing("the study has not been run")
-    names = [name for name in FEATURES if name in set(accuracy["features"])]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(names) + 1.5))
-    looks = {"confounded": ("#000000", "X", 0), **{k: (*v, TAKEN) for k, v in TREATED.items()}}
-    looks["balanced"] = ("#009E73", "*", 0)
-    said = {"confounded": "as it comes", "zeroed": f"{TAKEN} taken out", "retrained": "and retrained"}
-    said |= {"random": f"{TAKEN} at random", "balanced": "oracle"}
-    for number, (treatment, (colour, marker, taken)) in enumerate(looks.items()):
-        part = accuracy[(accuracy["treatment"] == treatment) & (accuracy["taken"] == taken)]
-        place = [names.index(name) + 0.09 * number - 0.15 for name in part["features"]]
-        error = [part["worst"] - part["worst_low"], part["worst_high"] - part["worst"]]
-        axes.errorbar(part["worst"], place, xerr=error, fmt=marker, color=colour, ms=5, label=said[treatment])
-    name_rows(axes, [FEATURES[name] for name in names])
-    legend_above(axes, 2)
-    axes.set_xlabel("accuracy in the worst of four cells")
+    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5.8), sharex=True, sharey=True)
+    counts = sorted(accuracy["taken"].unique())
+    oracle = accuracy.loc[accuracy["treatment"] == "balanced", "worst"]
+    for axes, treatment in zip(panels, ("retrained", "random"), strict=True):
+        axes.axhspan(oracle.min(), oracle.max(), color="#000000", alpha=0.12, lw=0)
+        chosen = accuracy[accuracy["treatment"].isin(["confounded", treatment])].sort_values("taken")
+        for name, (colour, marker, line) in PROBES.items():
+            part = chosen[chosen["features"] == name]
+            place = [counts.index(count) for count in part["taken"]]
+            error = [part["worst"] - part["worst_low"], part["worst_high"] - part["worst"]]
+            style = {"fmt": marker, "ls": line, "color": colour, "ms": 4, "lw": 1.2, "capsize": 2}
+            if len(part):
+                axes.errorbar(place, part["worst"], error, label=FEATURES[name], **style)
+        axes.set_xticks(range(len(counts)), [str(count) for count in counts])
+    panels[0].set_ylabel("worst cell, topic out")
+    panels[1].set_ylabel("worst cell, random out")
+    panels[1].set_xlabel("features taken out")
+    legend_above(panels[0])
     return figure
