@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from opinion_sae.artifacts import made, recalled
+from opinion_sae.book.compare import Comparison
 from opinion_sae.book.leaderboard import COLUMNS, Bare, Board, leaderboard
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.settings import FitSettings
@@ -26,8 +28,11 @@ TAKES_WORDS = ("embedding",)  # a model of its own
 def survey(tiny):
     rng = np.random.default_rng(0)
     words = "taxes schools rivers police bread music trains winter horses".split()
-    questions = [tiny.question(f"q{i}", ("Yes", "Maybe", "No"), f"{word}?") for i, word in enumerate(words)]
-    return tiny.survey(rng.dirichlet(np.ones(3), (4, 9)), questions, "fmdr", ["sex", "sex", "party", "party"])
+    questions = [tiny.question(f"q{i}", "abcd"[: 4 if i == 8 else 3], f"{word}?") for i, word in enumerate(words)]
+    shares = np.zeros((4, 9, 4))
+    shares[..., :3] = rng.dirichlet(np.ones(3), (4, 9))
+    shares[:, 8] = rng.dirichlet(np.ones(4), 4)  # one question, of the last fold, has more options than the others
+    return tiny.survey(shares, questions, "fmdr", ["sex", "sex", "party", "party"])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def bench(lm, survey, tmp_path_factory):
 @pytest.fixture(scope="module")
 def beside(bench):
     texts = ["Boil the water, then put in the rice and wait.", "Dear aunt, the train was late and we walked."]
-    return Beside(bench, load_facts(24), texts)
+    return Beside(bench, load_facts(120), texts)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +100,7 @@ def test_no_method_looks_at_the_test_questions(bench, survey, fitted):
     """Other answers to the first split's test questions leave its fit as it was."""
     first = SPLITS[0]
     counts = survey.counts.copy()
-    counts[:, first.test] = counts[:, first.test][:, :, ::-1] + 3.0
+    counts[:, first.test, :3] = counts[:, first.test, 2::-1] + 3.0
     other = dataclasses.replace(survey, counts=counts, everyone=counts.sum(0))
     again = dataclasses.replace(bench, survey=other)
     for name in ("corrsteer", "cast", "loreft", "yapo", "sae-ssv", "tier-token", "persona-vector", "direct-max"):
@@ -124,7 +129,7 @@ def test_the_leaderboard_has_a_row_for_each(fitted, beside, bench, tmp_path):
     names = ("unsteered", "uniform", "delta-reading", "corrsteer", "loreft", "direct-max", "prompt-portray", "words")
     parts = {name: beside.measure(fitted[name]) for name in names} | {"unsteered": beside.plain}
     parts = {name: {**part, "log_probs": fitted[name].log_probs} for name, part in parts.items()}
-    parts["words-cost"] = {"fit_seconds": np.array(2.0), "parameters": np.array(7)}
+    parts["words-cost"] = {"fit_seconds": np.array([2.0]), "parameters": np.array([7])}
     board = Board(bench, Bare(20, 0, tmp_path))
     table = leaderboard(board, {}, parts).set_index("method")
     assert list(table.columns) == COLUMNS[1:] and set(table.index) == {"toplines", *names}
@@ -139,3 +144,21 @@ def test_the_leaderboard_has_a_row_for_each(fitted, beside, bench, tmp_path):
     assert ((table["harmonic_mean"] >= 0) & (table["harmonic_mean"] <= 1)).all()
     again = leaderboard(board, {}, parts).set_index("method")
     assert table.equals(again)
+
+
+def test_what_the_book_has_is_taken_from_it_and_what_is_made_is_made_once(bench, beside, fitted, tmp_path):
+    seeds = {"words": [fitted["words"].log_probs], "shared-delta": [fitted["shared-delta"].log_probs]}
+    known = dataclasses.replace(bench, known={"shared-delta": fitted["shared-delta"].steering})
+    comparison = Comparison(known, seeds, lambda: beside)
+    items = comparison.items(["words", "shared-delta", "direct-max", "lora"])
+    assert list(items) == ["words", "shared-delta", "direct-max", "words-cost", "shared-delta-cost"]
+    parts = {name: made(tmp_path / f"{name}.safetensors", item) for name, item in items.items()}
+    assert [name for name, part in parts.items() if "log_probs" in part] == ["direct-max"]
+    assert {name for name, part in parts.items() if "fit_seconds" in part} == {*items} - {"words", "shared-delta"}
+    assert "next_token_kl" in parts["shared-delta"] and "text_loss" not in parts["words"]
+    np.testing.assert_allclose(parts["direct-max"]["log_probs"], fitted["direct-max"].log_probs, atol=1e-5)
+    again = Comparison(known, seeds, lambda: beside).items(["direct-max"])["direct-max"]
+    assert recalled(tmp_path / "direct-max.safetensors", again.about) is not None
+    other = dataclasses.replace(known, settings=FitSettings(epochs=2))
+    changed = Comparison(other, seeds, lambda: beside).items(["direct-max"])["direct-max"]
+    assert recalled(tmp_path / "direct-max.safetensors", changed.about) is None

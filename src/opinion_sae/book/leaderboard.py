@@ -95,7 +95,9 @@ class Board:
         """Share of the way from the unsteered model to the floor, task alone; between 0 and 1."""
         asked = np.arange(len(self.survey.questions)) if questions is None else questions
         some = self.survey.select(questions=asked.tolist())
-        kl, plain, floor = cell_kl(some, log_probs), cell_kl(some, self.plain[:, asked]), self.floor[:, asked]
+        width = some.counts.shape[-1]  # of the longest question among them
+        kl, plain = (cell_kl(some, found[..., :width]) for found in (log_probs, self.plain[:, asked]))
+        floor = self.floor[:, asked]
         there = ~np.isnan(kl)
         kl, plain, floor = (cells[there].mean() for cells in (kl, plain, floor))
         return float(np.clip((plain - kl) / (plain - floor), 0, 1))
@@ -150,8 +152,11 @@ class Board:
             return {}
         asked = np.sort(np.concatenate(splits_of(self.bench.splits, "test")))
         some = self.survey.select(questions=asked.tolist())
-        tables = (np.broadcast_to(table, self.survey.shares.shape)[:, asked], part["turned"])
-        one, other = (predicted_gaps(some, from_toplines(some, found), "toplines") for found in tables)
+        tables, width = (
+            (np.broadcast_to(table, self.survey.shares.shape)[:, asked], part["turned"]),
+            some.counts.shape[-1],
+        )
+        one, other = (predicted_gaps(some, from_toplines(some, found[..., :width]), "toplines") for found in tables)
         each = [_r(a, b) for a, b in zip(one, other, strict=True)]
         first, second = (self.survey.groups.index(group) for group in pair_to_show(self.survey))
         pair = _r(one[first] - one[second], other[first] - other[second])
@@ -174,7 +179,7 @@ def leaderboard(board: Board, seeds: Mapping[str, Sequence[Table]], parts: Mappi
         key = (name, id(tables[name]) if name in seeds else 0, *part, bool(plain), bool(len(reference)))
         if key not in board.rows:
             board.rows[key] = board.row(name, tables[name], part, plain, reference)
-        costs = {what: float(of[what]) for of in (part, cost) for what in ("parameters", "fit_seconds") if what in of}
+        costs = {what: of[what].item() for of in (part, cost) for what in ("parameters", "fit_seconds") if what in of}
         rows.append(board.rows[key] | by_seed.get(name, {}) | costs)
         rows[-1]["ms_per_answer"] = _milliseconds(rows[-1], part, tables[name][0])
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -240,9 +245,9 @@ def _r(one: np.ndarray, other: np.ndarray) -> float:
 def _milliseconds(row: Mapping[str, object], part: Part, table: Table) -> float:
     """Of a method that steers, its own share of an answer; of a prompt, the whole pass."""
     if "step_ms" in part:
-        return float(part["step_ms"])
+        return float(part["step_ms"].item())
     if row["kind"] == "prompt" and "fit_seconds" in part:
-        return 1000 * float(part["fit_seconds"]) / max(1, int((~np.isnan(table).any(-1)).sum()))
+        return 1000 * float(part["fit_seconds"].item()) / max(1, int((~np.isnan(table).any(-1)).sum()))
     return float("nan")
 
 

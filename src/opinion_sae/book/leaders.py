@@ -122,10 +122,10 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
     if not len(of_kind):
         return f"Of {what}, nothing has been compared."
     best = of_kind.loc[of_kind["gap_r"].idxmax()].to_dict()
-    has = (
-        f"has the highest gap correlation of {len(of_kind)}" if len(of_kind) > 1 else "has a gap correlation of its own"
-    )
-    said = [f"Of {what}, {prose(best['method'])} {has}: {_r(best)}"]
+    if len(of_kind) > 1:
+        said = [f"Of {what}, {prose(best['method'])} has the highest gap correlation of {len(of_kind)}: {_r(best)}"]
+    else:
+        said = [f"Of {what}, {prose(best['method'])} alone was compared, with a gap correlation of {_r(best)}"]
     whole = found["n_questions"].max()
     if best["n_questions"] < whole:
         said[0] += f", on {best['n_questions']:.0f} of {whole:.0f} questions only"
