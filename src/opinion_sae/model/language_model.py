@@ -114,7 +114,8 @@ class LanguageModel:
         types = {self.attention_type(index) for index in which}
         if "layer_type" in inspect.signature(self.rotary.forward).parameters:
             return {name: self.rotary(hidden, positions, name) for name in types}
-        return dict.fromkeys(types, self.rotary(hidden, positions))
+        same = self.rotary(hidden, positions)
+        return {name: same for name in types}
 
     def attention_type(self, index: int) -> str:
         """'full_attention' or 'sliding_attention', for the layer of this index."""

@@ -19,7 +19,8 @@ from opinion_sae.artifacts import Item
 from opinion_sae.delta.files import load_deltas
 from opinion_sae.delta.fit_reading import Tuning, task_loss, tune
 from opinion_sae.delta.held_out import Split, assemble
-from opinion_sae.delta.offsets import GroupDelta, Offset
+from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.delta.reading import ReadingOffset
 from opinion_sae.methods.reading import Base, fit_reading, reading
 from opinion_sae.score.gaps_table import gaps_table
 from opinion_sae.studies import Given, Parts
@@ -43,7 +44,7 @@ def items(given: Given) -> dict[str, Item]:
     return found | {"steps": Item([BATCH, ROUNDS], partial(steps, given))}
 
 
-def begun(given: Given, number: int) -> tuple[Split, Offset]:
+def begun(given: Given, number: int) -> tuple[Split, ReadingOffset]:
     """A split and the offset fitted to its training questions, validation questions left out."""
     split, shared = given.splits[number], load_deltas(given.work, len(given.splits), given.sae, "shared")[number]
     base = Base.of(given.answers, split, shared)
@@ -61,7 +62,7 @@ def trained(given: Given, number: int, l1: float) -> dict[str, np.ndarray]:
     settings = Tuning(EPOCHS, BATCH, RATE, l1, l1, l1, l1, patience=1, seed=given.seed)
     history = tune(given.answers, own, task_loss(given.survey), train, validation, settings)
     after = given.answers.predict(own, test).numpy()
-    columns = {name: history[name].to_numpy(float) for name in history}
+    columns = {str(name): history[name].to_numpy(float) for name in history}
     return {"before": before, "after": after} | columns
 
 
