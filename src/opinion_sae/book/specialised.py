@@ -37,8 +37,8 @@ STRATEGY = {
 FEATURES = {
     "stream": "the stream itself",
     "general": "the book's SAE",
-    "tuned": "SAE trained on",
-    "scratch": "SAE from scratch",
+    "tuned": "an SAE trained on",
+    "scratch": "an SAE from scratch",
     "narrow": "an eighth of the width",
 }
 TAKEN = 64  # features taken out, in the finding

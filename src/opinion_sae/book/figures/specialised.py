@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, legend_above, log_scale, name_rows, nothing
@@ -104,20 +103,22 @@ def places(table: pd.DataFrame) -> Figure:
     """Decoder rows on the plane of the book's SAE's first two principal axes, a panel per SAE."""
     if table.empty:
         return nothing("the study has not been run")
-    names = list(dict.fromkeys(table["sae"]))
-    figure, panels = plt.subplots(len(names), 1, figsize=(WIDTH, 2.1 * len(names) + 0.5), sharex=True, sharey=True)
-    for axes, name in zip(figure.axes, names, strict=True):
-        _points(axes, table[table["sae"] == name], name)
-    figure.axes[-1].set_xlabel(f"first axis ({table['first_explained'].iloc[0]:.0%} of the variance)")
-    figure.axes[0].set_ylabel(f"second ({table['second_explained'].iloc[0]:.0%})")
+    names = {_kind(name): name for name in table["sae"].unique()}
+    kinds = [kind for kind in KINDS if kind in names]
+    figure, _ = plt.subplots(len(kinds), 1, figsize=(WIDTH, 2.1 * len(kinds) + 0.5), sharex=True, sharey=True)
+    for axes, kind in zip(figure.axes, kinds, strict=True):
+        part = table[table["sae"] == names[kind]]
+        axes.scatter(part["first"], part["second"], s=4, alpha=0.5, color=KINDS[kind][0])
+        axes.set_title(called(*kind))
+    figure.axes[-1].set_xlabel(f"first axis ({table['first_explained'].iloc[0]:.1%} of the variance)")
+    figure.axes[0].set_ylabel(f"second ({table['second_explained'].iloc[0]:.1%})")
     return figure
 
 
-def _points(axes: Axes, table: pd.DataFrame, name: str) -> None:
+def _kind(name: str) -> tuple[str, str, float]:
+    """Of 'tuned-dense-t500-0'."""
     start, *rest = name.removesuffix("-0").split("-")
-    kind = (start, rest[0] if rest else "", float(rest[1].removeprefix("t")) if len(rest) > 1 else 0.0)
-    axes.scatter(table["first"], table["second"], s=4, alpha=0.5, color=KINDS[kind][0])
-    axes.set_title(called(*kind))
+    return start, rest[0] if rest else "", float(rest[1].removeprefix("t")) if len(rest) > 1 else 0.0
 
 
 def worst_group(accuracy: pd.DataFrame) -> Figure:
@@ -131,9 +132,9 @@ def worst_group(accuracy: pd.DataFrame) -> Figure:
     for axes, treatment in zip(panels, ("retrained", "random"), strict=True):
         axes.axhspan(oracle.min(), oracle.max(), color="#000000", alpha=0.12, lw=0)
         chosen = accuracy[accuracy["treatment"].isin(["confounded", treatment])].sort_values("taken")
-        for name, (colour, marker, line) in PROBES.items():
+        for number, (name, (colour, marker, line)) in enumerate(PROBES.items()):
             part = chosen[chosen["features"] == name]
-            place = [counts.index(count) for count in part["taken"]]
+            place = [counts.index(count) + 0.06 * (number - 2) for count in part["taken"]]
             error = [part["worst"] - part["worst_low"], part["worst_high"] - part["worst"]]
             style = {"fmt": marker, "ls": line, "color": colour, "ms": 4, "lw": 1.2, "capsize": 2}
             if len(part):
@@ -142,5 +143,5 @@ def worst_group(accuracy: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("worst cell, topic out")
     panels[1].set_ylabel("worst cell, random out")
     panels[1].set_xlabel("features taken out")
-    legend_above(panels[0])
+    legend_above(panels[0], 1)
     return figure
