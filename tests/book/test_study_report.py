@@ -104,12 +104,13 @@ def test_the_sentence_of_probes_turns(architectures):
 
 def test_the_sentence_of_size_turns(size):
     said = report.size_sentence(size)
-    assert said.startswith("From 1,024 to 4,096 latents, variance unexplained goes from 0.40 to 0.30 (as width to the")
-    assert "power -0.21), and dead latents from 0% to 25%; processor time grows as width to the power +1.00." in said
-    assert "50% of the 1,024 narrowest latents are found again in the widest, each as 1.5 on average." in said
+    assert said.startswith("From 1,024 to 4,096 latents, variance unexplained goes from 0.40 to 0.30 (fitted: width to")
+    assert "it is least at 4,096, 0.30. Dead latents go from 0% to 25%, and processor time grows as width to" in said
+    assert "Of the narrowest SAE's latents 50% are found again in the widest, each as 1.5 on average." in said
     assert said.endswith("The gap correlation is 0.30 at 1,024 latents and 0.35 at 4,096.")
     wider = size["size"].assign(fvu=[0.4, 0.7])
-    assert "from 0.40 to 0.70" in report.size_sentence(size._replace(tables={**size.tables, "size": wider}))
+    said = report.size_sentence(size._replace(tables={**size.tables, "size": wider}))
+    assert "from 0.40 to 0.70" in said and "it is least at 1,024, 0.40" in said
 
 
 def test_without_tables_all_of_them_say_so(tmp_path):

@@ -196,7 +196,7 @@ def size_sentence(study: StudyTables) -> str:
     if len(rows) < 2:
         return note(study)
     fits: dict[Any, Any] = study["exponents"].set_index("measure").to_dict("index")
-    narrow, widest = rows[0], rows[-1]
+    narrow, widest, best = rows[0], rows[-1], min(rows, key=lambda row: row["fvu"])
 
     def power(measure: str) -> str:
         b, error = fits[measure]["exponent"], fits[measure]["error"]
@@ -204,13 +204,14 @@ def size_sentence(study: StudyTables) -> str:
 
     text = (
         f"From {narrow['width']:,.0f} to {widest['width']:,.0f} latents, variance unexplained goes from "
-        f"{plain(narrow['fvu'])} to {plain(widest['fvu'])} (as {power('fvu')}), and dead latents from "
-        f"{100 * narrow['dead']:.0f}% to {100 * widest['dead']:.0f}%; processor time grows as {power('processor')}."
+        f"{plain(narrow['fvu'])} to {plain(widest['fvu'])} (fitted: {power('fvu')}); it is least at "
+        f"{best['width']:,.0f}, {plain(best['fvu'])}. Dead latents go from {100 * narrow['dead']:.0f}% to "
+        f"{100 * widest['dead']:.0f}%, and processor time grows as {power('processor')}."
     )
     if not np.isnan(widest.get("split", np.nan)):
         text += (
-            f" {100 * widest['kept']:.0f}% of the {narrow['width']:,.0f} narrowest latents are found again in the "
-            f"widest, each as {widest['split']:.1f} on average."
+            f" Of the narrowest SAE's latents {100 * widest['kept']:.0f}% are found again in the widest, each as "
+            f"{widest['split']:.1f} on average."
         )
     there = [row for row in rows if not np.isnan(row.get("gap_r", np.nan))]
     if len(there) > 1:

@@ -35,10 +35,14 @@ def frontier(study: StudyTables) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
     for number, name in enumerate(LABELS):
         own = sorted((l0[key].value, fvu[key].value) for key in fvu if key[0] == name)
-        style = {"marker": "*" if name == "book" else "o", "markersize": 9 if name == "book" else 4, "lw": 1.2}
+        style: dict[str, Any] = {
+            "marker": "*" if name == "book" else "o",
+            "markersize": 9 if name == "book" else 4,
+            "lw": 1.2,
+        }
         if own:
-            line = {"linestyle": LINES[number % 4], "color": COLOURS[name], "label": LABELS[name]}
-            axes.plot(*zip(*own, strict=True), **style, **line)
+            style |= {"linestyle": LINES[number % 4], "color": COLOURS[name], "label": LABELS[name]}
+            axes.plot(*zip(*own, strict=True), **style)
     log_scale(axes.xaxis, 2)
     log_scale(axes.yaxis)
     axes.set_xlabel("L0 (active latents per token)")
