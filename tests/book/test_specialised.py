@@ -168,10 +168,11 @@ def test_tables_that_are_not_there_are_said_to_be_missing(tmp_path):
 def test_what_was_run_and_what_was_not_is_told(tmp_path, gaps):
     (tmp_path / "specialised").mkdir()
     gaps.to_csv(tmp_path / "specialised" / "gaps.csv", index=False)
-    about = {"command": "opinion-sae study specialised -- default", "machine": "2 cores", "missing": ["a"]}
+    about = {"command": "opinion-sae study specialised -- default tuned-", "machine": "2 cores", "missing": ["a"]}
     write_json(tmp_path / "specialised" / "study.json", about | {"seconds": {"b": 60.0, "total": 60.0}})
     found = load_study_tables("specialised", tmp_path)
     pd.testing.assert_frame_equal(found.tables["gaps"], gaps[found.tables["gaps"].columns], check_dtype=False)
+    assert specialised.run_of("specialised", found).startswith("`opinion-sae study specialised -- default`: 1 minutes")
     assert specialised.run_of("specialised", found).endswith(
         "1 minutes on 2 cores. 1 of its 2 items have not been run."
     )

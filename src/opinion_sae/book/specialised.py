@@ -84,7 +84,8 @@ def run_of(name: str, found: Found) -> str:
     if not found.about:
         return f"results/studies/{name} is not in this checkout: `make study NAME={name}` writes it after `make book`."
     seconds, missing = found.about["seconds"]["total"], found.about["missing"]
-    said = f"`{found.about['command']}`: {seconds / 60:.0f} minutes on {found.about['machine']}."
+    command = " ".join(found.about["command"].split()[:5])  # without the names of items
+    said = f"`{command}`: {seconds / 60:.0f} minutes on {found.about['machine']}."
     if missing:
         said += f" {len(missing)} of its {len(missing) + len(found.about['seconds']) - 1} items have not been run."
     return said

@@ -39,7 +39,7 @@ from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground,
 from opinion_sae.survey import question_clusters
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
-TIME = "about an hour on one core"
+TIME = "two hours beside other work, of which the first seed takes one"
 SEEDS = 3
 TILTS = (500.0, 1e9)
 LATENTS = (16, 32, 64)  # active on a token when an SAE is held against the model; all are trained with the book's k
