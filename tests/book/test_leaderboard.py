@@ -15,10 +15,10 @@ from opinion_sae.methods.registry import KINDS, METHODS
 def board(**changes):
     """Three methods on 100 questions and a prompt on 9."""
     rows = {
-        "delta-reading": {"kind": "reading", "gap_r": 0.5, "fit_seconds": 60.0, "next_token_kl": 0.02},
-        "words": {"kind": "read only", "gap_r": 0.6, "fit_seconds": 2.0},
-        "direct": {"kind": "read only", "gap_r": 0.55, "fit_seconds": 5.0},
-        "prompt-qa": {"kind": "prompt", "gap_r": 0.1, "fit_seconds": 90.0, "n_questions": 9},
+        "delta-reading": {"kind": "reading", "gap_r": 0.5, "total_seconds": 60.0, "next_token_kl": 0.02},
+        "words": {"kind": "read only", "gap_r": 0.6, "total_seconds": 2.0},
+        "direct": {"kind": "read only", "gap_r": 0.55, "total_seconds": 5.0},
+        "prompt-qa": {"kind": "prompt", "gap_r": 0.1, "total_seconds": 90.0, "n_questions": 9},
     }
     for method, cells in changes.items():
         rows[method.replace("_", "-")] |= cells
@@ -89,7 +89,7 @@ def test_a_kinds_sentence_turns_with_the_table():
 
 def test_the_cost_sentence_names_what_nothing_faster_beats():
     assert leaders.cost_sentence(board()) == (
-        "Better than everything that is fitted faster: the read-out of words (2 s, 0.60)."
+        "Better than everything that takes less time: the read-out of words (2 s, 0.60)."
     )
     said = leaders.cost_sentence(board(words={"gap_r": 0.3}))
     assert "words (2 s, 0.30); the read-out of latents (5 s, 0.55)." in said

@@ -104,7 +104,9 @@ def test_no_method_looks_at_the_test_questions(bench, survey, fitted):
     other = dataclasses.replace(survey, counts=counts, everyone=counts.sum(0))
     again = dataclasses.replace(bench, survey=other)
     for name in ("corrsteer", "cast", "loreft", "yapo", "sae-ssv", "tier-token", "persona-vector", "direct-max"):
-        found = METHODS[name].fit(again).log_probs[:, first.test]
+        fit = METHODS[name].fit
+        assert fit is not None
+        found = fit(again).log_probs[:, first.test]
         np.testing.assert_allclose(found, fitted[name].log_probs[:, first.test], atol=1e-5, err_msg=name)
 
 
@@ -133,7 +135,10 @@ def test_the_leaderboard_has_a_row_for_each(fitted, beside, bench, tmp_path):
     board = Board(bench, Bare(20, 0, tmp_path))
     table = leaderboard(board, {}, parts).set_index("method")
     assert list(table.columns) == COLUMNS[1:] and set(table.index) == {"toplines", *names}
-    assert table.loc["words", "fit_seconds"] == 2 and table.loc["words", "parameters"] == 7
+    assert (
+        table.loc["words", "fit_seconds"] == table.loc["words", "total_seconds"] == 2
+        and table.loc["words", "parameters"] == 7
+    )
     assert table.loc["toplines", "gap_r"] == 0 and table.loc["unsteered", "gap_r"] == 0
     assert np.isnan(table.loc["prompt-portray", "rank"]) and table.loc["prompt-portray", "n_questions"] == 3
     assert table.loc["delta-reading", "minus_reading"] == 0
@@ -150,11 +155,12 @@ def test_what_the_book_has_is_taken_from_it_and_what_is_made_is_made_once(bench,
     seeds = {"words": [fitted["words"].log_probs], "shared-delta": [fitted["shared-delta"].log_probs]}
     known = dataclasses.replace(bench, known={"shared-delta": fitted["shared-delta"].steering})
     comparison = Comparison(known, seeds, lambda: beside)
-    items = comparison.items(["words", "shared-delta", "direct-max", "lora"])
-    assert list(items) == ["words", "shared-delta", "direct-max", "words-cost", "shared-delta-cost"]
+    items = comparison.items(["words", "shared-delta", "direct-max", "prompt-qa", "lora"])
+    assert list(items) == "words shared-delta direct-max prompt-qa words-cost shared-delta-cost prompt-qa-cost".split()
     parts = {name: made(tmp_path / f"{name}.safetensors", item) for name, item in items.items()}
-    assert [name for name, part in parts.items() if "log_probs" in part] == ["direct-max"]
-    assert {name for name, part in parts.items() if "fit_seconds" in part} == {*items} - {"words", "shared-delta"}
+    assert [name for name, part in parts.items() if "log_probs" in part] == ["direct-max", "prompt-qa"]
+    timed = {name for name, part in parts.items() if "fit_seconds" in part}
+    assert timed == {"direct-max", "words-cost", "shared-delta-cost"} and parts["prompt-qa-cost"]["step_ms"] > 0
     assert "next_token_kl" in parts["shared-delta"] and "text_loss" not in parts["words"]
     np.testing.assert_allclose(parts["direct-max"]["log_probs"], fitted["direct-max"].log_probs, atol=1e-5)
     again = Comparison(known, seeds, lambda: beside).items(["direct-max"])["direct-max"]

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -69,7 +70,7 @@ class Comparison:
         costs = {
             f"{name}-cost": Item([*whole[name].about, "cost"], partial(self.cost, name))
             for name in whole
-            if self.made_before(name)
+            if self.made_before(name) or METHODS[name].kind == "prompt"
         }
         return whole | costs
 
@@ -78,9 +79,17 @@ class Comparison:
         return name in self.bench.known or (name in self.seeds and METHODS[name].kind in ANSWERS_ONLY)
 
     def cost(self, name: str) -> dict[str, np.ndarray]:
-        """Seconds to fit, by fitting one split again, and the number of parameters."""
+        """Seconds to fit, by fitting one split again, and the number of parameters; of a prompt, whose parts may have
+        been kept, milliseconds per answer, by asking one group anew."""
         fit, bench = METHODS[name].fit, self.bench
         assert fit is not None
+        if METHODS[name].kind == "prompt":
+            with tempfile.TemporaryDirectory() as folder:
+                few = {"survey": bench.survey.select(groups=[0]), "splits": bench.splits[:1]}
+                start = time.perf_counter()
+                outcome = fit(replace(bench, folder=Path(folder) / "compare", **few))
+                answers = int((~np.isnan(outcome.log_probs).any(-1)).sum())
+                return {"step_ms": np.array(1000 * (time.perf_counter() - start) / max(1, answers))}
         count = len(bench.splits) if name in ALL_SPLITS else 1
         known = {of: offsets[:count] for of, offsets in bench.known.items()}
         start = time.perf_counter()
@@ -99,6 +108,7 @@ class Comparison:
         start = time.perf_counter()
         outcome = fit(self.bench)
         cost = {"fit_seconds": np.array(time.perf_counter() - start), "parameters": np.array(outcome.parameters)}
+        cost = {} if METHODS[name].kind == "prompt" else cost
         answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
         return answers | cost | self.beside.measure(outcome)
 

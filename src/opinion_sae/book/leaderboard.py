@@ -35,7 +35,8 @@ COLUMNS = """method kind n_questions n_seeds kl kl_low kl_high toplines_kl topli
     minus_reading minus_reading_low minus_reading_high others_kl_change accuracy_change perplexity_ratio
     next_token_kl option_mass side_effect_ratio strength target fluency ability harmonic_mean wording_r
     wording_r_lowest_group wording_r_pair seed_r_low seed_r_high seed_pair_r_low seed_pair_r_high parameters
-    fit_seconds ms_per_answer""".split()
+    fit_seconds ms_per_answer
+    total_seconds""".split()
 
 
 class Bare(NamedTuple):
@@ -135,6 +136,17 @@ class Board:
         ability = np.nanmean(right) / max(float(np.nanmean(before)), 1e-9)
         return {"fluency": float(np.exp(-max(0.0, loss))), "ability": float(min(1.0, ability))}
 
+    def cost(self, name: str, part: Part) -> dict[str, float]:
+        """Parameters, seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells together."""
+        names = {"parameters": "parameters", "fit_seconds": "fit_seconds", "ms_per_answer": "step_ms"}
+        cells = {column: float(part[key].item()) for column, key in names.items() if key in part}
+        if name in METHODS and METHODS[name].kind == "prompt":  # nothing is fitted
+            cells = {"ms_per_answer": cells["ms_per_answer"]} if "ms_per_answer" in cells else {}
+        if cells:
+            answers = self.survey.respondents.size * cells.get("ms_per_answer", 0.0) / 1000
+            cells["total_seconds"] = cells.get("fit_seconds", 0.0) + answers
+        return cells
+
     def row(
         self, name: str, tables: Sequence[Table], part: Part, plain: Part, reference: Sequence[Table]
     ) -> dict[str, object]:
@@ -179,9 +191,7 @@ def leaderboard(board: Board, seeds: Mapping[str, Sequence[Table]], parts: Mappi
         key = (name, id(tables[name]) if name in seeds else 0, *part, bool(plain), bool(len(reference)))
         if key not in board.rows:
             board.rows[key] = board.row(name, tables[name], part, plain, reference)
-        costs = {what: of[what].item() for of in (part, cost) for what in ("parameters", "fit_seconds") if what in of}
-        rows.append(board.rows[key] | by_seed.get(name, {}) | costs)
-        rows[-1]["ms_per_answer"] = _milliseconds(rows[-1], part, tables[name][0])
+        rows.append(board.rows[key] | by_seed.get(name, {}) | board.cost(name, {**part, **cost}))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     return with_ranks(table, {name: board.gains(name, of)[1] for name, of in tables.items()})
 
@@ -192,8 +202,8 @@ def minus_reading(
     """r of a method less that of the reference on the questions that the method answers."""
     if not len(reference):
         return {}
-    silent = np.asarray(np.isnan(table).any(-1)).all(0)
-    cut = [np.where(silent[:, None], np.nan, one) for one in reference]
+    answered = (~np.isnan(table)).max(axis=(0, 2), keepdims=True)
+    cut = [np.where(answered, one, np.nan) for one in reference]
     difference = replicates - np.mean([board.pooled(one)[0] for one in cut], axis=0)
     low, high = interval(difference[1:])
     return {"minus_reading": difference[0], "minus_reading_low": low, "minus_reading_high": high}
@@ -240,15 +250,6 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
 def _r(one: np.ndarray, other: np.ndarray) -> float:
     there = ~np.isnan(one) & ~np.isnan(other)
     return float(correlations(one[there], other[there], np.ones((1, int(there.sum()))))[0])
-
-
-def _milliseconds(row: Mapping[str, object], part: Part, table: Table) -> float:
-    """Of a method that steers, its own share of an answer; of a prompt, the whole pass."""
-    if "step_ms" in part:
-        return float(part["step_ms"].item())
-    if row["kind"] == "prompt" and "fit_seconds" in part:
-        return 1000 * float(part["fit_seconds"].item()) / max(1, int((~np.isnan(table).any(-1)).sum()))
-    return float("nan")
 
 
 def _by_seed(path: Path) -> dict[str, dict[str, float]]:
