@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from opinion_sae.book.figures import style
 from opinion_sae.book.figures.predictions import predictions
@@ -35,7 +36,7 @@ def test_names_of_groups_and_options_are_drawn_as_they_are_written(tiny):
     rows = [("q", "alone", option, "sex", group, 0.25, 0.1, 0.4) for group in NAMES for option in NAMES]
     shares = pd.DataFrame(rows, columns=["question", "task", "option", "attribute", "group", "share", "low", "high"])
     figure = predictions(shares, [Asked(question)], ())
-    sizes = {text.get_fontsize() for text in figure.findobj(plt.Text) if text.get_text()}
+    sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text()}
     assert figure.get_figwidth() == style.WIDTH and min(sizes) >= 9  # 8 points on a phone
     found = written(figure)
     assert all(any(name in text for text in found) for name in NAMES)

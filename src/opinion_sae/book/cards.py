@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.book.markdown import captioned
 from opinion_sae.book.sentences import counted
-from opinion_sae.book.typeset import captioned
 
 FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`

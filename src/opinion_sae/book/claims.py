@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.book.typeset import captioned
+from opinion_sae.book.markdown import captioned
 from opinion_sae.methods.controls import others_scores
 from opinion_sae.score.metrics import score
 from opinion_sae.score.names import prose

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from opinion_sae.artifacts import read_json
+from opinion_sae.book.markdown import captioned
 from opinion_sae.book.paths import ROOT
-from opinion_sae.book.typeset import captioned
 
 # in the order of the page: what happened, and what should come of it
 TRIED = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.book.markdown import captioned
 from opinion_sae.book.paths import ROOT
-from opinion_sae.book.typeset import captioned
 
 LATENTS = 16384  # of the SAE
 LETTERS = 5  # of the question with the most options

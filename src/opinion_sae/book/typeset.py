@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -88,11 +87,6 @@ def table(frame: pd.DataFrame, caption: str, digits: int | None = 3) -> Shown:
     about = f'class="typeset" role="region" tabindex="0" aria-label="{escape(caption)}"'
     body = f"<thead><tr>{heads}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
     return Shown(f"<div {about}>\n<table><caption>{escape(caption)}</caption>\n{body}</table>\n</div>", caption)
-
-
-def captioned(caption: str, lines: Sequence[str]) -> str:
-    """MyST text of a table from its lines in Markdown, with a caption."""
-    return "\n".join([f"````{{table}} {caption}", *lines, "````", ""])
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:

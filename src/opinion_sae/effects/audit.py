@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,9 @@ class Turned:
         self.groups = torch.from_numpy(np.stack([np.concatenate([plan.targets, plan.others]) for plan in plans]))
         self.strengths = torch.tensor(strengths)
 
+    def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item row d"]:
+        raise NotImplementedError
+
 
 class Amplified(Turned):
     """What is read of a latent:   Delta_g(r) + (s - 1) sum_kw c_gk a_kwj r_j b_kwm   for latent j and strength s."""
@@ -95,7 +98,8 @@ class Rewritten(Turned):
 
 def own_part(offset: ReadingDelta, read: Float[Tensor, "item m"]) -> Float[Tensor, "item group m"]:
     """own_g(r) = D_g + sum_k c_gk sum_w (a_kw . r) b_kw: what is written for a group beyond Delta_shared."""
-    return offset.members @ offset.deviation + offset.codes() @ offset.written(read)
+    members: Any = offset.members
+    return members @ offset.deviation + offset.codes() @ offset.written(read)
 
 
 def meant(offset: ReadingDelta, r: Float[Tensor, "question m"], latent: int) -> Float[Tensor, "question group"]:
@@ -169,8 +173,8 @@ def _roles(
     positions: Float[np.ndarray, "asked option"],
 ) -> tuple[tuple[str, type[Turned], Pull, Way], ...]:
     """By role what turns latents, what each pulls at, and which way its targets are meant to go on a question."""
-    questions = torch.from_numpy(asked)
-    read = answers.read(offset.sae, str(offset.reads), questions * answers.orders)
+    questions, sae = torch.from_numpy(asked), cast(Any, offset.sae)  # whose width is a property
+    read = answers.read(sae, str(offset.reads), questions * answers.orders)
     r, own = offset.weigh(read), own_part(offset, read)
     alone = (answers.predict(offset.shared_only(), questions)[0].exp().numpy() * positions).sum(-1)
 

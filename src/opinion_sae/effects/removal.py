@@ -138,6 +138,10 @@ class Removal:
         return changed
 
 
+def _change(values: Float[np.ndarray, "replicate"]) -> Change:
+    return Change(float(values[0]), *interval(values[1:]))
+
+
 def changes(
     survey: Survey,
     removal: Removal,
@@ -156,7 +160,7 @@ def changes(
         sure = role == "read" or (role, latent) in closely
         table = (removal.read if role == "read" else removal.written)(latent, log_probs)
         r, kl = (new - old for new, old in zip(measures[sure](table), whole[sure], strict=True))
-        found[role, latent] = tuple(Change(float(one[0]), *interval(one[1:])) for one in (r, kl))
+        found[role, latent] = _change(r), _change(kl)
     return found
 
 
