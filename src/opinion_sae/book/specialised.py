@@ -215,9 +215,9 @@ def labels(table: pd.DataFrame) -> str:
     if table.empty:
         return "No labels have been scored yet."
     said = [
-        f"{row.detection:.2f} ({row.detection_low:.2f} to {row.detection_high:.2f}) with "
-        f"{called(row.start, row.strategy, row.tilt)}"
-        for row in table.itertuples(index=False)
+        f"{row['detection']:.2f} ({row['detection_low']:.2f} to {row['detection_high']:.2f}) with "
+        f"{called(row['start'], row['strategy'], row['tilt'])}"
+        for row in table.to_dict("records")
     ]
     return f"Labels from half of the questions tell where latents fire in the others with a score of {', '.join(said)}."
 
@@ -226,9 +226,9 @@ def shift(accuracy: pd.DataFrame) -> str:
     """Of `accuracy.csv`: the worst cell as topic features are taken out and the probe fitted anew, and the oracle's."""
     said = []
     for features, part in accuracy.groupby("features", sort=False):
-        worst = {row.treatment: row.worst for row in part.itertuples() if row.taken == 0}
-        cut = part[part["treatment"] == "retrained"].sort_values("taken")
-        steps = [f"{row.worst:.2f} without {row.taken}{_sure(row.gain_low, row.gain_high)}" for row in cut.itertuples()]
+        worst = part[part["taken"] == 0].set_index("treatment")["worst"]
+        cut = part[part["treatment"] == "retrained"].sort_values("taken").to_dict("records")
+        steps = [f"{row['worst']:.2f} without {row['taken']}{_sure(row['gain_low'], row['gain_high'])}" for row in cut]
         said.append(
             f"on {FEATURES[str(features)]} {worst['confounded']:.2f} as the probe comes, {', '.join(steps)}, and "
             f"{worst['balanced']:.2f} with the oracle"
