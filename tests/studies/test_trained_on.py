@@ -20,6 +20,7 @@ def parts(book, tmp_path_factory):
         shared.save(given.work / f"shared-{number}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_on, "L1", (0.0, 1e4))
+        patch.setattr(trained_on, "RATES", (0.03, 0.001))
         patch.setattr(trained_on, "ROUNDS", 1)
         patch.setattr(trained_on, "LATENTS", 8)
         made = {name: item.make() for name, item in trained_on.items(given).items()}
@@ -28,8 +29,8 @@ def parts(book, tmp_path_factory):
 
 def test_what_is_kept_is_no_worse_on_validation_and_a_heavy_weight_leaves_nothing(parts):
     given, made, tables = parts
-    splits = tables["splits"].set_index(["split", "l1"])
-    assert len(splits) == 2 * len(given.splits)
+    splits = tables["splits"].set_index(["split", "rate", "l1"])
+    assert len(splits) == 4 * len(given.splits)
     assert (splits["validation_kl"] <= splits["validation_kl_start"]).all()
     assert splits["chosen"].groupby("split").sum().tolist() == [1] * len(given.splits)
     for number in range(len(given.splits)):
@@ -65,11 +66,16 @@ def test_the_sentence_turns_with_the_tables(parts, tmp_path):
     chosen = read["splits"]["chosen"]
     read["splits"].loc[chosen, "epoch"] = 0
     read["steps"]["ratio"] = 1.07
+    best = read["splits"]["rate"] == 0.001
+    read["splits"].loc[best & (read["splits"]["l1"] == 0), "train_kl_last"] = 0.0012
     read["gaps"].loc[read["gaps"]["method"] == "after", "gap_r"] = 0.61
     said = trained_on_sentence(read)
-    assert f"kept in 0 of {chosen.sum()} splits" in said and "to 0.61 (" in said and "takes 1.07 times" in said
+    assert f"changes in none of {chosen.sum()} splits, and the gap correlation stays at" in said
+    assert "takes 1.07 times" in said
+    assert "learning rate 0.001, γ = 0), their KL comes down to 0.0012 nats" in said
     read["splits"].loc[read["splits"].index[chosen][0], "epoch"] = 2
-    assert f"kept in 1 of {chosen.sum()} splits" in trained_on_sentence(read)
+    said = trained_on_sentence(read)
+    assert f"changes in 1 of {chosen.sum()} splits, and the gap correlation goes from" in said and "to 0.61 (" in said
     assert "has not been run" in trained_on_sentence({}) and trained_on_page({}).empty
     (tmp_path / "steps.csv").write_text("ratio\n1.0\n")
     with pytest.raises(ValueError, match=r"steps\.csv"):

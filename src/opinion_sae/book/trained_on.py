@@ -12,8 +12,9 @@ from opinion_sae.book.paths import ROOT
 
 FOLDER = ROOT / "results" / "studies" / "trained_on"
 ENTRIES = ("entries_a", "entries_b", "entries_c", "entries_deviation")
+KL = ("validation_kl_start", "train_kl_last", "validation_kl_last", "validation_kl")
 COLUMNS = {
-    "splits": ("split", "l1", "epoch", "validation_kl_start", "validation_kl", *ENTRIES, "chosen"),
+    "splits": ("split", "rate", "l1", *KL, "epoch", *ENTRIES, "chosen"),
     "gaps": ("task", "method", *(f"{of}{end}" for of in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))),
     "steps": ("seconds_constant", "seconds_reading", "ratio", "least", "most"),
 }
@@ -35,15 +36,20 @@ def trained_on_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     before, after = gaps.loc[("toplines", "before")], gaps.loc[("toplines", "after")]
     chosen = splits[splits["chosen"]]
     kept = int((chosen["epoch"] > 0).sum())
-    plain, most = splits[splits["l1"] == splits["l1"].min()], splits[splits["l1"] == splits["l1"].max()]
+    last = splits.groupby(["rate", "l1"])[["train_kl_last", "validation_kl_last", "validation_kl_start"]].mean()
+    rate, l1 = last["train_kl_last"].idxmin()
+    most = last.loc[(rate, l1)]
+    change = f"from {_range(before, 'gap_r')} to {_range(after, 'gap_r')} and the share of the group KL closed "
+    change += f"from {_range(before, 'group_kl_closed')} to {_range(after, 'group_kl_closed')}"
+    stays = f"stays at {_range(before, 'gap_r')} and the share closed at {_range(before, 'group_kl_closed')}"
     return (
-        f"Training on is kept in {kept} of {len(chosen)} splits by the validation questions; over all of them the gap "
-        f"correlation goes from {_range(before, 'gap_r')} to {_range(after, 'gap_r')} and the share of the group KL "
-        f"closed from {_range(before, 'group_kl_closed')} to {_range(after, 'group_kl_closed')}. "
-        f"With γ = {most['l1'].iloc[0]:g} what is kept reads {most['entries_a'].mean():.0f} entries of a "
-        f"and writes {most['entries_b'].mean():.0f} of b, without it {plain['entries_a'].mean():.0f} and "
-        f"{plain['entries_b'].mean():.0f}, means over splits. A step takes {step['ratio']:.2f} times as long as one of "
-        f"the constant Δ for the same groups ({step['least']:.2f} to {step['most']:.2f} over rounds, in turn)."
+        f"The validation questions keep what training on changes in {kept or 'none'} of {len(chosen)} splits, and the "
+        f"gap correlation {f'goes {change}' if kept else stays}. "
+        f"Where the training questions are fitted best (learning rate {rate:g}, γ = {l1:g}), their KL comes down to "
+        f"{most['train_kl_last']:.4f} nats in the last epoch, while that of the validation questions goes from "
+        f"{most['validation_kl_start']:.4f} to {most['validation_kl_last']:.4f}, means over splits. "
+        f"A step takes {step['ratio']:.2f} times as long as one of the constant Δ for the same groups "
+        f"({step['least']:.2f} to {step['most']:.2f} over rounds, in turn)."
     )
 
 
@@ -51,9 +57,10 @@ def trained_on_page(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row per split and L1 weight: the epoch kept (0 is the start), KL on validation, and entries that are not 0."""
     if not tables:
         return pd.DataFrame()
-    heads = {"validation_kl_start": "KL at the start", "validation_kl": "KL kept", "epoch": "epoch kept", "l1": "γ"}
-    heads |= {name: name.replace("entries_", "entries of ").replace("deviation", "D") for name in ENTRIES}
-    return tables["splits"].rename(columns=heads)
+    heads = {"validation_kl_start": "validation KL at the start", "train_kl_last": "training KL, last epoch"}
+    heads |= {"validation_kl_last": "validation KL, last epoch", "epoch": "epoch kept", "l1": "γ"}
+    heads |= {"entries_a": "entries of a kept", "entries_b": "entries of b kept"}
+    return tables["splits"].drop(columns=["validation_kl", *ENTRIES[2:]]).rename(columns=heads)
 
 
 def _range(row: pd.Series, of: str) -> str:

@@ -1,8 +1,8 @@
 """Does training through the model better an offset that reads? Started from the direct read-out, as the book leaves it.
 
 L = KL given the toplines (`delta.fit_reading.task_loss`) + l1 (|a|_1 + |b|_1 + |c|_1 + |D|_1), by Adam with a proximal
-step (`delta.fit_reading.tune`), over a split's training questions; the epoch and l1 are chosen on its validation
-questions. Only latents that are read at the start may be read.
+step (`delta.fit_reading.tune`), over a split's training questions; epoch, l1 and learning rate are chosen on its
+validation questions. Only latents that are read at the start may be read.
 """
 
 from __future__ import annotations
@@ -30,18 +30,25 @@ TITLE = "training offsets that read through the model, from where the book leave
 TIME = "about 15 minutes on two cores"
 LATENTS = 64  # read by an axis
 L1 = (0.0, 0.1, 1.0)  # in nats for all of a part's |.|_1 at the start
-EPOCHS, BATCH, RATE = 3, 16, 0.03
+RATES = (0.03, 0.003)  # Adam's, in a part's mean size at the start
+EPOCHS, BATCH = 3, 16
 ROUNDS = 5  # of timing
 
 
 def items(given: Given) -> dict[str, Item]:
-    """Each split with each l1, and the time that a step takes."""
+    """Each split with each rate and l1, and the time that a step takes."""
     found = {
-        f"split-{number}-l1-{l1}": Item([l1, EPOCHS, BATCH, RATE], partial(trained, given, number, l1))
-        for l1 in L1
-        for number in range(len(given.splits))
+        name: Item([l1, EPOCHS, BATCH, rate], partial(trained, given, number, l1, rate))
+        for (number, rate, l1), name in names(given).items()
     }
     return found | {"steps": Item([BATCH, ROUNDS], partial(steps, given))}
+
+
+def names(given: Given) -> dict[tuple[int, float, float], str]:
+    """Of items, by split, rate and l1; the first rate is not said."""
+    said = {rate: f"-rate-{rate}" if number else "" for number, rate in enumerate(RATES)}
+    every = [(number, rate, l1) for rate in RATES for l1 in L1 for number in range(len(given.splits))]
+    return {(number, rate, l1): f"split-{number}-l1-{l1}{said[rate]}" for number, rate, l1 in every}
 
 
 def begun(given: Given, number: int) -> tuple[Split, ReadingOffset]:
@@ -53,13 +60,13 @@ def begun(given: Given, number: int) -> tuple[Split, ReadingOffset]:
     return split, offset
 
 
-def trained(given: Given, number: int, l1: float) -> dict[str, np.ndarray]:
+def trained(given: Given, number: int, l1: float, rate: float) -> dict[str, np.ndarray]:
     """The history of one fit; held-out log p before it and after."""
     split, offset = begun(given, number)
     train, validation, test = (torch.from_numpy(part) for part in (split.train, split.validation, split.test))
     before = given.answers.predict(offset, test).numpy()
     own = offset.copy().requires_grad_(True)
-    settings = Tuning(EPOCHS, BATCH, RATE, l1, l1, l1, l1, patience=1, seed=given.seed)
+    settings = Tuning(EPOCHS, BATCH, rate, l1, l1, l1, l1, patience=1, seed=given.seed)
     history = tune(given.answers, own, task_loss(given.survey), train, validation, settings)
     after = given.answers.predict(own, test).numpy()
     columns = {str(name): history[name].to_numpy(float) for name in history}
@@ -82,15 +89,15 @@ def steps(given: Given) -> dict[str, np.ndarray]:
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
-    """`splits`, a row per split and l1; `gaps`, before and after, over all groups, once all are there; `steps`."""
-    names = {(n, l1): f"split-{n}-l1-{l1}" for l1 in L1 for n in range(len(given.splits))}
-    there = {key: parts[name] for key, name in names.items() if name in parts}
-    rows = pd.DataFrame([_row(number, l1, part) for (number, l1), part in there.items()])
+    """`splits`, a row per split, rate and l1; `gaps`, before and after, all groups, once all are there; `steps`."""
+    all_names = names(given)
+    there = {key: parts[name] for key, name in all_names.items() if name in parts}
+    rows = pd.DataFrame([_row(*key, part) for key, part in there.items()])
     found = {"splits": rows.assign(chosen=False)} if len(rows) else {}
-    if len(there) == len(names):
+    if len(there) == len(all_names):
         chosen = rows.loc[rows.groupby("split")["validation_kl"].idxmin()]
         found["splits"] = rows.assign(chosen=rows.index.isin(chosen.index))
-        picked = [there[number, l1] for number, l1 in zip(chosen["split"], chosen["l1"], strict=True)]
+        picked = [there[key] for key in zip(chosen["split"], chosen["rate"], chosen["l1"], strict=True)]
         splits, questions = list(given.splits), len(given.survey.questions)
         of = {when: [assemble([part[when] for part in picked], splits, questions)] for when in ("before", "after")}
         gaps = gaps_table(given.survey, of, question_clusters(given.survey), given.replicates, given.seed)
@@ -103,9 +110,10 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _row(number: int, l1: float, part: Mapping[str, np.ndarray]) -> dict[str, int | float]:
+def _row(number: int, rate: float, l1: float, part: Mapping[str, np.ndarray]) -> dict[str, int | float]:
     """What a fit kept: epoch 0 is the start."""
     kept = int(np.argmin(part["validation_kl"]))
-    about = {"split": number, "l1": l1, "epoch": kept, "validation_kl_start": part["validation_kl"][0]}
+    about = {"split": number, "rate": rate, "l1": l1, "epoch": kept, "validation_kl_start": part["validation_kl"][0]}
+    about["train_kl_last"], about["validation_kl_last"] = part["train_kl"][-1], part["validation_kl"][-1]
     entries = {f"entries_{name}": int(part[f"entries_{name}"][kept]) for name in ("a", "b", "c", "deviation")}
     return {**about, "validation_kl": part["validation_kl"][kept], **entries}
