@@ -32,20 +32,20 @@ def trained_on_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     """Whether training on helps, in how many splits, what L1 leaves, and what a step costs."""
     if not tables:
         return "`make study NAME=trained_on` measures it, and has not been run in this checkout."
-    splits, gaps, step = tables["splits"], tables["gaps"].set_index(["task", "method"]), tables["steps"].iloc[0]
-    before, after = gaps.loc[("toplines", "before")], gaps.loc[("toplines", "after")]
+    splits, gaps, step = tables["splits"], tables["gaps"], tables["steps"].iloc[0]
+    of = {row["method"]: row for _, row in gaps[gaps["task"] == "toplines"].iterrows()}
+    before, after = of["before"], of["after"]
     chosen = splits[splits["chosen"]]
     kept = int((chosen["epoch"] > 0).sum())
-    last = splits.groupby(["rate", "l1"])[["train_kl_last", "validation_kl_last", "validation_kl_start"]].mean()
-    rate, l1 = last["train_kl_last"].idxmin()
-    most = last.loc[(rate, l1)]
+    last = splits.groupby(["rate", "l1"])[list(KL)].mean().reset_index()
+    most = last.iloc[int(last["train_kl_last"].to_numpy().argmin())]
     change = f"from {_range(before, 'gap_r')} to {_range(after, 'gap_r')} and the share of the group KL closed "
     change += f"from {_range(before, 'group_kl_closed')} to {_range(after, 'group_kl_closed')}"
     stays = f"stays at {_range(before, 'gap_r')} and the share closed at {_range(before, 'group_kl_closed')}"
     return (
         f"The validation questions keep what training on changes in {kept or 'none'} of {len(chosen)} splits, and the "
         f"gap correlation {f'goes {change}' if kept else stays}. "
-        f"Where the training questions are fitted best (learning rate {rate:g}, γ = {l1:g}), their KL comes down to "
+        f"Where the training questions are fitted best (learning rate {most['rate']:g}, γ = {most['l1']:g}), their KL comes down to "
         f"{most['train_kl_last']:.4f} nats in the last epoch, while that of the validation questions goes from "
         f"{most['validation_kl_start']:.4f} to {most['validation_kl_last']:.4f}, means over splits. "
         f"A step takes {step['ratio']:.2f} times as long as one of the constant Δ for the same groups "
