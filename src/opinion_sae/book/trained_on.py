@@ -46,7 +46,7 @@ def trained_on_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
         f"The validation questions keep what training on changes in {kept or 'none'} of {len(chosen)} splits, and the "
         f"gap correlation {f'goes {change}' if kept else stays}. "
         f"Where the training questions are fitted best (learning rate {most['rate']:g}, γ = {most['l1']:g}), their KL "
-        f"comes down to {most['train_kl_last']:.4f} nats in the last epoch, while that of validation questions goes from "
+        f"comes down to {most['train_kl_last']:.4f} nats in the last epoch, that of validation questions goes from "
         f"{most['validation_kl_start']:.4f} to {most['validation_kl_last']:.4f}, means over splits. "
         f"A step takes {step['ratio']:.2f} times as long as one of the constant Δ for the same groups "
         f"({step['least']:.2f} to {step['most']:.2f} over rounds, in turn)."
