@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -29,17 +30,23 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
     most, least = of.index.max(), of.index.min()
     one, far = of.loc[1.0], of.loc[most]
     where = " where they are read" if (means["role"] == "read").all() else ""
+    near, wide = _decimals(one["on_target"], 4), _decimals(far["on_target"], 3)
     right = table[(table["strength"] == 1.0) & (table["on_target"] > 0)]
     whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
     return (
         f"Of {one['latents']:.0f} latents {len(right)} move the groups that they are meant for the way they are meant "
-        f"to, by {one['on_target']:+.4f} places on average ({one['on_target_low']:+.4f} to "
-        f"{one['on_target_high']:+.4f}){where}; {most:g} times as strong by {far['on_target']:+.3f} "
-        f"({far['on_target_low']:+.3f} to {far['on_target_high']:+.3f}), and reversed at {least:g} by "
-        f"{of.loc[least, 'on_target']:+.3f}. Other groups then move by {far['off_target']:.3f} "
+        f"to, by {one['on_target']:+.{near}f} places on average ({one['on_target_low']:+.{near}f} to "
+        f"{one['on_target_high']:+.{near}f}){where}; {most:g} times as strong by {far['on_target']:+.{wide}f} "
+        f"({far['on_target_low']:+.{wide}f} to {far['on_target_high']:+.{wide}f}), and reversed at {least:g} by "
+        f"{of.loc[least, 'on_target']:+.{wide}f}. Other groups then move by {far['off_target']:.{wide}f} "
         f"({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay bounded over the whole range from "
         f"{least:g} to {most:g}: the right way, and the others' answers within {bound:.4f} nats of what they were."
     )
+
+
+def _decimals(value: float, least: int) -> int:
+    """Decimal places that show two digits of it, or `least`."""
+    return max(least, 1 - math.floor(math.log10(abs(value)))) if value else least
 
 
 def share(off: float, on: float) -> str:
