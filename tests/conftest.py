@@ -1,6 +1,7 @@
 """Models, tokenizers and surveys small enough to make in a test, shared by the test files."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -159,6 +160,14 @@ def make_corpus(texts, firings):
         torch.tensor(values),
         torch.tensor([0, *(len(one) for one in firings)]).cumsum(0),
     )
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_closed():
+    """After each test: matplotlib keeps those that a test left open, and warns of more than twenty in a process."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,7 @@ def test_an_audit_in_a_sentence():
         and "+0.0100 places on average (+0.0090 to +0.0110) where they are read;" in said
     )
     assert "where they are read" not in audit_report.audit_sentence(means().assign(role="write"), audited(), 0.016)
+    assert "Of 2 latents 0 move the groups" in audit_report.audit_sentence(means(0.00006), audited(0.00006), 0.016)
     assert "by +0.000060 places" in audit_report.audit_sentence(means(0.00006), audited(), 0.016)
     assert "10 times as strong by +0.100" in said and "at -10 by -0.100" in said
     assert "move by 0.030 (30% as far). 1 latents stay bounded" in said and "0.0160 nats" in said

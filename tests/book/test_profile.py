@@ -123,4 +123,4 @@ def test_a_run_makes_its_folders_and_only_published_ones_are_committed(tmp_path)
     kept = [
         line[9:].strip("/") for line in (ROOT / ".gitignore").read_text().split("\n") if line.startswith("!/results/")
     ]
-    assert tuple(kept) == PUBLISHED
+    assert tuple(kept) == (*PUBLISHED, "studies")

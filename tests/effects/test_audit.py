@@ -78,6 +78,7 @@ def test_shifts_by_hand():
 
 def test_bounded_is_the_right_way_and_little_besides():
     assert bounded(0.0, 0.0, 0.0, 0.1) and bounded(2.0, 0.1, 0.05, 0.1) and bounded(-2.0, -0.1, 0.05, 0.1)
+    assert bounded(2.0, -0.9e-4, 0.0, 0.1) and not bounded(2.0, -1.1e-4, 0.0, 0.1)  # rounding is no move
     assert not bounded(2.0, -0.1, 0.0, 0.1) and not bounded(2.0, 0.1, 0.1, 0.1) and not bounded(-2.0, 0.1, 0.0, 0.1)
 
 

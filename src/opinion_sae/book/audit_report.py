@@ -11,6 +11,7 @@ from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import FEW
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
+from opinion_sae.effects.audit import LEAST
 
 PARTS = {
     "shared": "Δ_shared of the constant Δ",
@@ -31,16 +32,17 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
     one, far = of.loc[1.0], of.loc[most]
     where = " where they are read" if (means["role"] == "read").all() else ""
     near, wide = _decimals(one["on_target"], 4), _decimals(far["on_target"], 3)
-    right = table[(table["strength"] == 1.0) & (table["on_target"] > 0)]
+    right = table[(table["strength"] == 1.0) & (table["on_target"] >= LEAST)]
     whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
     return (
         f"Of {one['latents']:.0f} latents {len(right)} move the groups that they are meant for the way they are meant "
-        f"to, by {one['on_target']:+.{near}f} places on average ({one['on_target_low']:+.{near}f} to "
-        f"{one['on_target_high']:+.{near}f}){where}; {most:g} times as strong by {far['on_target']:+.{wide}f} "
-        f"({far['on_target_low']:+.{wide}f} to {far['on_target_high']:+.{wide}f}), and reversed at {least:g} by "
-        f"{of.loc[least, 'on_target']:+.{wide}f}. Other groups then move by {far['off_target']:.{wide}f} "
-        f"({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay bounded over the whole range from "
-        f"{least:g} to {most:g}: the right way, and the others' answers within {bound:.4f} nats of what they were."
+        f"to by {LEAST:g} places or more; all of them by {one['on_target']:+.{near}f} places on average "
+        f"({one['on_target_low']:+.{near}f} to {one['on_target_high']:+.{near}f}){where}; {most:g} times as strong by "
+        f"{far['on_target']:+.{wide}f} ({far['on_target_low']:+.{wide}f} to {far['on_target_high']:+.{wide}f}), and "
+        f"reversed at {least:g} by {of.loc[least, 'on_target']:+.{wide}f}. Other groups then move by "
+        f"{far['off_target']:.{wide}f} ({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay "
+        f"bounded over the whole range from {least:g} to {most:g}: nowhere as far the wrong way, and the others' "
+        f"answers within {bound:.4f} nats of what they were."
     )
 
 

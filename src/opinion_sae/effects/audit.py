@@ -29,6 +29,7 @@ from opinion_sae.survey import Survey
 STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent, or written: 0 takes it out, 1 leaves it
 TARGETS = 4  # groups that a latent moves most, as on its card; as many others are drawn
 QUESTIONS = {"read": 4, "write": 3}  # at most, per latent and fold
+LEAST = 1e-4  # places; less is no move. Float32 rounds by 2e-7, in other ways with other numbers of threads
 AT_ONCE = 8  # latents; each row attends to all others of its question
 MEASURES = ["on_target", "off_target", "off_target_kl"]
 CELLS = ["role", "latent", "fold", "question", "strength", *MEASURES]
@@ -213,9 +214,10 @@ def _shifts(
 
 
 def bounded(strength: float, on_target: float, off_target_kl: float, bound: float) -> bool:
-    """Whether the groups meant go the way that they should, and the others' answers change by less than `bound` nats;
-    a latent that is taken out is."""
-    return strength == 0 or (on_target * strength > 0 and off_target_kl < bound)
+    """Whether the groups meant do not go the wrong way by `LEAST`, and the others' answers change by less than `bound`
+    nats; a latent that is taken out is."""
+    wrong = on_target <= -LEAST if strength > 0 else on_target >= LEAST
+    return strength == 0 or (not wrong and off_target_kl < bound)
 
 
 def bounded_range(held: Sequence[bool]) -> tuple[float, float]:
