@@ -31,7 +31,8 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
     most, least = of.index.max(), of.index.min()
     one, far = of.loc[1.0], of.loc[most]
     where = " where they are read" if (means["role"] == "read").all() else ""
-    near, wide = (_decimals(float(row["on_target"]), few) for row, few in ((one, 4), (far, 3)))
+    moved = dict(means.set_index("strength")["on_target"].astype(float))
+    near, wide = _decimals(moved[1.0], 4), _decimals(moved[most], 3)
     right = table[(table["strength"] == 1.0) & (table["on_target"] >= LEAST)]
     whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
     return (
