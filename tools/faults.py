@@ -195,7 +195,7 @@ def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
         (cache / "wheels").mkdir(parents=True, exist_ok=True)
         shutil.copy(wheel, cache / "wheels")
         code, said, seconds = copy.run("-c", GET, before=offline, OPINION_SAE_CACHE=str(cache))
-        by_hand.note(code == 0, seconds, said[-300:])
+        by_hand.note(code == 0, seconds, said[-300:] if code else "")
     other, half = Outcome("wrong_hash"), Outcome("truncated_wheel")
     for outcome, spoil, wanted in ((other, change, "SHA-256 is"), (half, cut, WHEEL)):
         cache = copy.place / outcome.name

@@ -59,7 +59,7 @@ def faults_page(path: Path = ROOT / "benchmarks" / "faults.json") -> str:
         outcome = outcomes.get(name, {"tried": 0, "good": 0, "seconds": 0.0, "said": ""})
         numbers = [outcome["tried"], outcome["good"], outcome["seconds"]] if outcome["tried"] else ["not tried", "", ""]
         rows.append(f"| {what} | {wanted} | {' | '.join(map(str, numbers))} |")
-        if outcome["said"]:
+        if outcome["said"].startswith("error: ") or outcome["good"] < outcome["tried"]:
             told.append(f"{what}:\n  {outcome['said']}\n")
     lines.append(captioned("What was tried, and how often it ended as it should", rows))
     return "\n".join([*lines, "\nWhat the terminal says:\n", "```{code-block} text", *told, "```", ""])

@@ -17,7 +17,7 @@ from opinion_sae.book.published import model_name
 from opinion_sae.score.names import label
 
 FRONT = ("toplines", "delta", "delta-reading", "delta-reading-64", "dense-reading", "words")
-SAID = {"supported": "does better", "contradicted": "does worse", "not supported": "is not shown to do better"}
+SURE, UNSURE = {"supported": "better", "contradicted": "worse"}, "not supported"
 
 
 def make_front(results: Path, figures: Path) -> dict[str, str]:
@@ -47,13 +47,19 @@ def _measured(row: pd.Series, measure: str) -> str:
     return with_interval(row[measure], row[f"{measure}_low"], row[f"{measure}_high"])
 
 
-def beside(claims: pd.DataFrame, reference: str, method: str = "delta-reading") -> str:
-    """What the tests say of a method beside a reference: 'does better by correlation and ... by KL'."""
+def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta-reading") -> str:
+    """What the tests say of a method beside a reference, which the sentence calls `than`; what is sure comes first."""
     rows = claims[(claims["method"] == method) & (claims["reference"] == reference)]
-    by_r, by_kl = (SAID[verdict] for verdict in rows.set_index("measure").loc[list(MEASURES), "verdict"])
-    if by_r != by_kl:
-        return f"{by_r} by correlation and {by_kl} by KL"
-    return f"{by_r} on {'either measure' if ' not ' in by_r else 'both measures'}"
+    verdicts = rows.set_index("measure").loc[list(MEASURES), "verdict"]
+    by_r, by_kl = verdicts
+    if by_r == by_kl:
+        if by_r == UNSURE:
+            return f"is not shown to differ from {than} on either measure"
+        return f"does {SURE[by_r]} than {than} on both measures"
+    said = sorted(zip(verdicts, ("correlation", "KL"), strict=True), key=lambda pair: pair[0] == UNSURE)
+    (first, measure), (second, other) = said
+    rest = "no difference is shown" if second == UNSURE else SURE[second]
+    return f"does {SURE[first]} than {than} by {measure}, and by {other} {rest}"
 
 
 def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
@@ -76,14 +82,15 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"{groups} groups of people answered surveys, and predicted how each group differs from everybody on {n} "
             "questions that were held out.",
             f"An offset that reads the question predicts these gaps with a correlation of {sure[read]} and closes "
-            f"{closed[read]} of the KL that everybody's answers leave; it {beside(claims, 'delta')} than one that is "
-            f"the same for every question ({r['delta']} and {closed['delta']}).",
+            f"{closed[read]} of the KL that everybody's answers leave; it "
+            f"{beside(claims, 'delta', 'one that is the same for every question')} "
+            f"({r['delta']} and {closed['delta']}).",
             f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
-            f"{beside(claims, dense)} than its like without an autoencoder ({r[dense]} and {closed[dense]}).",
-            f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}, "
-            f"and the reading offset {beside(claims, 'words')} than they do; reading words and latents "
-            f"together ({plain(added)} and {plain(of_kl)}) "
-            f"{beside(claims, 'words', 'words+direct')} than words alone (95% intervals over questions, tests "
-            "corrected for their number).",
+            f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}).",
+            f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}: "
+            f"the reading offset {beside(claims, 'words', 'the words')}; words and latents read together "
+            f"({plain(added)} and {plain(of_kl)}) make a read-out that "
+            f"{beside(claims, 'words', 'words alone', 'words+direct')} (95% intervals over questions, tests corrected "
+            "for their number).",
         ]
     )
