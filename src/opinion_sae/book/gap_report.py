@@ -17,7 +17,7 @@ from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
 FEW = "too few questions"
-# the ten of the chapter's table and of `answers.csv`
+# those of the chapter's figures, its table and `answers.csv`
 SHOWN = (
     *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
     *("random-dictionary", "shuffled-questions", "direct", "words", "words+direct"),
@@ -30,6 +30,11 @@ def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question opti
     """Held-out log p of every method of the run, one table each. `everyone` is left out: it is what toplines are."""
     found = load_all_answers(work, FILES)
     return {name: [found[name]] for name in sorted(found, key=rank) if name != "everyone"}
+
+
+def shown_rows(gaps: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `gaps.csv` of the methods that the chapter shows first."""
+    return gaps[gaps["method"].isin(SHOWN)]
 
 
 def shown_answers(
