@@ -137,7 +137,7 @@ CHAPTERS = {
         figures=["trade_off.svg"],
         work=[],
     ),
-    "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg"], work=["numbers-full-size.json"]),
+    "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg", "gaps_by_size.svg"], work=["numbers-full-size.json"]),
     "14_claims": dict(
         needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
         tables=["claims.csv"],

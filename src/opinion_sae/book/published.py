@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import SHOWN, plain, with_interval
 from opinion_sae.book.paths import ROOT
+from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
 COMMANDS = {name: f"make tables PROFILE={name}" for name in ("opinionqa", "opinionqa-qwen")}
@@ -23,6 +25,7 @@ COLUMNS = (
 )
 
 GAPS = tuple(f"{what}{end}" for what in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))
+BY_SIZE = ("delta", "delta-reading", "dense-reading", "direct", "words")  # of the last no model takes part
 RUN = {"profile": dict, "notebooks": dict, "machine": str}  # of run.json, what is shown
 
 
@@ -47,6 +50,12 @@ class Published(NamedTuple):
 def model_name(model: str) -> str:
     """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
     return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
+
+
+def parameters(model: str) -> float:
+    """How many a model has by its name: 'smollm2-135m-instruct' -> 1.35e8; NaN if that does not say."""
+    found = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower())
+    return float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]] if found else float("nan")
 
 
 def load_published(name: str = "opinionqa", results: Path = ROOT / "results") -> Published:
@@ -180,6 +189,39 @@ def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
             f"{plain(words['group_kl_closed'])}."
         )
     return " ".join(said) or "No published run is in this checkout."
+
+
+def gaps_by_size(runs: Mapping[str, Published]) -> pd.DataFrame:
+    """From toplines, over all groups: the rows of `gaps.csv` of the methods of `BY_SIZE`, by method and the model's
+    `parameters`, smallest first; of runs whose model says how many it has."""
+    sizes = {name: parameters(found.model) for name, found in runs.items()}
+    rows = [
+        found.gaps.loc[[method for method in BY_SIZE if method in found.gaps.index]].assign(parameters=sizes[name])
+        for name, found in runs.items()
+        if sizes[name] > 0
+    ]
+    found = pd.concat(rows) if rows else pd.DataFrame(columns=[*GAPS, "n_questions", "parameters"])
+    return found.rename_axis("method").reset_index().sort_values("parameters", kind="stable", ignore_index=True)
+
+
+def gaps_by_size_sentence(table: pd.DataFrame) -> str:
+    """Of `gaps_by_size`: from the smallest model to the largest, and whether their intervals meet."""
+    if table["parameters"].nunique() < 2:
+        return "There are not yet two models to compare."
+    said = []
+    for method in (name for name in BY_SIZE if name != "words"):
+        rows = table[table["method"] == method]
+        if rows["parameters"].nunique() > 1:
+            small, large = rows.iloc[0], rows.iloc[-1]
+            meet = small["gap_r_low"] <= large["gap_r_high"] and large["gap_r_low"] <= small["gap_r_high"]
+            said.append(
+                f"{prose(method)} goes from {plain(small['gap_r'])} to {plain(large['gap_r'])} (intervals "
+                f"{'meet' if meet else 'lie apart'})"
+            )
+    few, many = (f"{size / 1e6:,.0f} million" for size in (table["parameters"].min(), table["parameters"].max()))
+    words = table.loc[table["method"] == "words", "gap_r"]
+    beside = f"; words alone, which no model reads, stand at {plain(words.iloc[0])}" if len(words) else ""
+    return f"From {few} to {many} parameters the gap correlation of {', of '.join(said)}{beside}."
 
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import ROW, WIDTH, look, name_rows, nothing
+from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, log_scale, look, name_rows, nothing
 from opinion_sae.score.names import label as name_of
 from opinion_sae.score.names import rank
 
@@ -44,6 +44,27 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
         panels[1].axvline(share, color="black", linewidth=0.8)
     panels[1].set_xlabel("gap closed (%)")
     figure.legend(loc="outside upper left", ncols=1)
+    return figure
+
+
+def gaps_by_size(table: pd.DataFrame) -> Figure:
+    """Gap correlation from toplines with 95 % intervals against the model's parameters, a labelled line per method;
+    rows are those of `published.gaps_by_size`."""
+    sizes = sorted(table["parameters"].unique())
+    if not sizes:
+        return nothing("no published run in this checkout")
+    figure, axes = plt.subplots(figsize=(WIDTH, 4))
+    for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
+        error = np.maximum([rows["gap_r"] - rows["gap_r_low"], rows["gap_r_high"] - rows["gap_r"]], 0)
+        drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": name_of(str(method))}
+        axes.errorbar(rows["parameters"] * 1.06**shift, rows["gap_r"], **drawn, **look(str(method), joined=True))
+    axes.axhline(0, color="black", linewidth=0.8)
+    log_scale(axes.xaxis)
+    axes.set_xticks(sizes, [f"{size / 1e6:,.0f}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("parameters of the model (millions)")
+    axes.set_ylabel("correlation of gaps")
+    label_lines(axes)
     return figure
 
 
