@@ -54,7 +54,13 @@ def _files(path: Path) -> list[Path]:
 def _read(path: Path) -> pd.DataFrame:
     frame = READERS[path.suffix](path, COLUMNS)
     for column, most in MOST.items():
-        _check(path, frame, column, ~frame[column].astype(str).isin(map(str, range(most + 1))), f"0 to {most}")
+        _check(
+            path,
+            frame,
+            column,
+            ~frame[column].astype(str).isin([str(code) for code in range(most + 1)]),
+            f"0 to {most}",
+        )
     text = frame["hard_text"].map(lambda cell: isinstance(cell, str) and bool(cell.strip()))
     _check(path, frame, "hard_text", ~text.astype(bool), "a text")
     codes = {column: frame[column].astype(str).astype(int) for column in MOST}
