@@ -78,6 +78,17 @@ def test_a_study_that_there_is_not_is_refused_with_those_that_there_are(counted)
     assert study.listed().split() == ["counted", "counts", "(no", "time)"]
 
 
+def test_data_is_asked_for_where_it_is_needed_and_nowhere_else(counted, monkeypatch, tmp_path):
+    monkeypatch.setattr(study, "DATA", {"counted": "some numbers"})
+    with pytest.raises(ValueError, match="^study counted needs --data PATH: some numbers$"):
+        study.study("counted", counted.profile)
+    target = study.study("counted", counted.profile, ["a-0"], tmp_path / "mine")
+    assert read_json(target / "study.json")["command"] == "opinion-sae study --data PATH counted -- smoke"
+    monkeypatch.setattr(study, "DATA", {})
+    with pytest.raises(ValueError, match="^study counted takes no --data$"):
+        study.study("counted", counted.profile, data=tmp_path)
+
+
 def test_only_the_default_run_writes_to_the_committed_tables(tmp_path, monkeypatch):
     monkeypatch.delenv("OPINION_SAE_HOME", raising=False)
     default = load_profile("default").run

@@ -1106,6 +1106,62 @@ def read_study(folder: Path) -> object:
     return found, run_of("shift", found)
 
 
+BIOS = ("hard_text", "profession", "gender")
+
+
+def biographies(kind: str) -> Callable[[Path], list[Damage]]:
+    file, numbers, texts = f"a.{kind}", ("profession", "gender"), ["He nurses, and well.", "She paints."]
+    frame = pd.DataFrame([(f"{n} {texts[n % 2]}", 21 - 8 * (n % 2), n // 2 % 2) for n in range(80)], columns=list(BIOS))
+
+    def raw(rows: pd.DataFrame) -> bytes:
+        if kind == "parquet":
+            return rows.to_parquet(None)
+        lines = rows.to_json(orient="records", lines=True) if kind == "jsonl" else rows.to_csv(index=False)
+        return str(lines).encode()
+
+    def changed(column: str, bad: object) -> bytes:
+        return raw(frame.assign(**{column: [bad, *frame[column].tolist()[1:]]}))
+
+    def write(folder: Path) -> list[Damage]:
+        good = raw(frame)
+        (folder / file).write_bytes(good)
+        if kind == "csv":
+            found = [*any_table(file, good.decode(), " ".join(BIOS), " ".join(numbers))]
+        else:
+            found = [*(any_text(file, good.decode()) if kind == "jsonl" else any_file(file))]
+            found += [Damage("cut short", file, good[: len(good) // 2]), Damage("deep", file, b"[" * DEEP)]
+            found += [Damage(f"without {one}", file, raw(frame.drop(columns=one)), one) for one in BIOS]
+        found += [Damage(f"{one} {bad}", file, changed(one, bad), one) for one in numbers for bad in (-1, 28)]
+        found += [
+            Damage("no rows", file, raw(frame[:0])),
+            Damage("no text", file, changed("hard_text", " "), "hard_text"),
+        ]
+        if kind == "parquet":
+            true, whole = frame.assign(gender=frame["gender"] > 0), {"profession": float, "gender": "Int64"}
+            found += [Damage("true and false", file, raw(true), "gender")]
+            found += [Damage("no whole numbers", file, raw(frame.astype(whole)), "profession")]
+            found += [
+                Damage("bytes", file, raw(frame.assign(hard_text=frame["hard_text"].str.encode("utf-8"))), "hard_text")
+            ]
+            found += [Damage("lists", file, raw(frame.assign(gender=[[0]] * 80)), "gender")]
+            found += [
+                Damage("without its end", file, good[:-4]),
+                Damage("another end", file, good[:-8] + b"\xff" * 4 + good[-4:]),
+            ]
+        return found
+
+    return write
+
+
+def read_biographies(kind: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        from opinion_sae.studies.biographies import load_biographies
+
+        return load_biographies(folder / f"a.{kind}")
+
+    return read
+
+
 DOORS = {
     "profile": Door(profile, read_profile),
     "sweep": Door(sweep, read_sweep),
@@ -1138,6 +1194,7 @@ DOORS = {
     "latents of other seeds": Door(other_seeds, read_other_seeds),
     "kept reply": Door(reply, read_reply),
     "model": Door(model, read_model),
+    **{f"biographies: {one}": Door(biographies(one), read_biographies(one)) for one in ("parquet", "csv", "jsonl")},
 }
 
 

@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 
-from opinion_sae.studies.shift import accuracies, draw, logistic, table, topic_scores, treated
+from opinion_sae.effects.firing import Corpus
+from opinion_sae.studies.shift import (
+    Cards,
+    accuracies,
+    card_order,
+    draw,
+    logistic,
+    read_cards,
+    table,
+    topic_scores,
+    treated,
+)
 
 
 def test_the_probe_is_where_the_gradient_vanishes():
@@ -66,10 +78,66 @@ def test_taking_the_topic_out_saves_the_worst_cell(questions, monkeypatch):
     assert worst["confounded", 0] < 0.7 and worst["random", 8] < worst["retrained", 8] - 0.1
 
 
+TEXTS = ["tax roads tax", "roads bread", "bread police", "police bread"]
+FIRES = [[0, 2], [4, 5, 7], [], [3]]  # of each latent: words, counted over all texts; the later, the more strongly
+
+
+@pytest.fixture
+def corpus(lm):
+    """Four texts, a token a word, and four latents, of which one is silent."""
+    words = [word for text in TEXTS for word in text.split()]
+    text = torch.tensor([number for number, text in enumerate(TEXTS) for _ in text.split()])
+    where, place = torch.tensor([word for own in FIRES for word in own]), torch.arange(len(words))
+    starts = torch.tensor([0, *np.cumsum([len(own) for own in FIRES])])
+    of_survey = torch.ones(len(TEXTS), dtype=torch.bool)
+    return Corpus(lm.tokenizer, place, text, place, tuple(words), of_survey, where, where + 1.0, starts)
+
+
+def test_cards_by_hand(corpus):
+    """The label has the words that go with the firing, then come those on which it fires most strongly, a text once."""
+    bread, tax, roads, police, none = range(5)  # the vocabulary: three times, then twice each as they come
+    cards = read_cards(corpus)
+    assert cards.words.tolist() == [
+        [tax, tax, *[none] * 4],  # both in one text
+        [bread, police, police, bread, bread, none],  # 'bread' twice of three times, 'police' once of twice
+        [none] * 6,
+        [roads, roads, *[none] * 4],
+    ]
+    holds = [[tax, roads], [roads, bread], [bread, police], [police, bread]]
+    assert [set(np.flatnonzero(row).tolist()) for row in cards.holds] == [set(words) for words in holds]
+
+
+def test_latents_whose_cards_name_the_topic_come_first():
+    """Of four texts the first two are of one theme. 'a' is in both and in no other, 'b' in one, 'c' in all."""
+    holds = np.array([[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 1, 0]], dtype=bool)
+    theme, known = np.array([True, True, False, False, False]), np.arange(4)  # the last text is not known
+    cards = Cards(np.array([[2, 3], [1, 2], [3, 3], [2, 0], [1, 1]]), holds)
+    # 'a' |5/6 - 1/6| / sqrt(10/36) = 1.26; 'b' |1/2 - 1/6| / sqrt(1/4 + 5/36) = 0.53; 'c' 0; the number 3 is no word
+    assert card_order(cards, known, theme).tolist() == [3, 1, 4, 0, 2]
+
+
+def test_cards_are_cut_by_what_they_say_alone(questions, monkeypatch):
+    """Each topic has a word. Latent 1 + t has it on its card, the others nothing: the topics' latents are cut, as by
+    score; with cards that name the wrong latents the worst cell is not saved."""
+    x, y, topics = questions
+    monkeypatch.setattr("opinion_sae.studies.shift.TAKEN", (8,))
+    holds = topics[:, None] == np.arange(8).astype(str)
+    words = np.full((40, 2), 8)
+    words[1:9, 1] = np.arange(8)
+    wrong = np.full((40, 2), 8)
+    wrong[20:28, 0] = np.arange(8)
+    one = draw(topics, y, 1)
+    right, other = (treated(x, y, one, 1, Cards(some, holds)) for some in (words, wrong))
+    np.testing.assert_allclose(right["retrained-cards", 8], right["retrained", 8])
+    np.testing.assert_allclose(right["zeroed-cards", 8], right["zeroed", 8])
+    assert other["retrained-cards", 8][1] < right["retrained-cards", 8][1] - 0.1
+    assert {name for name, _ in treated(x, y, one, 1)} == {"confounded", "zeroed", "retrained", "random", "balanced"}
+
+
 def test_questions_of_one_topic_are_refused():
     with pytest.raises(ValueError, match="1 topic; two are needed"):
         draw(np.array(["a", "a", "a"]), np.array([True, False, True]), 0)
-    with pytest.raises(ValueError, match="draw 0: of 2 questions none is of one theme and one direction"):
+    with pytest.raises(ValueError, match="of 2 to fit to none is of one theme and one direction"):
         draw(np.array(["a", "b", "a"]), np.array([True, False, True]), 0)
 
 

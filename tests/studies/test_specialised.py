@@ -162,3 +162,4 @@ def test_probes_are_fitted_to_every_kind_of_features(left, monkeypatch):
     found = shift.tables(left, {name: items[name].make() for name in ("stream", "general", "narrow")})["accuracy"]
     assert set(found["features"]) == {"stream", "general", "narrow"} and found["worst"].between(0, 1).all()
     assert set(found["treatment"]) == set(shift.TREATMENTS) and (found["draws"] == 2).all()
+    assert not found.loc[found["features"] == "stream", "treatment"].str.endswith("cards").any()

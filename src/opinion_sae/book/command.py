@@ -110,7 +110,7 @@ def study(given: argparse.Namespace) -> None:
     if given.list or given.name is None:
         print(study.listed())
     else:
-        print(f"written: {study.study(given.name, load_profile(given.profile), given.items)}")
+        print(f"written: {study.study(given.name, load_profile(given.profile), given.items, given.data)}")
 
 
 def compare(given: argparse.Namespace) -> None:
@@ -234,6 +234,7 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
     one.add_argument("items", nargs="*", help="some of its items, by the beginnings of their names; without any, all")
     one.add_argument("--list", action="store_true", help="as without a name")
+    one.add_argument("--data", type=Path, help="before the name: the path of what a study needs of one's own (bios)")
     one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
     one.add_argument("--methods", default="", help="names with commas between; without it all that take minutes")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")

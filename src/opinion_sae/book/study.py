@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from opinion_sae.book.profile import Profile
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import load_language_model
-from opinion_sae.studies import STUDIES, Given, Parts, load_study
+from opinion_sae.studies import DATA, STUDIES, Given, Parts, load_study
 from opinion_sae.survey import load_survey, question_folds, survey_hash
 
 PACKAGES = ("opinion-sae", "torch", "transformers", "sae-lens", "numpy")
@@ -39,15 +39,20 @@ def folder_of(run: Run, name: str, root: Path = ROOT) -> Path:
     return run.results / "studies" / name
 
 
-def study(name: str, profile: Profile, chosen: Sequence[str] = ()) -> Path:
+def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | None = None) -> Path:
     """Make the items of a study that are not there yet, in order of worth; after each, write its tables and study.json.
 
     `chosen` are items, or beginnings of their names; without any, all. An item is made again when the model, the
     survey, the activations or its own settings change, not when code does: delete `<work>/study-<name>` for that.
-    Raises ValueError for a study or an item that there is not, FileNotFoundError for what no book has left.
+    `data` is the user's path, for a study that needs one (`studies.DATA`). Raises ValueError for a study or an item
+    that there is not and for data that is missing or not asked for, FileNotFoundError for what no book has left.
     """
     of, run = load_study(name), open_run(profile.output)
-    given = what_is_given(profile, run, name)
+    if (data is not None) != (name in DATA):
+        raise ValueError(
+            f"study {name} needs --data PATH: {DATA[name]}" if name in DATA else f"study {name} takes no --data"
+        )
+    given = replace(what_is_given(profile, run, name), data=data)
     hashes = hashes_of(given)
     items = {key: Item([key, hashes, *item.about], item.make) for key, item in of.items(given).items()}
     unknown = [one for one in chosen if not any(key.startswith(one) for key in items)]
@@ -58,7 +63,7 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = ()) -> Path:
     to_make = [key for key in to_make if not chosen or key.startswith(tuple(chosen))]
     target, start = folder_of(run, name), time.monotonic()
     about = {
-        "command": f"opinion-sae study {name} -- {profile.run.name}",
+        "command": f"opinion-sae study {'--data PATH ' if data else ''}{name} -- {profile.run.name}",
         "profile": asdict(profile),
         "hashes": hashes,
     } | where()

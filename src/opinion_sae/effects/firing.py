@@ -121,14 +121,25 @@ def plain_texts(texts: Mapping[str, Sequence[str]]) -> list[str]:
     return found
 
 
-@torch.no_grad()
+Read = tuple[list[int], Float[Tensor, "_ d"], Bool[Tensor, "_"]]  # tokens of a text, stream, which of them count
+
+
 def read_corpus(answers: AnswerPath, sae: SparseAutoencoder, texts: Sequence[str]) -> Corpus:
     """The questions of the survey, as they stand in their prompts, and plain text.
 
     The questions' stream is that which the prompts' one pass kept; the texts are read up to the hook layer. Attention
     sinks count as tokens on which nothing fires.
     """
-    ids, streams, real = zip(*_questions(answers), *_plain(answers, texts), strict=True)
+    rows = [*_questions(answers), *_plain(answers, texts)]
+    return corpus_of(rows, sae, answers.lm.tokenizer, len(answers.questions))
+
+
+@torch.no_grad()
+def corpus_of(
+    rows: Sequence[Read], sae: SparseAutoencoder, tokenizer: PreTrainedTokenizerBase, questions: int = 0
+) -> Corpus:
+    """Where the latents of an SAE fire in texts that were read, of which so many, the first, are a survey's."""
+    ids, streams, real = zip(*rows, strict=True)
     text = torch.arange(len(ids)).repeat_interleave(torch.tensor([len(part) for part in ids]))
     flat = torch.tensor([token for part in ids for token in part])
     entries = []
@@ -140,12 +151,9 @@ def read_corpus(answers: AnswerPath, sae: SparseAutoencoder, texts: Sequence[str
     where, latent, values = (torch.cat(part) for part in zip(*entries, strict=True))
     order = latent.argsort(stable=True)
     starts = torch.searchsorted(latent[order], torch.arange(sae.width + 1))
-    of_survey = torch.arange(len(ids)) < len(answers.questions)
-    word, words = _words(answers.lm.tokenizer, flat, text)
-    return Corpus(answers.lm.tokenizer, flat, text, word, words, of_survey, where[order], values[order], starts)
-
-
-Read = tuple[list[int], Float[Tensor, "token d"], Bool[Tensor, "token"]]  # tokens, stream, which of them count
+    word, words = _words(tokenizer, flat, text)
+    of_survey = torch.arange(len(ids)) < questions
+    return Corpus(tokenizer, flat, text, word, words, of_survey, where[order], values[order], starts)
 
 
 def _questions(answers: AnswerPath) -> Iterator[Read]:

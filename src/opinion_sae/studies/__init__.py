@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from opinion_sae.survey import Survey
 
 # modules of this room, in the order in which they are listed
-STUDIES = ("architectures", "size", "specialised", "shift", "trained_on")
+STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on")
+# what a user has to bring for some of them
+DATA = {"bios": "Bias in Bios, a file or folder of the Hub's LabHC/bias_in_bios"}
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 
@@ -37,7 +39,8 @@ Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their i
 class Given:
     """What a finished book left: its survey, model and prompts, and the files in `work`; and where a study's own lie.
 
-    `training` is how the book trained its SAE: `width`, `k`, `steps`, `batch` and `lr`.
+    `training` is how the book trained its SAE: `width`, `k`, `steps`, `batch` and `lr`. `data` is the user's, for a
+    study in `DATA`.
     """
 
     answers: AnswerPath
@@ -48,6 +51,7 @@ class Given:
     work: Path
     folder: Path
     replicates: int = 2000
+    data: Path | None = None
 
     @property
     def lm(self) -> LanguageModel:

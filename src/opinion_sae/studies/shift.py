@@ -3,10 +3,10 @@ gives the answer away, and what is left of it once the latents that carry the to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from opinion_sae.artifacts import Item
-from opinion_sae.model.reading import inverse_frequency, weighted_bag
+from opinion_sae.effects.firing import Corpus, read_corpus
+from opinion_sae.effects.labels import Statistics, words_of
+from opinion_sae.model.reading import Tokens, bag_of_latents, inverse_frequency, mean_stream, weighted_bag
+from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.gap_pairs import pair_to_show
 from opinion_sae.score.gaps import actual_gaps
 from opinion_sae.studies import Given, Parts
@@ -26,6 +29,7 @@ TIME = "five minutes after the study 'specialised', whose SAEs it reads"
 DRAWS = 30
 HELD_OUT = 1 / 3  # of the questions, in every draw
 TAKEN = (16, 64, 256, 1024)  # latents taken out
+ON_CARD = 3  # words of a card's label, and texts of its where the latent fires most strongly
 LEAST = 0.03  # of the scale from 0 to 1: questions on which the two groups are nearer say nothing of a direction
 RIDGE = 0.01  # beside a mean log loss, with features of length 1
 FEATURES: Mapping[str, Variant | None] = {
@@ -35,7 +39,7 @@ FEATURES: Mapping[str, Variant | None] = {
     "scratch": Variant("scratch", "dense"),
     "narrow": Variant("narrow", "full"),
 }
-TREATMENTS = ("confounded", "zeroed", "retrained", "random", "balanced")
+TREATMENTS = ("confounded", "zeroed", "retrained", "zeroed-cards", "retrained-cards", "random", "balanced")
 
 
 def logistic(
@@ -104,44 +108,132 @@ def draw(topics: np.ndarray, y: Bool[np.ndarray, "question"], seed: int) -> Draw
         raise ValueError(f"the questions whose direction is clear have {len(names)} topic; two are needed")
     dealt = rng.permutation(names)
     theme = np.isin(topics, dealt[: len(dealt) // 2])
+    return divided(theme, y, rng)
+
+
+def divided(theme: Bool[np.ndarray, "question"], y: Bool[np.ndarray, "question"], rng: np.random.Generator) -> Draw:
+    """A draw in which the themes are known. ValueError where a cell has no question to fit to."""
     order = rng.permutation(len(y))
     test, known = np.sort(order[: int(len(y) * HELD_OUT)]), np.sort(order[int(len(y) * HELD_OUT) :])
     cells = [known[(y[known] == one) & (theme[known] == other)] for one in (True, False) for other in (True, False)]
     confounded = known[y[known] == theme[known]]
     size = min(min(map(len, cells)), len(confounded) // 4)
     if size < 1:
-        raise ValueError(f"draw {seed}: of {len(known)} questions none is of one theme and one direction")
+        raise ValueError(f"of {len(known)} to fit to none is of one theme and one direction")
     balanced = np.concatenate([rng.permutation(cell)[:size] for cell in cells])
     return Draw(theme, known, confounded, np.sort(balanced), test)
 
 
+class Cards(NamedTuple):
+    """What stands on the cards of an SAE's latents, and which words each text holds.
+
+    `words` are those of the latent's label, then those on which it fires most strongly, each in another text, by their
+    numbers in the vocabulary (`effects.labels.words_of`); the number after the last stands for none.
+    """
+
+    words: Int[np.ndarray, "latent place"]
+    holds: Bool[np.ndarray, "text word"]
+
+
+def read_cards(corpus: Corpus) -> Cards:
+    """The cards by a corpus, all of which the labels are written from; nobody's answers are in it."""
+    parts = words_of(corpus, 0)
+    parts = parts._replace(judged=torch.zeros_like(parts.judged))
+    labeler, none = Statistics(corpus, parts, ON_CARD), len(parts.vocabulary)
+    words = np.full((len(corpus.starts) - 1, 2 * ON_CARD), none)
+    for latent in corpus.starts.diff().nonzero()[:, 0].tolist():
+        where, values = corpus.of(latent)
+        top = corpus.different(values.argsort(descending=True, stable=True).tolist(), where, ON_CARD)
+        said = [labeler.number[word] for word in labeler.label(latent).split(", ") if word]
+        said += parts.key[corpus.word[where[top]]].tolist()
+        words[latent, : len(said)] = said
+    holds = np.zeros((len(corpus.of_survey), none + 1), dtype=bool)
+    holds[corpus.text.numpy(), parts.key[corpus.word].numpy()] = True
+    return Cards(words, holds[:, :none])
+
+
+def card_order(
+    cards: Cards, known: Int[np.ndarray, "known"], theme: Bool[np.ndarray, "text"]
+) -> Int[np.ndarray, "latent"]:
+    """Latents in the order in which somebody who reads cards, and sees no activations, takes them out.
+
+    Words are ranked by how well they tell the themes apart over the texts that are `known`:
+
+        |p - q| / sqrt(p (1 - p) + q (1 - q)),  p = (texts of the theme that hold the word + 1/2) / (its texts + 1)
+
+    and q the same of the other theme: as `topic_scores`, with half a text added. From the first word down, every latent
+    that has the word on its card, in its label or as one on which it fires most strongly, is taken out, until there are
+    enough; cards whose words are in no text come last.
+    """
+    p, q = ((cards.holds[known][of].sum(0) + 0.5) / (of.sum() + 1) for of in (theme[known], ~theme[known]))
+    scores = np.abs(p - q) / np.sqrt(p * (1 - p) + q * (1 - q))
+    return np.argsort(-np.append(scores, 0.0)[cards.words].max(1), kind="stable")
+
+
 def treated(
-    x: Float[np.ndarray, "question feature"], y: Bool[np.ndarray, "question"], one: Draw, seed: int
+    x: Float[np.ndarray, "question feature"],
+    y: Bool[np.ndarray, "question"],
+    one: Draw,
+    seed: int,
+    cards: Cards | None = None,
 ) -> dict[tuple[str, int], Float[np.ndarray, "2"]]:
     """`accuracies` on the draw's test questions by treatment and number of features taken out.
 
     'confounded': the probe as it comes; 'zeroed': the features of the largest `topic_scores` are 0 when it is asked;
-    'retrained': and when it is fitted; 'random': as many drawn from those that vary; 'balanced': the oracle, fitted to
-    `balanced`. Topics are known of all the draw's questions to fit to, directions only of the confounded ones.
+    'retrained': and when it is fitted; 'zeroed-cards' and 'retrained-cards': the same with the first of `card_order`,
+    where the features are latents, which have cards; 'random': as many drawn from those that vary; 'balanced': the
+    oracle, fitted to `balanced`. Topics are known of all the draw's questions to fit to, directions only of the
+    confounded ones.
     """
-    scores = topic_scores(x[one.known], one.theme[one.known])
-    order, rng = np.argsort(-scores, kind="stable"), np.random.default_rng(seed)
+    scores, rng = topic_scores(x[one.known], one.theme[one.known]), np.random.default_rng(seed)
+    orders = {"": np.argsort(-scores, kind="stable")}
+    if cards is not None:
+        orders["-cards"] = card_order(cards, one.known, one.theme)
     varying = rng.permutation(np.flatnonzero(x[one.known].std(0) > 0))
 
-    def judged(fit: Int[np.ndarray, "fit"], out: Int[np.ndarray, "out"], refit: bool) -> Float[np.ndarray, "2"]:
-        left = x.copy()
-        left[:, out] = 0.0
-        w, b = logistic((left if refit else x)[fit], y[fit])
-        return accuracies(left[one.test] @ w + b > 0, y[one.test], one.theme[one.test])
+    def judged(probe: tuple[Float[np.ndarray, "feature"], float]) -> Float[np.ndarray, "2"]:
+        w, b = probe
+        return accuracies(x[one.test] @ w + b > 0, y[one.test], one.theme[one.test])
 
-    none = order[:0]
-    found = {("confounded", 0): judged(one.confounded, none, True), ("balanced", 0): judged(one.balanced, none, True)}
-    for count in TAKEN:
-        if count < x.shape[1]:
-            found["zeroed", count] = judged(one.confounded, order[:count], False)
-            found["retrained", count] = judged(one.confounded, order[:count], True)
-            found["random", count] = judged(one.confounded, varying[:count], True)
+    def without(out: Int[np.ndarray, "out"]) -> tuple[Float[np.ndarray, "feature"], float]:
+        left = x[one.confounded]
+        left[:, out] = 0.0  # of a feature that is always 0 the weight is 0
+        return logistic(left, y[one.confounded])
+
+    w, b = plain = without(varying[:0])
+    found = {("confounded", 0): judged(plain), ("balanced", 0): judged(logistic(x[one.balanced], y[one.balanced]))}
+    for count in [count for count in TAKEN if count < x.shape[1]]:
+        for name, order in orders.items():
+            found[f"zeroed{name}", count] = judged((np.where(np.isin(np.arange(len(w)), order[:count]), 0.0, w), b))
+            found[f"retrained{name}", count] = judged(without(order[:count]))
+        found["random", count] = judged(without(varying[:count]))
     return found
+
+
+def features(sae: SparseAutoencoder | None, tokens: Tokens, items: int) -> Float[np.ndarray, "item feature"]:
+    """r of a reading offset (a weighted bag of the latents that fire on an item's tokens), or without an SAE the mean
+    stream there, standardised; both of length 1 on average. Weights and scales are of all items; they know no answer.
+    """
+    if sae is None:
+        x = mean_stream(tokens, items)
+        return ((x - x.mean(0)) / x.std(0).clamp_min(1e-12) / x.shape[1] ** 0.5).double().numpy()
+    x = bag_of_latents(sae, tokens, items).rows(torch.arange(items))
+    return weighted_bag(x, inverse_frequency(x)).double().numpy()
+
+
+def over_draws(
+    x: Float[np.ndarray, "question feature"],
+    y: Bool[np.ndarray, "question"],
+    draws: Iterable[tuple[int, Draw]],
+    cards: Cards | None,
+) -> dict[str, np.ndarray]:
+    """By '<treatment>-<taken out>': `treated` in every draw, each with its seed; and how many questions there are, and
+    how many of one direction."""
+    found: dict[str, list[np.ndarray]] = {}
+    for seed, one in draws:
+        for (treatment, count), values in treated(x, y, one, seed, cards).items():
+            found.setdefault(f"{treatment}-{count}", []).append(values)
+    return {key: np.stack(values) for key, values in found.items()} | {"questions": np.array([len(y), int(y.sum())])}
 
 
 class Probes:
@@ -164,35 +256,31 @@ class Probes:
         """Positions of the questions on which the two groups are at least `LEAST` apart."""
         return np.flatnonzero(np.abs(np.nan_to_num(self.gap)) >= LEAST)
 
-    def features(self, name: str) -> Float[np.ndarray, "clear feature"]:
-        """r of a reading offset (a weighted bag of latents over the question's tokens), or the mean stream there,
-        standardised; both of length 1 on average. Weights and scales are of all questions; they know no directions."""
+    def __call__(self, name: str) -> tuple[Float[np.ndarray, "clear feature"], Cards | None]:
+        """The features of a kind, the mean over the orders of the options, and the cards of its latents."""
         answers, one = self.given.answers, FEATURES[name]
-        sae: Any = None if one is None else self.saes(one)
-        x = answers.read(sae, "question", torch.arange(len(answers.prompts)))
+        sae = None if one is None else self.saes(one)
+        x = features(sae, answers.kept.tokens("question"), len(answers.prompts))
+        x = x.reshape(-1, answers.orders, x.shape[1]).mean(1)[self.clear]
         if sae is None:
-            r = (x - x.mean(0)) / x.std(0).clamp_min(1e-12) / x.shape[1] ** 0.5
-        else:
-            r = weighted_bag(x, inverse_frequency(x))
-        return r.double().unflatten(0, (-1, answers.orders)).mean(1).numpy()[self.clear]
+            return x, None
+        cards = read_cards(read_corpus(answers, sae, []))
+        return x, cards._replace(holds=cards.holds[self.clear])
 
 
 def items(given: Given) -> dict[str, Item]:
     """Per kind of features the accuracies in every draw."""
     probes = Probes(given)
-    about = [given.sae.sha256(), probes.saes.settings, DRAWS, HELD_OUT, TAKEN, LEAST, RIDGE]
+    about = [given.sae.sha256(), probes.saes.settings, DRAWS, HELD_OUT, TAKEN, LEAST, RIDGE, ON_CARD]
     return {name: Item(about, partial(measured, probes, name)) for name in FEATURES}
 
 
 def measured(probes: Probes, name: str) -> dict[str, np.ndarray]:
-    """By '<treatment>-<taken out>': accuracies in every draw; and how many questions and draws there were."""
-    x, y = probes.features(name), probes.gap[probes.clear] > 0
+    """`over_draws`, each of which deals the topics anew."""
+    (x, cards), y = probes(name), probes.gap[probes.clear] > 0
     topics = np.array([probes.given.survey.questions[number].topic for number in probes.clear])
-    found: dict[str, list[np.ndarray]] = {}
-    for seed in range(probes.given.seed, probes.given.seed + DRAWS):
-        for (treatment, count), values in treated(x, y, draw(topics, y, seed), seed).items():
-            found.setdefault(f"{treatment}-{count}", []).append(values)
-    return {key: np.stack(values) for key, values in found.items()} | {"questions": np.array([len(y), int(y.sum())])}
+    seeds = range(probes.given.seed, probes.given.seed + DRAWS)
+    return over_draws(x, y, ((seed, draw(topics, y, seed)) for seed in seeds), cards)
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -79,15 +80,7 @@ class Saes:
     batch; at its learning rate from scratch, at a third of it from the book's SAE."""
 
     def __init__(self, given: Given, ground: Ground):
-        self.given, self.ground = given, ground
-        size = given.training
-        self.settings = {
-            "steps": max(1, int(size["steps"]) // 8),
-            "batch": max(2, int(size["batch"]) // 2),
-            "lr": {"tuned": size["lr"] / 3, "scratch": size["lr"]},
-        }
-        if given.sae.k is None:
-            raise ValueError("the study trains top-k SAEs on from the book's, which is none; take a profile with one")
+        self.given, self.ground, self.settings = given, ground, settings_of(given)
 
     def __call__(self, one: Variant) -> SparseAutoencoder:
         if one.start == "general":
@@ -100,16 +93,41 @@ class Saes:
         return load_sae(folder)
 
     def _train(self, one: Variant) -> SparseAutoencoder:
-        general, seed = self.given.sae, self.given.seed + one.seed
-        tokens, streams = self.ground.expansion(one.strategy, seed), self.ground.streams
-        added = None if tokens is None else streams.x[tokens]
-        x = self.ground.seed if added is None else torch.cat([self.ground.seed, added[: len(self.ground.seed)].float()])
-        start = general
-        if one.start != "tuned":  # 'narrow' has an eighth of the width
-            width = general.width // 8 if one.start == "narrow" else general.width
-            start = untrained_sae(x, width, min(general.k or 1, width), seed, general.metadata)
-        settings = self.settings | {"lr": self.settings["lr"].get(one.start, self.settings["lr"]["scratch"])}
-        return train_on(start, self.ground.seed, added, seed=seed, tilt=one.tilt, **settings)
+        seed = self.given.seed + one.seed
+        tokens = self.ground.expansion(one.strategy, seed)
+        added = None if tokens is None else self.ground.streams.x[tokens]
+        return trained(self.given.sae, one, self.settings, self.ground.seed, added, seed)
+
+
+def settings_of(given: Given) -> dict[str, Any]:
+    """How specialised SAEs are trained. ValueError where the book's is not of the kind top-k."""
+    if given.sae.k is None:
+        raise ValueError("the study trains top-k SAEs on from the book's, which is none; take a profile with one")
+    size = given.training
+    return {
+        "steps": max(1, int(size["steps"]) // 8),
+        "batch": max(2, int(size["batch"]) // 2),
+        "lr": {"tuned": size["lr"] / 3, "scratch": size["lr"]},
+    }
+
+
+def trained(
+    general: SparseAutoencoder,
+    one: Variant,
+    settings: Mapping[str, Any],
+    seed_set: Float[Tensor, "seed_token d"],
+    added: Float[Tensor, "token d"] | None,
+    seed: int,
+) -> SparseAutoencoder:
+    """`train_on` from the general SAE ('tuned'), or from one of its width ('scratch') or an eighth of it ('narrow')
+    that knows nothing yet."""
+    start = general
+    if one.start != "tuned":
+        x = seed_set if added is None else torch.cat([seed_set, added[: len(seed_set)].float()])
+        width = general.width // 8 if one.start == "narrow" else general.width
+        start = untrained_sae(x, width, min(general.k or 1, width), seed, general.metadata)
+    lr = settings["lr"].get(one.start, settings["lr"]["scratch"])
+    return train_on(start, seed_set, added, seed=seed, tilt=one.tilt, **{**settings, "lr": lr})
 
 
 def train_on(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from opinion_sae.artifacts import parse_json, read_text
+from opinion_sae.artifacts import check_plain, parse_json, read_text
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import canonical
 
@@ -82,6 +82,30 @@ def read_json_lines(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not rows:
         raise ValueError(f"{path}: the file is empty")
     return pd.DataFrame(rows, index=lines, dtype=object)
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of a Parquet file, as a frame whose index is the row (from 1).
+
+    FileNotFoundError; ValueError if a column is missing or doubled, or the file is not whole.
+    """
+    from pyarrow import ArrowException, parquet  # slow to import, and used here only
+
+    path = check_plain(path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            header = file.schema_arrow.names
+            for column in columns:
+                if header.count(column) != 1:
+                    found = "is there twice" if column in header else "is missing"
+                    raise ValueError(f"{path}: column {column!r} {found}; there are {', '.join(header)}")
+            table = file.read(columns=list(columns))
+            found = {column: table[column].to_pylist() for column in columns}
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a whole Parquet file: {' '.join(str(error).split())}") from error
+    if not table.num_rows:
+        raise ValueError(f"{path}: the file is empty")
+    return pd.DataFrame(found, index=range(1, table.num_rows + 1), dtype=object)
 
 
 def literal(text: object, kind: type, where: str) -> list | dict:

@@ -123,13 +123,13 @@ def _kind(name: str) -> tuple[str, str, float]:
 
 def worst_group(accuracy: pd.DataFrame) -> Figure:
     """Accuracy in the worst of the four cells of theme and direction against the number of features taken out: those of
-    the topic, and as many drawn at random; the band holds the oracles."""
+    the topic by score, by their cards, and as many drawn at random; the band holds the oracles."""
     if accuracy.empty:
         return nothing("the study has not been run")
-    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5.8), sharex=True, sharey=True)
+    figure, panels = plt.subplots(3, 1, figsize=(WIDTH, 8.2), sharex=True, sharey=True)
     counts = sorted(accuracy["taken"].unique())
     oracle = accuracy.loc[accuracy["treatment"] == "balanced", "worst"]
-    for axes, treatment in zip(panels, ("retrained", "random"), strict=True):
+    for axes, treatment in zip(panels, ("retrained", "retrained-cards", "random"), strict=True):
         axes.axhspan(oracle.min(), oracle.max(), color="#000000", alpha=0.12, lw=0)
         chosen = accuracy[accuracy["treatment"].isin(["confounded", treatment])].sort_values("taken")
         for number, (name, (colour, marker, line)) in enumerate(PROBES.items()):
@@ -140,8 +140,8 @@ def worst_group(accuracy: pd.DataFrame) -> Figure:
             if len(part):
                 axes.errorbar(place, part["worst"], error, label=FEATURES[name], **style)
         axes.set_xticks(range(len(counts)), [str(count) for count in counts])
-    panels[0].set_ylabel("worst cell, topic out")
-    panels[1].set_ylabel("worst cell, random out")
-    panels[1].set_xlabel("features taken out")
+    for axes, which in zip(panels, ("by score", "by cards", "at random"), strict=True):
+        axes.set_ylabel(f"worst cell, {which}")
+    panels[-1].set_xlabel("features taken out")
     legend_above(panels[0], 1)
     return figure
