@@ -5,12 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import nbformat
 import pytest
 import yaml
 
-from opinion_sae.book import command, execute, paths
+from opinion_sae.book import command, execute, paths, preflight
 from opinion_sae.book.command import main
 from opinion_sae.book.paths import ROOT
 
@@ -81,6 +82,13 @@ def test_a_mistake_is_one_line_and_1(place, capsys, arguments, message):
 def test_check_says_what_would_run(place, capsys):
     assert main(["check", str(place / "mine.yaml")]) == 0
     assert "packaged:smollm2-135m-instruct, gss" in capsys.readouterr().out
+
+
+def test_a_full_folder_of_temporary_files_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    preflight.check_room()
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+        preflight.check_room(least=1 << 60)
 
 
 def test_waiting_is_passive_unless_asked_otherwise(monkeypatch):

@@ -33,7 +33,7 @@ def check(given: argparse.Namespace) -> None:
 def book(given: argparse.Namespace) -> None:
     """Run what is not there or not up to date. Given flags for snakemake, all that it says is shown."""
     from opinion_sae.book.paths import open_run
-    from opinion_sae.book.preflight import fetch
+    from opinion_sae.book.preflight import check_room, fetch
     from opinion_sae.book.profile import find_profile, load_profile
     from opinion_sae.book.terminal import watch
     from opinion_sae.book.workflow import command, go_on
@@ -43,6 +43,7 @@ def book(given: argparse.Namespace) -> None:
     profile = load_profile(given.profile)
     run = open_run(profile.output)
     go_on(run)
+    check_room()
     if not given.flags:  # with flags for snakemake, perhaps nothing that needs them is run
         fetch(profile)
     run.logs.mkdir(exist_ok=True)

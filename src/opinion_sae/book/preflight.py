@@ -1,5 +1,10 @@
 """What can be known to be wrong before anything runs."""
 
+import errno
+import os
+import shutil
+import tempfile
+
 from opinion_sae.artifacts import cache_dir
 from opinion_sae.book.profile import Profile
 from opinion_sae.survey.groups import canonical_attribute
@@ -32,6 +37,16 @@ def check_run(profile: Profile) -> str:
         )
     facts = sae_facts(profile.sae)
     return check_fits(facts, profile.sae, profile.model, config.hidden_size, profile.hook_layer)
+
+
+def check_room(least: int = 1 << 20) -> None:
+    """Raise OSError that names the folder of temporary files if it has no room for `least` bytes.
+
+    What solves snakemake's order of jobs writes there, and when it cannot says something else.
+    """
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < least:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
 
 def fetch(profile: Profile) -> None:

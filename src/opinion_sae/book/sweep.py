@@ -15,7 +15,7 @@ import yaml
 
 from opinion_sae.artifacts import read_csv, read_text, replacing, write_csv
 from opinion_sae.book.paths import PUBLISHED, Run, open_run, relative, run_at
-from opinion_sae.book.preflight import check_run, fetch
+from opinion_sae.book.preflight import check_room, check_run, fetch
 from opinion_sae.book.profile import Profile, check_value, find_profile, load_profile, read_values
 from opinion_sae.book.terminal import watch
 from opinion_sae.book.workflow import command, hold
@@ -134,6 +134,7 @@ def sweep(path: Path, flags: Sequence[str]) -> Path:
     cells that failed, after all others are done.
     """
     found = read_sweep(path.resolve())
+    check_room()
     with hold(found.run):
         for cell in found.cells:
             try:
