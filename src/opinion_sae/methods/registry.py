@@ -22,6 +22,7 @@ from opinion_sae.methods.corrsteer import corrsteer
 from opinion_sae.methods.gpo import gpo
 from opinion_sae.methods.kernel_ridge import DEGREES
 from opinion_sae.methods.loreft import loreft
+from opinion_sae.methods.option_ends import gain_option_ends
 from opinion_sae.methods.output_score import output_score
 from opinion_sae.methods.persona_vector import persona_vector
 from opinion_sae.methods.pooled import pooled
@@ -158,6 +159,7 @@ METHODS: Mapping[str, Entry] = {
     "sae-ssv": Entry("latents", sae_ssv),
     "tier-constant": Entry("latents", tiered("constant")),
     "yapo": Entry("latents", yapo),
+    "gain-option-ends": Entry("latents", gain_option_ends),
     "tier-prompt": Entry("latents", tiered("prompt")),
     "diff-means": Entry(
         "vector", _held(lambda bench: suite.persona_directions(bench.answers, bench.survey, bench.splits))
