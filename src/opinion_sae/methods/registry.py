@@ -1,6 +1,6 @@
 """Every method of the bench by name: its kind, and how it is fitted. What it is called stands in `score/names.py`.
 
-Those without a fit take hours, and come from a chapter or from `opinion-sae evaluate`.
+Those without a fit, whose SAE is trained along, come from the chapter that trains it.
 """
 
 from __future__ import annotations
@@ -172,6 +172,7 @@ METHODS: Mapping[str, Entry] = {
     "prompt-qa": Entry("prompt", asked.styled("qa")),
     "prompt-bio": Entry("prompt", asked.styled("bio")),
     "prompt-best": Entry("prompt", asked.best_style),
+    "lora": Entry("weights", asked.adapted),
     "words": Entry("read only", _read_only("words")),
     "embedding": Entry("read only", _read_only("embedding")),
     "calibrated": Entry("weights", _calibrated),
@@ -183,5 +184,4 @@ METHODS: Mapping[str, Entry] = {
     "words+direct": Entry("read only", _read_only("words+direct")),
     "delta-joint": Entry("latents", None),
     "delta-reading-joint": Entry("reading", None),
-    "lora": Entry("weights", None),
 }
