@@ -118,6 +118,16 @@ def test_the_sentence_of_two_wordings(tmp_path):
     )
 
 
+def test_the_sentence_of_what_remains_of_an_attribute(tmp_path):
+    assert leaders.remains_sentence(tmp_path) == "What attributes share has not been measured."
+    left = {"party without race": 0.75, "race without party": 0.5, "age without race": 0.25}
+    write_json(tmp_path / "leaderboard.json", {"remains": left})
+    assert leaders.remains_sentence(tmp_path) == (
+        "Of the square of Δ's own parts there is left: of party, without what it shares with race, 75%; of race, "
+        "without what it shares with party, 50%; over all 3 ordered pairs the least is age without race, 25%."
+    )
+
+
 def test_rows_of_methods_whose_answers_are_gone_stay_without_ranks_if_the_bench_is_the_same(tmp_path, capsys):
     of = {"data": "a", "model": "b", "sae": "c"}
     assert not len(compare.kept_rows(tmp_path, of))

@@ -28,7 +28,7 @@ def test_what_is_active_where_an_option_ends_grows_by_the_factor(ends, tiny):
     latent, size = int(ends.latents[1, 0]), float(ends.values[1, 0])
     s[0, latent], s[1] = 0.5, -1.0
     change = ends.change(s)
-    torch.testing.assert_close(change[0, 1], 0.5 * size * ends.W_dec[latent])
+    torch.testing.assert_close(change[0, 1], 0.5 * size * tiny.sae().W_dec[latent])
     x = ends.tail[ends.at]
     torch.testing.assert_close(
         change[1], tiny.sae().decode(torch.zeros(len(x), 24)) - tiny.sae().decode_sparse(tiny.sae().encode_sparse(x))

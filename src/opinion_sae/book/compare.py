@@ -7,10 +7,12 @@ written anew after each. What the book's chapters or `opinion-sae evaluate` have
 from __future__ import annotations
 
 import importlib.metadata
+import mmap
 import os
 import platform
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,7 @@ from opinion_sae.effects.beside import Beside
 from opinion_sae.effects.facts import load_facts, load_passages
 from opinion_sae.methods import registry, suite
 from opinion_sae.methods.contract import Bench, Outcome
+from opinion_sae.methods.purified import remaining
 from opinion_sae.methods.registry import METHODS
 from opinion_sae.score.names import rank
 from opinion_sae.score.rewording import peoples_consistency
@@ -43,6 +46,38 @@ ELSEWHERE = "opinion-sae evaluate"
 ANSWERS_ONLY = ("reference", "read only", "weights")  # kinds that steer nothing
 ALL_SPLITS = ("diff-means",)  # a split asks personas of the others' test questions
 FACTS, EVERY_TEXT = 60, 3  # facts, and every so many-th passage
+
+
+class Watch:
+    """What a block takes: seconds, and the megabytes of memory that the process holds in it at most beyond what it held
+    before, read from the system every twentieth of a second where it has them in /proc (not a GPU's)."""
+
+    def __enter__(self) -> Watch:
+        self.done, self.before, self.start = threading.Event(), _resident(), time.perf_counter()
+        self.most = self.before
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self.done.wait(0.05):
+            self.most = max(self.most, _resident())
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self.start
+        self.most = max(self.most, _resident())
+        self.done.set()
+        self.thread.join()
+
+    def cost(self, outcome: Outcome, times: float = 1.0) -> dict[str, np.ndarray]:
+        """As a part of a method; `times` is how often all of it would have to be done."""
+        found = {"fit_seconds": np.array(times * self.seconds), "parameters": np.array(outcome.parameters)}
+        return found | ({"megabytes": np.array(self.most - self.before)} if self.before else {})
+
+
+def _resident() -> float:
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * mmap.PAGESIZE / 1e6 if path.is_file() else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +130,9 @@ class Comparison:
                 return {"step_ms": np.array(1000 * (time.perf_counter() - start) / max(1, answers))}
         count = len(bench.splits) if name in ALL_SPLITS else 1
         known = {of: offsets[:count] for of, offsets in bench.known.items()}
-        start = time.perf_counter()
-        outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
-        seconds = (time.perf_counter() - start) * len(bench.splits) / count
-        return {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
+        with Watch() as watch:
+            outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
+        return watch.cost(outcome, len(bench.splits) / count)
 
     def made(self, name: str) -> dict[str, np.ndarray]:
         """Answers, cost and side effects of one method; of one that the book has, its side effects."""
@@ -108,10 +142,9 @@ class Comparison:
             return {**self.beside.plain}
         if self.made_before(name):
             return self.beside.measure(Outcome(self.seeds[name][0], known)) if known else {"nothing": np.zeros(1)}
-        start = time.perf_counter()
-        outcome = fit(self.bench)
-        cost = {"fit_seconds": np.array(time.perf_counter() - start), "parameters": np.array(outcome.parameters)}
-        cost = {} if METHODS[name].kind == "prompt" else cost
+        with Watch() as watch:
+            outcome = fit(self.bench)
+        cost = {} if METHODS[name].kind == "prompt" else watch.cost(outcome)
         answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
         return answers | cost | self.beside.measure(outcome)
 
@@ -201,6 +234,14 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows, key=lambda row: rank(row["method"])), columns=table.columns)
 
 
+def _remains(bench: Bench) -> dict[str, float]:
+    """`remaining` of the groups' own parts of Δ, mean over splits; nothing where no chapter has left them."""
+    known, W_dec = bench.known.get("delta", ()), bench.sae.W_dec.detach()
+    each = [remaining((one.deviation @ W_dec).detach(), bench.survey.attributes) for one in known]
+    names = set.intersection(*map(set, each)) if each else set()
+    return {name: float(np.mean([found[name] for found in each])) for name in each[0] if name in names} if each else {}
+
+
 def _evaluated(given: evaluate.Inputs) -> list[tuple[str, Item]]:
     return [(name, item) for of in evaluate.items(given).values() for name, item in of.items()]
 
@@ -229,6 +270,7 @@ def _about(profile: Profile, comparison: Comparison, missing: Sequence[str], kep
         "profile": asdict(profile),
         "hashes": hashes(bench),
         "people": peoples_consistency(bench.survey),
+        "remains": _remains(bench),
         "missing": list(missing),
         "kept": list(kept),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},

@@ -138,8 +138,9 @@ class Board:
         return {"fluency": float(np.exp(-max(0.0, loss))), "ability": float(min(1.0, ability))}
 
     def cost(self, name: str, part: Part) -> dict[str, float]:
-        """Parameters, seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells together."""
+        """Parameters, memory and seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells."""
         names = {"parameters": "parameters", "fit_seconds": "fit_seconds", "ms_per_answer": "step_ms"}
+        names |= {"megabytes": "megabytes"}
         cells = {column: float(part[key].item()) for column, key in names.items() if key in part}
         if name in METHODS and METHODS[name].kind == "prompt":  # nothing is fitted
             cells = {"ms_per_answer": cells["ms_per_answer"]} if "ms_per_answer" in cells else {}

@@ -48,6 +48,7 @@ TABLES = {
         "lowest of single seeds": "seed_r_low",
         "highest": "seed_r_high",
         "parameters": "parameters",
+        "MB to fit": "megabytes",
         "seconds to fit": "fit_seconds",
         "ms per answer": "ms_per_answer",
         "seconds in all": "total_seconds",
@@ -193,6 +194,21 @@ def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
     if len(others):
         listed.append(f"the {len(others)} others {plain(others.min())} to {plain(others.max())}")
     return f"{said}; from toplines {', '.join(listed)}."
+
+
+def remains_sentence(results: Path) -> str:
+    """What is left of an attribute's part of Δ without what another's spans: for party and race if there are such."""
+    path = results / "leaderboard.json"
+    left: dict[str, float] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
+    if not left:
+        return "What attributes share has not been measured."
+    first = [name for name in ("party without race", "race without party") if name in left]
+    listed = [
+        f"of {name.replace(' without ', ', without what it shares with ')}, {100 * left[name]:.0f}%" for name in first
+    ]
+    least = min(left, key=lambda name: left[name])
+    listed.append(f"over all {len(left)} ordered pairs the least is {least}, {100 * left[least]:.0f}%")
+    return f"Of the square of Δ's own parts there is left: {'; '.join(listed)}."
 
 
 def _against(row: dict[Any, Any]) -> str:

@@ -46,16 +46,20 @@ class Ends:
         prompt = answers.prompts[item]
         if not prompt.ends:
             raise ValueError("gain-option-ends: the tokenizer does not say where in the text an option ends")
-        self.answers, self.item, self.W_dec = answers, item, sae.W_dec.detach()
+        self.answers, self.item, self.sae = answers, item, sae
         self.start = min(prompt.ends)
         self.at = torch.tensor(prompt.ends) - self.start
         self.tail = answers.lm.residual(torch.tensor([prompt.tokens]), answers.hook_layer)[0, self.start :]
-        self.values, self.latents = sae.encode_sparse(self.tail[self.at])
+        self.values, self.latents = (part.cpu() for part in sae.encode_sparse(self.tail[self.at]))
+
+    def rows(self) -> Float[Tensor, "end active d"]:
+        """The decoder's, of what is active at each end."""
+        W_dec = self.sae.W_dec.detach()
+        return W_dec[self.latents.to(W_dec.device)].cpu()
 
     def change(self, s: Float[Tensor, "row m"]) -> Float[Tensor, "row end d"]:
         """x' - x where options end."""
-        rows = self.W_dec[self.latents].to(self.tail)
-        return torch.einsum("rea,ead->red", s[:, self.latents] * self.values, rows)
+        return torch.einsum("rea,ead->red", s[:, self.latents] * self.values, self.rows())
 
     def logits(self, change: Float[Tensor, "row end d"]) -> Float[Tensor, "row option"]:
         """Of the option letters, with x changed so much where options end."""
@@ -64,7 +68,8 @@ class Ends:
         for layer, kept in self.answers.keys_values.items():
             keys, values = kept[:, first : first + self.start].transpose(1, 2)[:, None]
             before.kept[layer] = keys, values
-        tail = self.tail.expand(len(change), -1, -1).index_add(1, self.at.to(self.tail.device), change)
+        at, change = self.at.to(self.tail.device), change.to(self.tail.device)
+        tail = self.tail.expand(len(change), -1, -1).index_add(1, at, change)
         places = torch.arange(self.start + tail.shape[1], device=lm.device)
         positions = places[self.start :].expand(len(tail), -1)
         distance = positions[:, :, None] - places
@@ -79,8 +84,8 @@ class Ends:
         change = self.change(s.expand(options, -1)).requires_grad_()
         logits = self.logits(change)
         (slope,) = torch.autograd.grad(logits.diagonal().sum(), change)
-        along = torch.einsum("oed,ead->oea", slope, self.W_dec[self.latents].to(slope)) * self.values
-        G = torch.zeros(options, len(self.W_dec)).index_add(1, self.latents.flatten().cpu(), along.flatten(1).cpu())
+        along = torch.einsum("oed,ead->oea", slope, self.rows()) * self.values
+        G = torch.zeros(options, self.sae.width).index_add(1, self.latents.flatten(), along.flatten(1))
         return logits[0].detach(), G
 
 
