@@ -37,7 +37,7 @@ COLUMNS = """method kind n_questions n_seeds kl kl_low kl_high toplines_kl topli
     wording_r_lowest_group wording_r_pair reworded_r reworded_r_lowest_group reworded_r_pair
     seed_r_low seed_r_high seed_pair_r_low seed_pair_r_high parameters
     fit_seconds ms_per_answer
-    total_seconds""".split()
+    total_seconds megabytes""".split()
 
 
 class Bare(NamedTuple):
