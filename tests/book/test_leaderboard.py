@@ -87,6 +87,62 @@ def test_a_kinds_sentence_turns_with_the_table():
         leaders.kind_sentence(board(), "nonsense")
 
 
+def test_each_method_has_a_sentence_that_turns_with_the_table():
+    said = leaders.method_sentences(board(words={"harmonic_mean": 0.91})).splitlines()
+    assert len(said) == 4 and said[1] == (
+        "- The read-out of words: gap correlation 0.60 (0.50 to 0.70), rank 1 (1 to 2), above the reading Δ; "
+        "harmonic mean 0.91; 2 s."
+    )
+    assert said[0].startswith("- The reading Δ: gap correlation 0.50 (0.40 to 0.60), rank 3 (1 to 4); 60 s.")
+    assert "not to be told from the reading Δ" in said[2]
+    assert "on 9 of 100 questions, below the reading Δ; 90 s." in said[3]
+    assert leaders.method_sentences(board()[:0]) == leaders.NONE
+
+
+def test_what_was_asked_little_is_told_with_what_the_rest_would_take():
+    found = board(prompt_qa={"ms_per_answer": 171.2, "total_seconds": 1394.0})
+    assert leaders.unasked_sentence(found) == (
+        "To ask all 100 questions for every group would take the persona prompt as a question 23 minutes (171 ms an "
+        "answer)."
+    )
+    assert leaders.unasked_sentence(found[:3]) == "Every method answered every question."
+
+
+def test_the_sentence_of_two_wordings(tmp_path):
+    found = board(delta_reading={"reworded_r": 0.8}, words={"reworded_r": 0.4}, direct={"reworded_r": 0.6})
+    assert "nothing has been compared" in leaders.reworded_sentence(found, tmp_path)
+    write_json(tmp_path / "leaderboard.json", {"people": {"pairs": 13.0, "reworded_r": 0.5, "corrected": 0.7}})
+    assert leaders.reworded_sentence(found, tmp_path) == (
+        "Over 13 questions that were asked in two wordings, people's gaps correlate at 0.50 (0.70 without the noise of "
+        "sampling); from toplines the reading Δ has 0.80, the 2 others 0.40 to 0.60."
+    )
+
+
+def test_the_sentence_of_what_remains_of_an_attribute(tmp_path):
+    assert leaders.remains_sentence(tmp_path) == "What attributes share has not been measured."
+    left = {"party without race": 0.75, "race without party": 0.5, "age without race": 0.25}
+    write_json(tmp_path / "leaderboard.json", {"remains": left})
+    assert leaders.remains_sentence(tmp_path) == (
+        "Of the square of Δ's own parts there is left: of party, without what it shares with race, 75%; of race, "
+        "without what it shares with party, 50%; over all 3 ordered pairs the least is age without race, 25%."
+    )
+
+
+def test_rows_of_methods_whose_answers_are_gone_stay_without_ranks_if_the_bench_is_the_same(tmp_path, capsys):
+    of = {"data": "a", "model": "b", "sae": "c"}
+    assert not len(compare.kept_rows(tmp_path, of))
+    write_csv(tmp_path / "leaderboard.csv", board().drop(columns="reworded_r"))  # of an older version
+    write_json(tmp_path / "leaderboard.json", {"hashes": of})
+    found = compare.kept_rows(tmp_path, of)
+    assert found["gap_r"].tolist() == [0.5, 0.6, 0.55, 0.1] and list(found.columns) == COLUMNS
+    assert found[["rank", "rank_low", "rank_high", "reworded_r"]].isna().all(axis=None)
+    together = compare.with_kept(board()[:1], found)
+    assert together["method"].tolist() == ["delta-reading", "words", "direct", "prompt-qa"]
+    assert together["rank"].notna().tolist() == [True, False, False, False]
+    assert not len(compare.kept_rows(tmp_path, of | {"sae": "d"}))
+    assert "of another survey, model or SAE" in capsys.readouterr().out
+
+
 def test_the_cost_sentence_names_what_nothing_faster_beats():
     assert leaders.cost_sentence(board()) == (
         "Better than everything that takes less time: the read-out of words (2 s, 0.60)."

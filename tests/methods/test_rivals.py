@@ -14,7 +14,7 @@ from opinion_sae.methods.loreft import LoReFT
 from opinion_sae.methods.output_score import ranked
 from opinion_sae.methods.persona_vector import contrary, mean_written
 from opinion_sae.methods.pooled import POOLS, pool_latents
-from opinion_sae.methods.purified import shared_with_others
+from opinion_sae.methods.purified import remaining, shared_with_others
 from opinion_sae.methods.sae_ssv import largest, probes
 from opinion_sae.methods.tiers import Tiered, most, tiered
 from opinion_sae.sae.autoencoder import SparseAutoencoder
@@ -104,6 +104,13 @@ def test_purified_takes_out_what_other_attributes_have():
     assert found[0].tolist() == pytest.approx([3.0, 0.0, 0.0])  # along the one direction of race
     assert found[2].tolist() == pytest.approx([2 * 0.36, 2 * 0.48, 0.0], abs=1e-6)  # along (3, 4) / 5
     assert not shared_with_others(vectors, ["party"] * 4).any()
+    left = remaining(vectors, ["party", "party", "race", "race"])
+    # of (3, 4, 0) the 4 is left of 25; of (2, 0, 0) what is not along (3, 4) / 5
+    assert left == {"party without race": pytest.approx(16 / 25), "race without party": pytest.approx(1 - 0.36)}
+    assert remaining(vectors, ["age", "party", "race", "party"]).keys() == {
+        f"{one} without {other}"
+        for one, other in (("age", "party"), ("age", "race"), ("race", "age"), ("race", "party"))
+    }
 
 
 def test_the_probe_finds_the_latent_that_tells_a_group(tiny):

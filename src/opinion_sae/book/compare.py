@@ -7,10 +7,12 @@ written anew after each. What the book's chapters or `opinion-sae evaluate` have
 from __future__ import annotations
 
 import importlib.metadata
+import mmap
 import os
 import platform
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +20,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.artifacts import Item, made, read_csv, read_json, recalled, write_csv, write_json
 from opinion_sae.book import evaluate
-from opinion_sae.book.leaderboard import Bare, Board, leaderboard
+from opinion_sae.book.leaderboard import COLUMNS, Bare, Board, leaderboard
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
@@ -32,7 +35,10 @@ from opinion_sae.effects.beside import Beside
 from opinion_sae.effects.facts import load_facts, load_passages
 from opinion_sae.methods import registry, suite
 from opinion_sae.methods.contract import Bench, Outcome
+from opinion_sae.methods.purified import remaining
 from opinion_sae.methods.registry import METHODS
+from opinion_sae.score.names import rank
+from opinion_sae.score.rewording import peoples_consistency
 from opinion_sae.survey import survey_hash
 
 Tables = Mapping[str, np.ndarray]
@@ -40,6 +46,38 @@ ELSEWHERE = "opinion-sae evaluate"
 ANSWERS_ONLY = ("reference", "read only", "weights")  # kinds that steer nothing
 ALL_SPLITS = ("diff-means",)  # a split asks personas of the others' test questions
 FACTS, EVERY_TEXT = 60, 3  # facts, and every so many-th passage
+
+
+class Watch:
+    """What a block takes: seconds, and the megabytes of memory that the process holds in it at most beyond what it held
+    before, read from the system every twentieth of a second where it has them in /proc (not a GPU's)."""
+
+    def __enter__(self) -> Watch:
+        self.done, self.before, self.start = threading.Event(), _resident(), time.perf_counter()
+        self.most = self.before
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self.done.wait(0.05):
+            self.most = max(self.most, _resident())
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self.start
+        self.most = max(self.most, _resident())
+        self.done.set()
+        self.thread.join()
+
+    def cost(self, outcome: Outcome, times: float = 1.0) -> dict[str, np.ndarray]:
+        """As a part of a method; `times` is how often all of it would have to be done."""
+        found = {"fit_seconds": np.array(times * self.seconds), "parameters": np.array(outcome.parameters)}
+        return found | ({"megabytes": np.array(self.most - self.before)} if self.before else {})
+
+
+def _resident() -> float:
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * mmap.PAGESIZE / 1e6 if path.is_file() else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +130,9 @@ class Comparison:
                 return {"step_ms": np.array(1000 * (time.perf_counter() - start) / max(1, answers))}
         count = len(bench.splits) if name in ALL_SPLITS else 1
         known = {of: offsets[:count] for of, offsets in bench.known.items()}
-        start = time.perf_counter()
-        outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
-        seconds = (time.perf_counter() - start) * len(bench.splits) / count
-        return {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
+        with Watch() as watch:
+            outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
+        return watch.cost(outcome, len(bench.splits) / count)
 
     def made(self, name: str) -> dict[str, np.ndarray]:
         """Answers, cost and side effects of one method; of one that the book has, its side effects."""
@@ -105,10 +142,9 @@ class Comparison:
             return {**self.beside.plain}
         if self.made_before(name):
             return self.beside.measure(Outcome(self.seeds[name][0], known)) if known else {"nothing": np.zeros(1)}
-        start = time.perf_counter()
-        outcome = fit(self.bench)
-        cost = {"fit_seconds": np.array(time.perf_counter() - start), "parameters": np.array(outcome.parameters)}
-        cost = {} if METHODS[name].kind == "prompt" else cost
+        with Watch() as watch:
+            outcome = fit(self.bench)
+        cost = {} if METHODS[name].kind == "prompt" else watch.cost(outcome)
         answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
         return answers | cost | self.beside.measure(outcome)
 
@@ -130,9 +166,9 @@ def check_names(methods: Sequence[str]) -> list[str]:
 
 def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     """Run the methods on what the book of a profile left, and write `leaderboard.csv` and `leaderboard.json` to its
-    results folder, after each method; rows of methods that were compared before stay.
+    results folder, after each method; rows of methods that were compared before stay (`kept_rows`).
 
-    ValueError for a method that there is not, or one that takes hours and was not run by `opinion-sae evaluate` yet.
+    ValueError for a method that there is not, or one that no chapter has left yet.
     """
     names = check_names(methods)
     run = open_run(profile.output)
@@ -140,7 +176,9 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     found = evaluate.gathered(given, {n: recalled(evaluate.item_file(given, n), i.about) for n, i in _evaluated(given)})
     absent = [name for name in methods if METHODS[name].fit is None and name not in found.tables]
     if absent:
-        raise ValueError(f"compare: {', '.join(absent)} takes hours; `{ELSEWHERE}` or a chapter makes it first")
+        raise ValueError(
+            f"compare: {', '.join(absent)} is made by a chapter (or `{ELSEWHERE}`), which has not been run"
+        )
     facts, texts = load_facts(FACTS), load_passages()[::EVERY_TEXT]
     known = known_offsets(run.work, given)
     bench = Bench(given.answers, given.sae, given.survey, given.splits, given.settings[0], run.work / "compare", known)
@@ -151,12 +189,14 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     todo = [name for name in wanted if name in every and parts[name] is None]
 
     board = Board(bench, Bare(profile.bootstrap, profile.seed, run.results))
+    before = kept_rows(run.results, hashes(bench))
 
     def write() -> None:
-        write_csv(run.results / "leaderboard.csv", leaderboard(board, comparison.seeds, parts))
-        write_json(
-            run.results / "leaderboard.json", _about(profile, comparison, [n for n in every if parts[n] is None])
-        )
+        table = leaderboard(board, comparison.seeds, parts)
+        kept = [name for name in before["method"] if name not in set(table["method"])]
+        write_csv(run.results / "leaderboard.csv", with_kept(table, before))
+        missing = [name for name in every if parts[name] is None and name not in kept]
+        write_json(run.results / "leaderboard.json", _about(profile, comparison, missing, kept))
 
     for number, name in enumerate(todo):
         print(f"compare: {name}, {number + 1} of {len(todo)}", flush=True)
@@ -165,6 +205,41 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     if not todo:
         write()
     return run.results / "leaderboard.csv"
+
+
+def hashes(bench: Bench) -> dict[str, str]:
+    """Of what a row is about."""
+    return {"data": survey_hash(bench.survey), "model": bench.answers.lm.sha256, "sae": bench.sae.sha256()}
+
+
+def kept_rows(results: Path, of: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of a leaderboard that was made of the same survey, model and SAE, for methods whose answers are no more
+    at hand: as they are, but without ranks, since these need all methods' answers. None of another."""
+    path, about = results / "leaderboard.csv", results / "leaderboard.json"
+    if not (path.is_file() and about.is_file()):
+        return pd.DataFrame(columns=COLUMNS)
+    said = read_json(about, dict)
+    if said.get("hashes") != dict(of):
+        print(f"compare: {path} is of another survey, model or SAE and is written anew", flush=True)
+        return pd.DataFrame(columns=COLUMNS)
+    rows = read_csv(path, ("method", "kind"), names=("method",)).reindex(columns=COLUMNS)
+    rows[["rank", "rank_low", "rank_high"]] = np.nan
+    return rows
+
+
+def with_kept(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table, and those of another for methods that it has not, in the order of `NAMES`."""
+    kept = before[~before["method"].isin(table["method"])]
+    rows = [*table.to_dict("records"), *kept.to_dict("records")]
+    return pd.DataFrame(sorted(rows, key=lambda row: rank(row["method"])), columns=table.columns)
+
+
+def _remains(bench: Bench) -> dict[str, float]:
+    """`remaining` of the groups' own parts of Δ, mean over splits; nothing where no chapter has left them."""
+    known, W_dec = bench.known.get("delta", ()), bench.sae.W_dec.detach()
+    each = [remaining((one.deviation @ W_dec).detach(), bench.survey.attributes) for one in known]
+    names = set.intersection(*map(set, each)) if each else set()
+    return {name: float(np.mean([found[name] for found in each])) for name in each[0] if name in names} if each else {}
 
 
 def _evaluated(given: evaluate.Inputs) -> list[tuple[str, Item]]:
@@ -183,8 +258,8 @@ def known_offsets(work: Path, given: evaluate.Inputs) -> dict[str, Sequence]:
     }
 
 
-def _about(profile: Profile, comparison: Comparison, missing: Sequence[str]) -> dict[str, object]:
-    """What was run, where, how long each method took, and what is missing."""
+def _about(profile: Profile, comparison: Comparison, missing: Sequence[str], kept: Sequence[str]) -> dict[str, object]:
+    """What was run, where, how long each method took, what is missing, and which rows are an earlier run's."""
     bench = comparison.bench
     seconds = {
         name: read_json(path)["seconds"]
@@ -193,8 +268,11 @@ def _about(profile: Profile, comparison: Comparison, missing: Sequence[str]) -> 
     }
     return {
         "profile": asdict(profile),
-        "hashes": {"data": survey_hash(bench.survey), "model": bench.answers.lm.sha256, "sae": bench.sae.sha256()},
+        "hashes": hashes(bench),
+        "people": peoples_consistency(bench.survey),
+        "remains": _remains(bench),
         "missing": list(missing),
+        "kept": list(kept),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
         "versions": {"python": platform.python_version()}

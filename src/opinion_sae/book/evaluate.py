@@ -34,8 +34,9 @@ from opinion_sae.effects.facts import load_facts, load_passages
 from opinion_sae.effects.latent_table import found_again
 from opinion_sae.effects.readers import Cells
 from opinion_sae.effects.side_effects import measure, side_effects_table
-from opinion_sae.effects.text_before import LORA, Elsewhere, Tables, lora, lora_items, prompt_items, prompts
+from opinion_sae.effects.text_before import Elsewhere, Tables, lora, lora_items, prompt_items, prompts
 from opinion_sae.methods import suite
+from opinion_sae.methods.lora import LORA
 from opinion_sae.methods.question_tokens import QuestionTokens, question_tokens
 from opinion_sae.model.activations import load_activations
 from opinion_sae.model.answers import AnswerPath

@@ -15,12 +15,12 @@ from opinion_sae.effects.beside import STRENGTHS, splits_of
 from opinion_sae.effects.side_effects import answer_cells
 from opinion_sae.methods.contract import Bench
 from opinion_sae.methods.registry import METHODS
-from opinion_sae.score.gap_pairs import correlations, pair_to_show
 from opinion_sae.score.gap_replicates import PooledGaps, interval, question_weights
 from opinion_sae.score.gaps import cell_kl, predicted_gaps
 from opinion_sae.score.gaps_table import gaps_table
 from opinion_sae.score.metrics import noise_floor
 from opinion_sae.score.names import rank
+from opinion_sae.score.rewording import consistency, levels
 from opinion_sae.score.toplines import everyone, from_toplines
 from opinion_sae.survey import question_clusters
 
@@ -34,9 +34,10 @@ COLUMNS = """method kind n_questions n_seeds kl kl_low kl_high toplines_kl topli
     gap_r_alone_low gap_r_alone_high exaggeration identified identified_chance rank rank_low rank_high
     minus_reading minus_reading_low minus_reading_high others_kl_change accuracy_change perplexity_ratio
     next_token_kl option_mass side_effect_ratio strength target fluency ability harmonic_mean wording_r
-    wording_r_lowest_group wording_r_pair seed_r_low seed_r_high seed_pair_r_low seed_pair_r_high parameters
+    wording_r_lowest_group wording_r_pair reworded_r reworded_r_lowest_group reworded_r_pair
+    seed_r_low seed_r_high seed_pair_r_low seed_pair_r_high parameters
     fit_seconds ms_per_answer
-    total_seconds""".split()
+    total_seconds megabytes""".split()
 
 
 class Bare(NamedTuple):
@@ -137,8 +138,9 @@ class Board:
         return {"fluency": float(np.exp(-max(0.0, loss))), "ability": float(min(1.0, ability))}
 
     def cost(self, name: str, part: Part) -> dict[str, float]:
-        """Parameters, seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells together."""
+        """Parameters, memory and seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells."""
         names = {"parameters": "parameters", "fit_seconds": "fit_seconds", "ms_per_answer": "step_ms"}
+        names |= {"megabytes": "megabytes"}
         cells = {column: float(part[key].item()) for column, key in names.items() if key in part}
         if name in METHODS and METHODS[name].kind == "prompt":  # nothing is fitted
             cells = {"ms_per_answer": cells["ms_per_answer"]} if "ms_per_answer" in cells else {}
@@ -155,7 +157,8 @@ class Board:
         (cells, replicates), first = self.gains(name, tables), tables[0]
         row: dict[str, object] = {"method": name, "kind": METHODS[name].kind if name in METHODS else "reference"}
         row |= cells | self.besides(first, steered, plain) | self.factors(first, steered, plain)
-        return row | self.wordings(first, steered) | minus_reading(self, first, replicates, reference)
+        row |= self.wordings(first, steered) | consistency(self.survey, first)
+        return row | minus_reading(self, first, replicates, reference)
 
     def wordings(self, table: Table, part: Part) -> dict[str, float]:
         """r between the gaps predicted in the order asked and with the options reversed, from toplines: over all cells
@@ -169,11 +172,8 @@ class Board:
             some.counts.shape[-1],
         )
         one, other = (predicted_gaps(some, from_toplines(some, found[..., :width]), "toplines") for found in tables)
-        each = [_r(a, b) for a, b in zip(one, other, strict=True)]
-        first, second = (self.survey.groups.index(group) for group in pair_to_show(self.survey))
-        pair = _r(one[first] - one[second], other[first] - other[second])
-        lowest = float(np.nanmin(each)) if not np.isnan(each).all() else np.nan
-        return {"wording_r": _r(one, other), "wording_r_lowest_group": lowest, "wording_r_pair": pair}
+        found = levels(self.survey, one, other)
+        return dict(zip(("wording_r", "wording_r_lowest_group", "wording_r_pair"), found, strict=True))
 
 
 def leaderboard(board: Board, seeds: Mapping[str, Sequence[Table]], parts: Mapping[str, Part | None]) -> pd.DataFrame:
@@ -245,11 +245,6 @@ def _with_mean(factors: dict[str, float]) -> dict[str, float]:
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     """Mean over the cells that both have."""
     return float(np.nanmean(one - other))
-
-
-def _r(one: np.ndarray, other: np.ndarray) -> float:
-    there = ~np.isnan(one) & ~np.isnan(other)
-    return float(correlations(one[there], other[there], np.ones((1, int(there.sum()))))[0])
 
 
 def _by_seed(path: Path) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The leaderboard as the book shows it: its tables, and a sentence for each kind of method."""
+"""The leaderboard as the book shows it: its tables, and a sentence for each method and each kind of them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ TABLES = {
         "gaps, options reversed (r)": "wording_r",
         "the group with the lowest": "wording_r_lowest_group",
         "two groups apart": "wording_r_pair",
+        "gaps, other words (r)": "reworded_r",
         "lowest of single seeds": "seed_r_low",
         "highest": "seed_r_high",
         "parameters": "parameters",
+        "MB to fit": "megabytes",
         "seconds to fit": "fit_seconds",
         "ms per answer": "ms_per_answer",
         "seconds in all": "total_seconds",
@@ -69,6 +71,8 @@ def load_leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
     lacking = [name for name in said["missing"] if not name.endswith("-cost")]
     if lacking:
         note += f" Not all of it has been run; missing are {', '.join(f'`{name}`' for name in lacking)}."
+    if said.get("kept"):
+        note += f" From an earlier run of the same survey, model and SAE, without ranks: {', '.join(said['kept'])}."
     return found.sort_values("gap_r", ascending=False, kind="stable").reset_index(drop=True), note
 
 
@@ -137,6 +141,74 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
             f"accuracy by {100 * best['accuracy_change']:+.0f} points"
         )
     return "; ".join(part for part in said if part) + "."
+
+
+def method_sentences(found: pd.DataFrame) -> str:
+    """A short sentence for each method, best first, as a list: gap correlation, rank, where it stands to the reference,
+    AxBench's mean, and seconds."""
+    whole = found["n_questions"].max()
+    return "\n".join(f"- {_of_method(row, whole)}" for row in found.to_dict("records")) if len(found) else NONE
+
+
+def _of_method(row: dict[Any, Any], whole: float) -> str:
+    name = prose(row["method"])
+    few = f"on {row['n_questions']:.0f} of {whole:.0f} questions"
+    said = [f"{name[:1].upper()}{name[1:]}: gap correlation {_r(row)}"]
+    said.append(few if pd.isna(row["rank"]) else f"rank {_rank(row)}")
+    if row["method"] != REFERENCE and pd.notna(row["minus_reading"]):
+        low, high = row["minus_reading_low"], row["minus_reading_high"]
+        side = "above" if low > 0 else "below" if high < 0 else "not to be told from"
+        said.append(f"{side} {prose(REFERENCE)}")
+    cost = [f"harmonic mean {plain(row['harmonic_mean'])}"] if pd.notna(row["harmonic_mean"]) else []
+    cost += [f"{row['total_seconds']:.3g} s"] if pd.notna(row["total_seconds"]) else []
+    return "; ".join([", ".join(said), *cost]) + "."
+
+
+def unasked_sentence(found: pd.DataFrame) -> str:
+    """What it would take to ask everything of the methods that were asked a few questions, from the time of those."""
+    whole = found["n_questions"].max()
+    few = found[(found["n_questions"] < whole) & found["ms_per_answer"].notna()]
+    if not len(few):
+        return "Every method answered every question."
+    listed = [
+        f"{prose(row['method'])} {row['total_seconds'] / 60:.0f} minutes ({row['ms_per_answer']:.0f} ms an answer)"
+        for row in few.sort_values("total_seconds", kind="stable").to_dict("records")
+    ]
+    return f"To ask all {whole:.0f} questions for every group would take {'; '.join(listed)}."
+
+
+def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
+    """How alike the gaps in two wordings of a question are: in people, and as the steadiest and the reference say."""
+    path = results / "leaderboard.json"
+    people: dict[str, Any] = read_json(path, dict).get("people", {}) if path.is_file() else {}
+    known = found[found["reworded_r"].notna() & found["rank"].notna()]
+    if "reworded_r" not in people or not len(known):
+        return "Of questions that were asked in two wordings, nothing has been compared."
+    said = f"Over {people['pairs']:.0f} questions that were asked in two wordings, people's gaps correlate at "
+    said += plain(people["reworded_r"])
+    if "corrected" in people:
+        said += f" ({plain(people['corrected'])} without the noise of sampling)"
+    named = known[known["method"] == REFERENCE].to_dict("records")
+    listed = [f"{prose(row['method'])} has {plain(row['reworded_r'])}" for row in named]
+    others = known[known["method"] != REFERENCE]["reworded_r"]
+    if len(others):
+        listed.append(f"the {len(others)} others {plain(others.min())} to {plain(others.max())}")
+    return f"{said}; from toplines {', '.join(listed)}."
+
+
+def remains_sentence(results: Path) -> str:
+    """What is left of an attribute's part of Δ without what another's spans: for party and race if there are such."""
+    path = results / "leaderboard.json"
+    left: dict[str, float] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
+    if not left:
+        return "What attributes share has not been measured."
+    first = [name for name in ("party without race", "race without party") if name in left]
+    listed = [
+        f"of {name.replace(' without ', ', without what it shares with ')}, {100 * left[name]:.0f}%" for name in first
+    ]
+    least = min(left, key=lambda name: left[name])
+    listed.append(f"over all {len(left)} ordered pairs the least is {least}, {100 * left[least]:.0f}%")
+    return f"Of the square of Δ's own parts there is left: {'; '.join(listed)}."
 
 
 def _against(row: dict[Any, Any]) -> str:

@@ -22,7 +22,7 @@ from opinion_sae.effects.facts import Facts, fact_prompts
 from opinion_sae.effects.readers import LENGTH, SHARE, Cells, Passage, fact_cells, text_cells
 from opinion_sae.effects.side_effects import answer_cells
 from opinion_sae.methods.baselines import choose
-from opinion_sae.methods.lora import GroupPrompts, fit_lora
+from opinion_sae.methods.lora import LORA, GroupPrompts, fit_lora
 from opinion_sae.methods.personas import STYLES, assemble_told, few_shot, persona, persona_answers, shown_examples
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
@@ -31,7 +31,6 @@ from opinion_sae.survey import Survey
 
 Tables = dict[str, Float[np.ndarray, "_ question *option"]]
 SHOTS = 3  # examples in a few-shot prompt
-LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 
 
 class TextReader:

@@ -6,6 +6,7 @@ r"""Prompts on the bench: the model is told whose answer to give, and each group
     prompt-best                             for each split the style with the lowest KL on its validation questions
     prompt-toplines                         the portrayed group, and how everybody answered the very question
     few-shot                                the group's likeliest answers to training questions (Hwang et al. 2023)
+    lora                                    prompt-portray, an adapter trained to answer it (Suh et al. 2025; `lora.py`)
 
 Only `ASKED` test questions of each split are asked; the rest is NaN. `opinion-sae evaluate` asks all of them.
 """
@@ -20,6 +21,7 @@ from jaxtyping import Float, Int
 from opinion_sae.artifacts import keep_part, read_part
 from opinion_sae.methods.baselines import choose
 from opinion_sae.methods.contract import Bench, Outcome
+from opinion_sae.methods.lora import LORA, GroupPrompts, fit_lora
 from opinion_sae.methods.personas import (
     STYLES,
     few_shot,
@@ -107,6 +109,19 @@ def with_toplines(bench: Bench) -> Outcome:
             keep_part(path, key, part)
         rows.append(part["log_probs"])
     return Outcome(whole_table(bench, asked, np.stack(rows)))
+
+
+def adapted(bench: Bench) -> Outcome:
+    """An adapter per split. What it does elsewhere is measured by `evaluate` alone, which asks it everything."""
+    asked, survey, size = asked_of(bench), bench.survey, 0
+    prompts = GroupPrompts(bench.answers.lm, survey, bench.answers.orders)
+    table = np.full(survey.shares.shape, np.nan, np.float32)
+    for split in bench.splits:
+        questions = split.test[np.isin(split.test, asked)]
+        with fit_lora(prompts, split, seed=bench.settings.seed, **LORA):
+            table[:, questions] = prompts.predict(questions).log_probs
+            size = sum(part.numel() for part in bench.answers.lm.model.parameters() if part.requires_grad)
+    return Outcome(table, parameters=size)
 
 
 def portraits(bench: Bench, style: str) -> list[list[str]]:

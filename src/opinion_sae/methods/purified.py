@@ -47,14 +47,31 @@ def purified(bench: Bench) -> Outcome:
     return steered(bench, fit, len(bench.survey.groups) * bench.sae.width)
 
 
+def remaining(vectors: Float[Tensor, "group d"], attributes: Sequence[str]) -> dict[str, float]:
+    """'party without race', and so on for each two attributes: the share of sum_g |v_g|^2 of the one's groups that is
+    left outside the span of the other's; nothing for an attribute whose vectors are all 0."""
+    found, names = {}, list(dict.fromkeys(attributes))
+    of = {name: vectors[[g for g, a in enumerate(attributes) if a == name]] for name in names}
+    for one in (name for name in names if of[name].any()):
+        for other in (name for name in names if name != one):
+            left = of[one] - _within(of[one], of[other])
+            found[f"{one} without {other}"] = float(left.square().sum() / of[one].square().sum())
+    return found
+
+
+def _within(rows: Float[Tensor, "row d"], span: Float[Tensor, "other d"]) -> Float[Tensor, "row d"]:
+    """The rows' projections; directions that rounding alone gives do not count."""
+    if not span.any():
+        return torch.zeros_like(rows)
+    _, size, along = torch.linalg.svd(span, full_matrices=False)
+    basis = along[size > 1e-5 * size[0]]
+    return rows @ basis.T @ basis
+
+
 def shared_with_others(vectors: Float[Tensor, "group d"], attributes: Sequence[str]) -> Float[Tensor, "group d"]:
-    """P v_g of every group; directions that rounding alone gives do not count."""
+    """P v_g of every group."""
     found = torch.zeros_like(vectors)
     for group, attribute in enumerate(attributes):
         others = vectors[[g for g, a in enumerate(attributes) if a != attribute]]
-        if not len(others) or not others.any():
-            continue
-        _, size, along = torch.linalg.svd(others, full_matrices=False)
-        basis = along[size > 1e-5 * size[0]]
-        found[group] = vectors[group] @ basis.T @ basis
+        found[group] = _within(vectors[group : group + 1], others)[0]
     return found

@@ -1,6 +1,6 @@
 """Every method of the bench by name: its kind, and how it is fitted. What it is called stands in `score/names.py`.
 
-Those without a fit take hours, and come from a chapter or from `opinion-sae evaluate`.
+Those without a fit, whose SAE is trained along, come from the chapter that trains it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from opinion_sae.methods.corrsteer import corrsteer
 from opinion_sae.methods.gpo import gpo
 from opinion_sae.methods.kernel_ridge import DEGREES
 from opinion_sae.methods.loreft import loreft
+from opinion_sae.methods.option_ends import gain_option_ends
 from opinion_sae.methods.output_score import output_score
 from opinion_sae.methods.persona_vector import persona_vector
 from opinion_sae.methods.pooled import pooled
@@ -158,6 +159,7 @@ METHODS: Mapping[str, Entry] = {
     "sae-ssv": Entry("latents", sae_ssv),
     "tier-constant": Entry("latents", tiered("constant")),
     "yapo": Entry("latents", yapo),
+    "gain-option-ends": Entry("latents", gain_option_ends),
     "tier-prompt": Entry("latents", tiered("prompt")),
     "diff-means": Entry(
         "vector", _held(lambda bench: suite.persona_directions(bench.answers, bench.survey, bench.splits))
@@ -170,6 +172,7 @@ METHODS: Mapping[str, Entry] = {
     "prompt-qa": Entry("prompt", asked.styled("qa")),
     "prompt-bio": Entry("prompt", asked.styled("bio")),
     "prompt-best": Entry("prompt", asked.best_style),
+    "lora": Entry("weights", asked.adapted),
     "words": Entry("read only", _read_only("words")),
     "embedding": Entry("read only", _read_only("embedding")),
     "calibrated": Entry("weights", _calibrated),
@@ -181,5 +184,4 @@ METHODS: Mapping[str, Entry] = {
     "words+direct": Entry("read only", _read_only("words+direct")),
     "delta-joint": Entry("latents", None),
     "delta-reading-joint": Entry("reading", None),
-    "lora": Entry("weights", None),
 }

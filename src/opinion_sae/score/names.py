@@ -59,6 +59,7 @@ NAMES = {
     "tier-constant": Name("persona latents, always", "the persona's latents, steered always"),
     "tier-prompt": Name("persona latents, by prompt", "the persona's latents, steered where the prompt fires them"),
     "tier-token": Name("persona latents, by token", "the persona's latents, steered where the token fires them"),
+    "gain-option-ends": Name("factors at option ends", "the factors on latents at option ends"),
     "delta-purified": Name("Δ, purified", "Δ without what other attributes share"),
     "direct-mean": Name("latents, mean, read only", "the read-out of mean latents"),
     "direct-max": Name("latents, maximum, read only", "the read-out of maximum latents"),
