@@ -6,9 +6,6 @@ written anew after each. What the book's chapters or `opinion-sae evaluate` have
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,6 +19,7 @@ from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
 from opinion_sae.book import evaluate
+from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.leaderboard import Bare, Board, leaderboard
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
@@ -196,7 +194,6 @@ def _about(profile: Profile, comparison: Comparison, missing: Sequence[str]) -> 
         "hashes": {"data": survey_hash(bench.survey), "model": bench.answers.lm.sha256, "sae": bench.sae.sha256()},
         "missing": list(missing),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in evaluate.PACKAGES},
+        "machine": machine(),
+        "versions": versions(*evaluate.PACKAGES),
     }

@@ -5,9 +5,6 @@ Resumable: each item is kept in a file of its own as soon as it is done, and aft
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
@@ -20,6 +17,7 @@ from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
 from opinion_sae.book.claims import CLAIMS, kl_cells
+from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.gap_claims import gap_claims_table
 from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
@@ -361,14 +359,13 @@ def _about(profile: Profile, given: Inputs) -> dict[str, object]:
     names = {name for of in items(given).values() for name in of}
     files = [path for path in sorted(given.folder.glob("*.json")) if path.stem in names]
     seconds = {path.stem: read_json(path)["seconds"] for path in files}
-    versions = {"python": platform.python_version()}
     return {
         "profile": asdict(profile),
         "seeds": [one.seed for one in given.settings],
         "lora": LORA,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
-        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": machine(),
+        "versions": versions(*PACKAGES),
     }
 
 
@@ -381,9 +378,8 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
         return own
     folder = _folder(run.work, own, seed)
     if not (folder / "cfg.json").is_file():
-        size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
-        size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
-        sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
+        size = profile.sae_sizes
+        sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size, seed=seed)
         sae.save(folder)
     return load_sae(folder).requires_grad_(False)
 

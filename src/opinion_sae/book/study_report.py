@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from opinion_sae.book.gap_report import plain, with_interval
+from opinion_sae.book.gap_report import measured, plain, with_interval
 from opinion_sae.book.study_tables import StudyTables, note
 from opinion_sae.book.typeset import Shown, table
 
@@ -183,7 +183,6 @@ def _column(rows: pd.DataFrame, name: str) -> list[str]:
     if name == "width":
         return [f"{width:,.0f}" for width in rows[name]]
     if name == "gap_r":
-        cells = rows[["gap_r", "gap_r_low", "gap_r_high"]].to_numpy(float)
-        return [with_interval(*row) if row[0] == row[0] else "" for row in cells]
+        return [measured(row, name) if row[name] == row[name] else "" for _, row in rows.iterrows()]
     digits = "{:.1f}" if name in ("split", "processor") else "{:.2f}"
     return [digits.format(value) if value == value else "" for value in rows[name]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from opinion_sae.book.gap_report import measured
 from opinion_sae.book.study_tables import StudyTables, note
 
 KL = ["train_kl_last", "validation_kl_start", "validation_kl_last"]
@@ -20,9 +21,9 @@ def trained_on_sentence(study: StudyTables) -> str:
     kept = int((chosen["epoch"] > 0).sum())
     last = splits.groupby(["rate", "l1"])[KL].mean().reset_index()
     most = last.iloc[int(last["train_kl_last"].to_numpy().argmin())]
-    change = f"from {_range(before, 'gap_r')} to {_range(after, 'gap_r')} and the share of the group KL closed "
-    change += f"from {_range(before, 'group_kl_closed')} to {_range(after, 'group_kl_closed')}"
-    stays = f"stays at {_range(before, 'gap_r')} and the share closed at {_range(before, 'group_kl_closed')}"
+    change = f"from {measured(before, 'gap_r')} to {measured(after, 'gap_r')} and the share of the group KL closed "
+    change += f"from {measured(before, 'group_kl_closed')} to {measured(after, 'group_kl_closed')}"
+    stays = f"stays at {measured(before, 'gap_r')} and the share closed at {measured(before, 'group_kl_closed')}"
     return (
         f"The validation questions keep what training on changes in {kept or 'none'} of {len(chosen)} splits, and the "
         f"gap correlation {f'goes {change}' if kept else stays}. "
@@ -40,7 +41,3 @@ def trained_on_page(study: StudyTables) -> pd.DataFrame:
     heads |= {"validation_kl_last": "validation KL, last epoch", "epoch": "epoch kept", "l1": "γ"}
     heads |= {"entries_a": "entries of a kept", "entries_b": "entries of b kept"}
     return study["splits"].drop(columns=["validation_kl", "entries_c", "entries_deviation"]).rename(columns=heads)
-
-
-def _range(row: pd.Series, of: str) -> str:
-    return f"{row[of]:.2f} ({row[f'{of}_low']:.2f} to {row[f'{of}_high']:.2f})"
