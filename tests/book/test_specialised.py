@@ -5,7 +5,8 @@ import pytest
 
 from opinion_sae.book import specialised
 from opinion_sae.book.figures import specialised as figures
-from opinion_sae.book.study_tables import ENDS, load_tables
+from opinion_sae.book.study_tables import load_tables
+from opinion_sae.score.metrics import ENDS
 
 SAES = [("general", "", 0.0), ("tuned", "dense", 0.0), ("tuned", "dense", 500.0), ("scratch", "dense", 0.0)]
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.delta.files import ANSWERS, load_all_answers
 from opinion_sae.score.gaps_table import with_toplines
+from opinion_sae.score.metrics import ENDS
 from opinion_sae.score.names import prose, rank
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
@@ -55,7 +56,7 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 def measured(row: pd.Series | Mapping[Any, Any], name: str) -> str:
     """`with_interval` of a measure whose columns are `name`, `name_low` and `name_high`."""
-    return with_interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
+    return with_interval(*(float(row[f"{name}{end}"]) for end in ENDS))
 
 
 def plain(value: float) -> str:

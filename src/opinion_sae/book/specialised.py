@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from opinion_sae.book.study_tables import ENDS, SAE
+from opinion_sae.book.study_tables import SAE
+from opinion_sae.score.metrics import ENDS
 
 STRATEGY = {
     "dense": "sentence embeddings",

@@ -10,9 +10,9 @@ import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.paths import ROOT
+from opinion_sae.score.metrics import ENDS
 
 STUDIES = ROOT / "results" / "studies"
-ENDS = ("", "_low", "_high")
 SAE = ("start", "strategy", "tilt")  # what an SAE is known by in the study of specialised ones
 WORDS = frozenset("architecture measure place start strategy sae features treatment task method".split())
 
