@@ -22,7 +22,7 @@ from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.methods.personas import spread
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
-from opinion_sae.score.metrics import ENDS, kl, option_positions, with_ends
+from opinion_sae.score.metrics import ENDS, as_cells, kl, option_positions
 from opinion_sae.score.statistics import Effect, paired_effect
 from opinion_sae.survey import Survey
 
@@ -253,7 +253,7 @@ def audit_table(
         for strength in STRENGTHS:
             effect = _over_questions(part[part["strength"] == strength], "on_target", clusters, replicates)
             rows.append(about | {"questions": effect.n_questions, "strength": strength})
-            rows[-1] |= with_ends("on_target", *effect[:3]) | means.loc[strength, MEASURES[1:]].to_dict()
+            rows[-1] |= as_cells("on_target", *effect[:3]) | means.loc[strength, MEASURES[1:]].to_dict()
             rows[-1] |= {"bounded_from": low, "bounded_to": high}
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -272,7 +272,7 @@ def means_table(
         )
         rows[-1] |= {"bounded": int(inside.sum())}
         for name in MEASURES:
-            rows[-1] |= with_ends(name, *_over_questions(part, name, clusters, replicates)[:3])
+            rows[-1] |= as_cells(name, *_over_questions(part, name, clusters, replicates)[:3])
     ends = [f"{name}{end}" for name in MEASURES for end in ENDS]
     return pd.DataFrame(rows, columns=["role", "strength", "latents", "questions", "bounded", *ends])
 

@@ -18,7 +18,7 @@ from opinion_sae.score.gap_replicates import (
     seed_weights,
 )
 from opinion_sae.score.gaps import TASKS
-from opinion_sae.score.metrics import with_ends
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
@@ -85,7 +85,7 @@ def _rows(
             low, high = interval(values[1:]) if enough[row] else (np.nan, np.nan)
             if name == "group_kl_closed" and not interval(of.room[1:])[0] > 0:
                 low, high = np.nan, np.nan
-            cells |= with_ends(name, values[0], low, high)
+            cells |= as_cells(name, values[0], low, high)
         cells["gap_r_corrected"] = of.gap_r[0] / np.sqrt(of.reliability[0])
         yield cells | {name: getattr(of, name)[0] for name in ("identified", "identified_chance")}
 

@@ -104,7 +104,7 @@ def floor_draws(survey: Survey, replicates: int, seed: int) -> Iterator[Scores]:
         yield Scores(*(np.where(absent, np.nan, cells) for cells in found))
 
 
-def with_ends(name: str, value: float, low: float, high: float) -> dict[str, float]:
+def as_cells(name: str, value: float, low: float, high: float) -> dict[str, float]:
     """A measure and its interval as the cells of a row."""
     return dict(zip((f"{name}{end}" for end in ENDS), map(float, (value, low, high)), strict=True))
 

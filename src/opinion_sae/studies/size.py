@@ -14,7 +14,7 @@ from opinion_sae.artifacts import Item
 from opinion_sae.sae.architectures import Sizes, train_architecture
 from opinion_sae.sae.autoencoder import load_sae
 from opinion_sae.score.gap_replicates import interval
-from opinion_sae.score.metrics import with_ends
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.studies import Given, Parts
 from opinion_sae.studies.ground import Ground, folder_of, gaps_with, kept_sae, reconstructed, sizes
 
@@ -77,7 +77,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         fitted = parts.get(f"gaps-{width}")
         if fitted is not None:
             for name, values in sorted(fitted.items()):
-                row |= with_ends(name, values[0], *interval(values[1:]))
+                row |= as_cells(name, values[0], *interval(values[1:]))
         rows.append(row)
     size = pd.DataFrame(rows) if rows else pd.DataFrame({"width": []})
     measures = [name for name in ("fvu", "fvu_at_answers", "processor") if name in size]

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.score.gap_replicates import interval
-from opinion_sae.score.metrics import ENDS, with_ends
+from opinion_sae.score.metrics import ENDS, as_cells
 from opinion_sae.studies import Parts
 from opinion_sae.studies.dictionary import FREQUENCIES, QUANTILES, RANKS
 
@@ -26,7 +26,7 @@ Found = Mapping[Kind, Sequence[Mapping[str, np.ndarray]]]  # parts of one kind o
 
 def over_seeds(name: str, values: Float[np.ndarray, "seed"]) -> dict[str, float]:
     """Mean over seeds, least and largest."""
-    return with_ends(name, values.mean(), values.min(), values.max())
+    return as_cells(name, values.mean(), values.min(), values.max())
 
 
 def about(kind: Kind, of: Sequence[object]) -> dict[str, object]:
@@ -99,7 +99,7 @@ def gaps(found: Found, few: int) -> pd.DataFrame:
 
 
 def _with_interval(name: str, replicates: Float[np.ndarray, "replicate"]) -> dict[str, float]:
-    return with_ends(name, replicates[0], *interval(replicates[1:]))
+    return as_cells(name, replicates[0], *interval(replicates[1:]))
 
 
 def labels(found: Found) -> pd.DataFrame:
@@ -111,7 +111,7 @@ def labels(found: Found) -> pd.DataFrame:
         if len(scores) < 2:
             continue
         mean, error = float(scores.mean()), 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5
-        cells = with_ends("detection", mean, mean - error, mean + error)
+        cells = as_cells("detection", mean, mean - error, mean + error)
         rows.append(about(kind, of) | {"latents": len(scores)} | cells)
     return pd.DataFrame(rows, columns=[*SAE, "n_seeds", "latents", *(f"detection{end}" for end in ENDS)])
 
