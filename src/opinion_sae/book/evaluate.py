@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.claims import CLAIMS, kl_cells
 from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.gap_claims import gap_claims_table
@@ -25,7 +26,7 @@ from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
 from opinion_sae.delta.files import Answers, load_all_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
-from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
+from opinion_sae.delta.held_out import Split, fold_of, leave_groups_out
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
@@ -37,14 +38,14 @@ from opinion_sae.methods import suite
 from opinion_sae.methods.question_tokens import QuestionTokens, question_tokens
 from opinion_sae.model.activations import load_activations
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.language_model import LanguageModel, load_language_model
+from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
 from opinion_sae.score.gap_pairs import correlations, pair_gaps, pair_to_show, pairs_table
 from opinion_sae.score.gaps_table import gaps_by_fold, gaps_table
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.score.statistics import claims_table
-from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
+from opinion_sae.survey import Survey, load_survey, question_clusters, survey_hash
 
 SEEDS = 5
 SHARES = (0.125, 0.25, 0.5)  # of the training questions, for the learning curve; all of them are the book's own run
@@ -328,20 +329,16 @@ def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
 
 def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
     """What the book of a profile left; and the side effects of the unsteered model, measured when they are needed."""
-    run = open_run(profile.output)
-    book = load_all_answers(run.work, FILES)
-    asked = (profile.min_respondents, profile.attributes, profile.max_questions)
-    survey = load_survey(profile.survey, *asked)
-    lm = load_language_model(profile.model, profile.dtype)
-    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders, file=run.prompts)
-    splits = by_question(question_folds(survey, profile.folds, profile.seed))
+    chapter = Chapter(asdict(profile))
+    work, answers, survey, splits = chapter.run.work, chapter.answers, chapter.survey, chapter.splits
+    book = load_all_answers(work, FILES)
     facts = load_facts(profile.max_questions)
     passages = load_passages(profile.folds if profile.max_questions else 0)
     settings = [profile.fit_settings(seed=seed) for seed in range(profile.seed, profile.seed + SEEDS)]
-    crossed = load_survey(profile.survey, asked[0], profile.crossed, profile.max_questions) if profile.crossed else None
-    saes, folder = cache(partial(sae_of_seed, profile, lm)), run.work / "evaluate"
-    elsewhere = Elsewhere(lm, facts, passages)
-    given = Inputs(answers, saes, survey, splits, folder, book, elsewhere, settings, crossed)
+    asked = (profile.survey, profile.min_respondents, profile.crossed, profile.max_questions)
+    crossed = load_survey(*asked) if profile.crossed else None
+    saes, elsewhere = cache(partial(sae_of_seed, profile, chapter.lm)), Elsewhere(chapter.lm, facts, passages)
+    given = Inputs(answers, saes, survey, splits, work / "evaluate", book, elsewhere, settings, crossed)
     nothing = {"unsteered": [None] * len(splits)}
     return given, cache(lambda: measure(answers, survey, splits, nothing, facts, passages))
 
