@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -104,7 +104,7 @@ def floor_draws(survey: Survey, replicates: int, seed: int) -> Iterator[Scores]:
         yield Scores(*(np.where(absent, np.nan, cells) for cells in found))
 
 
-def as_cells(name: str, value: float, low: float, high: float) -> dict[str, float]:
+def as_cells(name: str, value: SupportsFloat, low: SupportsFloat, high: SupportsFloat) -> dict[str, float]:
     """A measure and its interval as the cells of a row."""
     return dict(zip((f"{name}{end}" for end in ENDS), map(float, (value, low, high)), strict=True))
 
