@@ -67,7 +67,7 @@ CHAPTERS = {
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
         tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
         figures=["gaps.svg", "gaps_alone.svg"],
-        work=["numbers-gaps.json"],
+        work=[],
     ),
     "19_one_question": dict(
         needs=["07_alignment", "18_group_gaps"],
@@ -117,7 +117,7 @@ CHAPTERS = {
         tables=["latents.csv", "cards.json", "reading_path.csv", "fixed_part.csv"],
         figures=["reading_path.svg"],
         # and published/, unless its SAE is too large to be kept
-        work=["numbers-fixed.json", "hash-published.json", "numbers-predict.json"],
+        work=["hash-published.json", "numbers-predict.json"],
     ),
     "10_steering": dict(
         needs=["03_sae", "04_delta"],

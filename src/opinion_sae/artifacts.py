@@ -296,13 +296,12 @@ def read_tensors(
         raise ValueError(f"{path}: not {what}: {error}") from error
 
 
-def check_numbers(path: str | Path, tensors: Mapping[str, Any], finite: bool = True) -> None:
-    """ValueError unless every tensor holds real numbers, in floating point and, but for -infinity and NaN where not
-    `finite`, finite ones."""
+def check_numbers(path: str | Path, tensors: Mapping[str, Any]) -> None:
+    """ValueError unless every tensor holds real and finite numbers, in floating point."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{path}: {name} holds {tensor.dtype}, not real numbers in floating point")
-        if not (tensor.isfinite().all() if finite else (tensor <= 1e30).logical_or(tensor.isnan()).all()):
+        if not tensor.isfinite().all():
             raise ValueError(f"{path}: {name} holds values that are not finite")
 
 

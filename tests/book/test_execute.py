@@ -135,7 +135,6 @@ def test_the_summary_gathers_what_notebooks_left(place):
     numbers = json.loads((results / "numbers.json").read_text())
     assert "GFLOP/s in float32" in numbers.pop("machine") and numbers == {
         "model": "packaged:smollm2-135m-instruct",
-        "hook_layer": "15",
         "time_total": "30 seconds",
         "n_questions": "25",
         "kl_unsteered": "0.331",

@@ -8,7 +8,6 @@ import torch
 from opinion_sae.book import report
 from opinion_sae.book.paths import ROOT
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.effects.interpret import latents_touched
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
@@ -69,18 +68,6 @@ def deltas(*deviations):
             delta.deviation.copy_(torch.tensor(deviation))
         found.append(delta)
     return found
-
-
-def test_latents_are_counted_fold_by_fold():
-    none = [[0.0] * 4] * 2
-    counts = latents_touched(deltas([[1.0, 0, 0, 3], [0, -2.0, 0, 0]], none, [[2.0, 0, 1, -3], [0, -1.0, 0, 0]]))
-    last = "one sign in all folds that use it"
-    assert list(counts.index) == ["fold 0", "fold 1", "fold 2", last]
-    np.testing.assert_array_equal(counts["shared"], [2, 2, 2, 2])
-    np.testing.assert_array_equal(counts["group"], [1.5, np.nan, 2, 1])  # latent 0 of x and latent 1 of y
-    np.testing.assert_array_equal(counts["shared + group"], [2, 2, 3, 1.5])  # x: 3, 2, 4 latents; y: 1, 2, 2
-    page = report.latents_page(counts)
-    assert page.loc["fold 1", "group"] == "not used" and page.loc["fold 0", "group"] == 1.5
 
 
 def test_fits_that_stayed_at_their_start_are_counted():

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from opinion_sae.artifacts import write_json
 from opinion_sae.book import specialised
 from opinion_sae.book.figures import specialised as figures
-from opinion_sae.book.specialised import ENDS, load_study_tables
+from opinion_sae.book.study_tables import load_tables
+from opinion_sae.score.metrics import ENDS
 
 SAES = [("general", "", 0.0), ("tuned", "dense", 0.0), ("tuned", "dense", 500.0), ("scratch", "dense", 0.0)]
 
@@ -171,28 +171,20 @@ def test_figures_draw_what_is_there_and_say_so_where_nothing_is(gaps, quality, d
 
 
 def test_tables_that_are_not_there_are_said_to_be_missing(tmp_path):
-    found = load_study_tables("specialised", tmp_path)
+    found = load_tables("specialised", tmp_path)
     assert all(table.empty for table in found.tables.values()) and found.about == {}
-    assert "`make study NAME=specialised` writes it" in specialised.run_of("specialised", found)
-    assert specialised.gains(found.tables["gaps"]).startswith("No offset")
-    assert specialised.perplexity(found.tables["quality"]).startswith("No SAE")
+    assert specialised.gains(found["gaps"]).startswith("No offset")
+    assert specialised.perplexity(found["quality"]).startswith("No SAE")
 
 
-def test_what_was_run_and_what_was_not_is_told(tmp_path, gaps):
+def test_an_sae_without_a_strategy_is_read_as_it_was_written(tmp_path, gaps):
     (tmp_path / "specialised").mkdir()
     gaps.to_csv(tmp_path / "specialised" / "gaps.csv", index=False)
-    about = {"command": "opinion-sae study specialised -- default tuned-", "machine": "2 cores", "missing": ["a"]}
-    write_json(tmp_path / "specialised" / "study.json", about | {"seconds": {"b": 60.0, "total": 60.0}})
-    found = load_study_tables("specialised", tmp_path)
-    pd.testing.assert_frame_equal(found.tables["gaps"], gaps[found.tables["gaps"].columns], check_dtype=False)
-    assert specialised.run_of("specialised", found).startswith("`opinion-sae study specialised -- default`: 1 minutes")
-    assert specialised.run_of("specialised", found).endswith(
-        "1 minutes on 2 cores. 1 of its 2 items have not been run."
-    )
+    pd.testing.assert_frame_equal(load_tables("specialised", tmp_path)["gaps"], gaps, check_dtype=False)
 
 
 def test_a_broken_table_is_refused_by_file_and_row(tmp_path, gaps):
     (tmp_path / "specialised").mkdir()
     gaps.assign(gap_r="high").to_csv(tmp_path / "specialised" / "gaps.csv", index=False)
     with pytest.raises(ValueError, match="gaps.csv: row 2, column 'gap_r': 'high' is no number"):
-        load_study_tables("specialised", tmp_path)
+        load_tables("specialised", tmp_path)

@@ -7,8 +7,9 @@ import pytest
 from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import study_report as report
 from opinion_sae.book.figures import studies as figures
-from opinion_sae.book.study_report import LONG, StudyTables, load_tables
+from opinion_sae.book.study_tables import StudyTables, load_tables, note
 
+LONG = ("architecture", "target_l0", "measure", "n_seeds", "value", "low", "high")
 ABOUT = {
     "seconds": {"topk-32-0": 60.0, "gated-32-0": 120.0, "total": 180.0},
     "machine": "2 CPU cores",
@@ -66,13 +67,13 @@ def changed(study, measure, name, **values):
 
 
 def test_the_note_says_command_time_machine_and_what_is_missing(architectures, tmp_path):
-    said = report.note(architectures)
+    said = note(architectures)
     assert "`make study NAME=architectures` in 3 minutes on 2 CPU cores, 46 GFLOP/s" in said
     assert "2 of 3 items are there" in said
     done = architectures._replace(about=ABOUT | {"missing": []})
-    assert "items" not in report.note(done)
+    assert "items" not in note(done)
     none = load_tables("size", tmp_path / "nowhere")
-    assert report.note(none) == "This study has not been run: `make study NAME=size` does that, after `make book`."
+    assert note(none) == "This study has not been run: `make study NAME=size` does that, after `make book`."
 
 
 def test_the_sentence_of_reconstruction_turns(architectures):

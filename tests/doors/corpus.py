@@ -1083,7 +1083,7 @@ def read_model(folder: Path) -> object:
     return lm, tokenizer("a b a")["input_ids"]
 
 
-STUDY = {"command": "opinion-sae study shift", "machine": "two cores", "missing": [], "seconds": {"total": 60.0}}
+STUDY = {"machine": "two cores", "throughput": {}, "missing": [], "seconds": {"total": 60.0}}
 
 
 def study(folder: Path) -> list[Damage]:
@@ -1094,16 +1094,16 @@ def study(folder: Path) -> list[Damage]:
     (folder / "shift" / "accuracy.csv").write_text(text)
     (folder / "shift" / "study.json").write_text(json.dumps(STUDY))
     found = any_table("shift/accuracy.csv", text, "features treatment worst gain_low", "worst gain_low", rows=False)
-    needed = "command machine missing seconds seconds.total"
+    needed = "machine throughput missing seconds seconds.total"
     found = [*found, *any_json("shift/study.json", STUDY, needed)]
     return [one for one in found if one.name not in UNNEEDED and not one.name.endswith(("-0.5", "of lists"))]
 
 
 def read_study(folder: Path) -> object:
-    from opinion_sae.book.specialised import load_study_tables, run_of
+    from opinion_sae.book.study_tables import load_tables, note
 
-    found = load_study_tables("shift", folder)
-    return found, run_of("shift", found)
+    found = load_tables("shift", folder)
+    return found, note(found)
 
 
 BIOS = ("hard_text", "profession", "gender")

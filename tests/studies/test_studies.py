@@ -17,9 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been depr
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(architectures, "SEEDS", 2)
-    for study in (architectures, size):
-        monkeypatch.setattr(study, "BATCH", 64)
-        monkeypatch.setattr(study, "STEPS", 6)
+    monkeypatch.setattr(ground, "BATCH", 64)
+    monkeypatch.setattr(ground, "STEPS", 6)
     monkeypatch.setattr(size, "WIDTHS", (16, 32, 64))
 
 

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from opinion_sae.book.trained_on import COLUMNS, trained_on_page, trained_on_sentence, trained_on_tables
+from opinion_sae.artifacts import write_csv
+from opinion_sae.book.study_tables import load_tables
+from opinion_sae.book.trained_on import trained_on_page, trained_on_sentence
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.studies import trained_on
 
@@ -59,10 +61,10 @@ def test_parts_that_are_missing_leave_their_tables_out(parts):
 def test_the_sentence_turns_with_the_tables(parts, tmp_path):
     tables = {name: table.copy() for name, table in parts[2].items()}
     for name, table in tables.items():
-        table.to_csv(tmp_path / f"{name}.csv", index=False)
-    read = trained_on_tables(tmp_path)
-    pd.testing.assert_frame_equal(read["steps"], tables["steps"])
-    assert set(read) == set(COLUMNS) and "γ" in trained_on_page(read)
+        write_csv(tmp_path / "trained_on" / f"{name}.csv", table)
+    read = load_tables("trained_on", tmp_path)
+    pd.testing.assert_frame_equal(read["steps"], tables["steps"], rtol=1e-5)
+    assert set(read.tables) == set(tables) and "γ" in trained_on_page(read)
     chosen = read["splits"]["chosen"]
     read["splits"].loc[chosen, "epoch"] = 0
     read["steps"]["ratio"] = 1.07
@@ -76,10 +78,11 @@ def test_the_sentence_turns_with_the_tables(parts, tmp_path):
     read["splits"].loc[read["splits"].index[chosen][0], "epoch"] = 2
     said = trained_on_sentence(read)
     assert f"changes in 1 of {chosen.sum()} splits, and the gap correlation goes from" in said and "to 0.61 (" in said
-    assert "has not been run" in trained_on_sentence({}) and trained_on_page({}).empty
-    (tmp_path / "steps.csv").write_text("ratio\n1.0\n")
+    none = load_tables("trained_on", tmp_path / "nowhere")
+    assert "has not been run" in trained_on_sentence(none) and trained_on_page(none).empty
+    (tmp_path / "trained_on" / "steps.csv").write_text("ratio\n1.0\n")
     with pytest.raises(ValueError, match=r"steps\.csv"):
-        trained_on_tables(tmp_path)
+        load_tables("trained_on", tmp_path)
 
 
 def test_the_start_is_the_fit_to_the_training_questions(parts):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from opinion_sae.book.cards import range_said
-from opinion_sae.book.gap_report import FEW
+from opinion_sae.book.gap_report import FEW, measured
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.audit import LEAST
@@ -109,7 +109,7 @@ def gradient_sentence(table: pd.DataFrame) -> str:
         found[bool(row["overlap"] > row["chance_high"])].append(name)
         sign = "" if pd.isna(row["same_sign"]) else f"; {row['same_sign']:.0%} of these go the same way"
         said.append(
-            f"{name}: rank correlation {interval(row, 'rank_r')}, and of its {row['top']:.0f} largest latents "
+            f"{name}: rank correlation {measured(row, 'rank_r')}, and of its {row['top']:.0f} largest latents "
             f"{row['overlap']:.0%} are among as many of the gradient's ({row['overlap_low']:.0%} to "
             f"{row['overlap_high']:.0%}; by chance {row['chance']:.0%}, seldom over {row['chance_high']:.0%}){sign}"
         )
@@ -119,12 +119,7 @@ def gradient_sentence(table: pd.DataFrame) -> str:
     return "\n".join([f"{asked} {first or 'Nothing is used.'}\n", *(f"- {one[:1].upper()}{one[1:]}." for one in said)])
 
 
-def interval(row: pd.Series, name: str) -> str:
-    """'0.43 (0.38 to 0.48)'."""
-    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
-
-
-def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
+def geometry_sentence(table: pd.DataFrame, of: str) -> str:
     """Of `geometry.csv`: party beside ideology, then which attributes lie on a line and which agree."""
     part = table[table["of"] == of]
     if not len(part):
@@ -134,7 +129,7 @@ def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
     both = pairs[pairs["attributes"] == "party and ideology"]
     if len(both):
         row = both.to_dict("records")[0]
-        sure = "beyond" if row["p_holm"] < alpha else "not clearly beyond"
+        sure = "beyond" if row["p_holm"] < 0.05 else "not clearly beyond"
         said.append(
             f"The way from the first to the last party and that from the first to the last ideology have a cosine of "
             f"{row['value']:.2f} (folds {row['low']:.2f} to {row['high']:.2f}), {sure} chance once corrected "
@@ -146,7 +141,7 @@ def geometry_sentence(table: pd.DataFrame, of: str, alpha: float = 0.05) -> str:
         for row in lines.to_dict("records")
     )
     said += [f"Straightness in order: {straight}."] if straight else []
-    firm = [str(row.attributes) for row in pairs[pairs["p_holm"] < alpha].itertuples()]
+    firm = [str(row.attributes) for row in pairs[pairs["p_holm"] < 0.05].itertuples()]
     said.append(f"Of {len(pairs)} pairs of attributes {len(firm)} point the same way beyond chance{named(firm)}.")
     return " ".join(said)
 
@@ -169,7 +164,7 @@ def likeness_sentence(table: pd.DataFrame) -> str:
     against = groups[groups["own_high"] < 0]["group"].tolist()
     return (
         f"On {whole['n_questions']} questions the cosine of what the reading Δ and the persona prompt do to "
-        f"the answers is {interval(whole, 'whole')}, and {interval(whole, 'own')} of what they do to a group beyond "
+        f"the answers is {measured(whole, 'whole')}, and {measured(whole, 'own')} of what they do to a group beyond "
         f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} "
         f"times as far. "
         f"Singly the own parts are clearly alike for {len(alike)} of {len(groups)} groups{named(alike)} and clearly "

@@ -20,8 +20,8 @@ MARGIN = 0.005  # nats; about a sixtieth of the unsteered model's KL on the defa
 CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
 
 
-def _better(method: str, reference: str, figure: str = "fig-alignment", command: str = "make book") -> Claim:
-    return Claim(f"{prose(method)} does better than {prose(reference)}.", method, reference, 0.0, figure, command)
+def _better(method: str, reference: str, command: str = "make book") -> Claim:
+    return Claim(f"{prose(method)} does better than {prose(reference)}.", method, reference, command=command)
 
 
 def _no_worse(reference: str, command: str = "make book") -> Claim:

@@ -6,10 +6,7 @@ written anew after each. What the book's chapters or `opinion-sae evaluate` have
 
 from __future__ import annotations
 
-import importlib.metadata
 import mmap
-import os
-import platform
 import sys
 import tempfile
 import threading
@@ -25,6 +22,7 @@ from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_csv, read_json, recalled, write_csv, write_json
 from opinion_sae.book import evaluate
+from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.leaderboard import COLUMNS, Bare, Board, leaderboard
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
@@ -274,7 +272,6 @@ def _about(profile: Profile, comparison: Comparison, missing: Sequence[str], kep
         "missing": list(missing),
         "kept": list(kept),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in evaluate.PACKAGES},
+        "machine": machine(),
+        "versions": versions(*evaluate.PACKAGES),
     }

@@ -5,9 +5,6 @@ Resumable: each item is kept in a file of its own as soon as it is done, and aft
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
@@ -19,7 +16,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.claims import CLAIMS, kl_cells
+from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.gap_claims import gap_claims_table
 from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
@@ -27,7 +26,7 @@ from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
 from opinion_sae.delta.files import Answers, load_all_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
-from opinion_sae.delta.held_out import Split, by_question, fold_of, leave_groups_out
+from opinion_sae.delta.held_out import Split, fold_of, leave_groups_out
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.effects.facts import load_facts, load_passages
@@ -40,14 +39,14 @@ from opinion_sae.methods.lora import LORA
 from opinion_sae.methods.question_tokens import QuestionTokens, question_tokens
 from opinion_sae.model.activations import load_activations
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.language_model import LanguageModel, load_language_model
+from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import obtain_sae
 from opinion_sae.score.gap_pairs import correlations, pair_gaps, pair_to_show, pairs_table
 from opinion_sae.score.gaps_table import gaps_by_fold, gaps_table
 from opinion_sae.score.metrics import Scores, alignment_table, noise_floor, score
 from opinion_sae.score.statistics import claims_table
-from opinion_sae.survey import Survey, load_survey, question_clusters, question_folds, survey_hash
+from opinion_sae.survey import Survey, load_survey, question_clusters, survey_hash
 
 SEEDS = 5
 SHARES = (0.125, 0.25, 0.5)  # of the training questions, for the learning curve; all of them are the book's own run
@@ -331,20 +330,16 @@ def evaluate(profile: Profile, kinds: Sequence[str] = ()) -> Path:
 
 def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
     """What the book of a profile left; and the side effects of the unsteered model, measured when they are needed."""
-    run = open_run(profile.output)
-    book = load_all_answers(run.work, FILES)
-    asked = (profile.min_respondents, profile.attributes, profile.max_questions)
-    survey = load_survey(profile.survey, *asked)
-    lm = load_language_model(profile.model, profile.dtype)
-    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders, file=run.prompts)
-    splits = by_question(question_folds(survey, profile.folds, profile.seed))
+    chapter = Chapter(asdict(profile))
+    work, answers, survey, splits = chapter.run.work, chapter.answers, chapter.survey, chapter.splits
+    book = load_all_answers(work, FILES)
     facts = load_facts(profile.max_questions)
     passages = load_passages(profile.folds if profile.max_questions else 0)
     settings = [profile.fit_settings(seed=seed) for seed in range(profile.seed, profile.seed + SEEDS)]
-    crossed = load_survey(profile.survey, asked[0], profile.crossed, profile.max_questions) if profile.crossed else None
-    saes, folder = cache(partial(sae_of_seed, profile, lm)), run.work / "evaluate"
-    elsewhere = Elsewhere(lm, facts, passages)
-    given = Inputs(answers, saes, survey, splits, folder, book, elsewhere, settings, crossed)
+    asked = (profile.survey, profile.min_respondents, profile.crossed, profile.max_questions)
+    crossed = load_survey(*asked) if profile.crossed else None
+    saes, elsewhere = cache(partial(sae_of_seed, profile, chapter.lm)), Elsewhere(chapter.lm, facts, passages)
+    given = Inputs(answers, saes, survey, splits, work / "evaluate", book, elsewhere, settings, crossed)
     nothing = {"unsteered": [None] * len(splits)}
     return given, cache(lambda: measure(answers, survey, splits, nothing, facts, passages))
 
@@ -362,14 +357,13 @@ def _about(profile: Profile, given: Inputs) -> dict[str, object]:
     names = {name for of in items(given).values() for name in of}
     files = [path for path in sorted(given.folder.glob("*.json")) if path.stem in names]
     seconds = {path.stem: read_json(path)["seconds"] for path in files}
-    versions = {"python": platform.python_version()}
     return {
         "profile": asdict(profile),
         "seeds": [one.seed for one in given.settings],
         "lora": LORA,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "machine": f"{os.cpu_count()} CPU cores ({platform.system()}, {platform.machine()})",
-        "versions": versions | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": machine(),
+        "versions": versions(*PACKAGES),
     }
 
 
@@ -382,9 +376,8 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
         return own
     folder = _folder(run.work, own, seed)
     if not (folder / "cfg.json").is_file():
-        size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
-        size |= {"batch": profile.sae_batch, "lr": profile.sae_lr, "seed": seed}
-        sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size)
+        size = profile.sae_sizes
+        sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size, seed=seed)
         sae.save(folder)
     return load_sae(folder).requires_grad_(False)
 

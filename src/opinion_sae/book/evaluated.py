@@ -11,7 +11,7 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.gap_claims import gap_claims_page
-from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, plain, with_interval
+from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, measured, overall, plain
 from opinion_sae.book.paths import Run
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.score.names import prose
@@ -95,11 +95,6 @@ def evaluated_page(evaluated: Evaluated) -> str:
     claims, tested = [replace(one, figure="fig-evaluated", command="make evaluate") for one in CLAIMS], evaluated.claims
     pages = [claims_page(claims, tested)] if len(tested) else []
     return "\n\n".join([evaluated.note, *pages])
-
-
-def overall(table: pd.DataFrame, task: str = "toplines") -> pd.DataFrame:
-    """Rows over all groups of one task, by method."""
-    return table[(table["task"] == task) & (table["group"] == "all")].set_index("method")
 
 
 def seeds_sentence(evaluated: Evaluated) -> str:
@@ -208,7 +203,4 @@ def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def _cell(of: pd.DataFrame, method: str) -> str:
-    if method not in of.index:
-        return ""
-    value, low, high = of.loc[[method], ["gap_r", "gap_r_low", "gap_r_high"]].to_numpy()[0].tolist()
-    return with_interval(value, low, high)
+    return measured(of.loc[method], "gap_r") if method in of.index else ""

@@ -233,7 +233,7 @@ def summarise(profile: Profile) -> None:
     """Write `numbers.json` (formatted, for the prose) and `run.json` to the results folder.
 
     Collects what the notebooks left in the work folder: `numbers-*.json` (string values, no name
-    twice) and `hash-*.json`; adds model, hook_layer, machine and time_total to the numbers.
+    twice) and `hash-*.json`; adds model, machine and time_total to the numbers.
     """
     run = open_run(profile.output)
     speed = run.work / "throughput.json"
@@ -246,7 +246,6 @@ def summarise(profile: Profile) -> None:
             check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
     numbers = {
         "model": profile.model,
-        "hook_layer": str(profile.hook_layer),
         "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }
@@ -261,13 +260,17 @@ def summarise(profile: Profile) -> None:
         {
             "profile": asdict(profile),
             "hashes": {path.stem[5:]: read_json(path) for path in sorted(run.work.glob("hash-*.json"))},
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in ("opinion-sae", *PACKAGES)},
+            "versions": versions("opinion-sae", *PACKAGES),
             "machine": machine(),
             "throughput": read_json(speed),
             "notebooks": costs,
         },
     )
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python and of these packages."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def machine() -> str:

@@ -12,7 +12,7 @@ from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
-from opinion_sae.book.gap_report import plain, with_interval
+from opinion_sae.book.gap_report import measured, overall, plain
 from opinion_sae.book.published import model_name
 from opinion_sae.score.names import label
 
@@ -32,19 +32,15 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
 
 def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
     """The rows of `gaps.csv` that the first page shows: task from toplines, all groups; by method."""
-    return gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method").loc[list(FRONT)]
+    return overall(gaps).loc[list(FRONT)]
 
 
 def front_table(gaps: pd.DataFrame) -> str:
     """A row per method of `FRONT`."""
     lines = ["| Held out, with 95% intervals | Gap correlation | Group KL closed |", "| :-- | --: | --: |"]
     for method, row in front_rows(gaps).iterrows():
-        lines.append(f"| {label(str(method))} | {' | '.join(_measured(row, measure) for measure in MEASURES)} |")
+        lines.append(f"| {label(str(method))} | {' | '.join(measured(row, measure) for measure in MEASURES)} |")
     return "\n".join(lines) + "\n"
-
-
-def _measured(row: pd.Series, measure: str) -> str:
-    return with_interval(row[measure], row[f"{measure}_low"], row[f"{measure}_high"])
 
 
 def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta-reading") -> str:
@@ -70,12 +66,11 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     """
     rows = front_rows(gaps)
     r, closed = ({method: plain(value) for method, value in rows[measure].items()} for measure in MEASURES)
-    sure = {method: _measured(row, "gap_r") for method, row in rows.iterrows()}
+    sure = {method: measured(row, "gap_r") for method, row in rows.iterrows()}
     groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
     model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
     read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
-    whole = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
-    added, of_kl = (float(whole[measure].to_dict()["words+direct"]) for measure in MEASURES)
+    added, of_kl = (float(overall(gaps)[measure].to_dict()["words+direct"]) for measure in MEASURES)
     return "\n".join(
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.delta.files import ANSWERS, load_all_answers
 from opinion_sae.score.gaps_table import with_toplines
+from opinion_sae.score.metrics import ENDS
 from opinion_sae.score.names import prose, rank
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
@@ -57,14 +59,24 @@ def with_interval(value: float, low: float, high: float) -> str:
     return f"{plain(value)} ({FEW} for an interval)" if np.isnan(low) else f"{plain(value)} ({low:.2f} to {high:.2f})"
 
 
+def measured(row: pd.Series | Mapping[Any, Any], name: str) -> str:
+    """`with_interval` of a measure whose columns are `name`, `name_low` and `name_high`."""
+    return with_interval(*(float(row[f"{name}{end}"]) for end in ENDS))
+
+
 def plain(value: float) -> str:
     """'0.43'; never '-0.00'."""
     return FEW if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
 
 
+def overall(table: pd.DataFrame, task: str = "toplines") -> pd.DataFrame:
+    """Rows over all groups of one task, by method."""
+    return table[(table["task"] == task) & (table["group"] == "all")].set_index("method")
+
+
 def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = SHOWN) -> Shown:
     """The task from toplines, all groups: a row per method, of `gaps.csv` and `pair_gaps.csv`."""
-    found = gaps[(gaps["task"] == "toplines") & (gaps["group"] == "all")].set_index("method")
+    found = overall(gaps)
     of_pair = pairs[pairs["task"] == "toplines"].set_index("method")
     one, other = of_pair[["group", "other"]].iloc[0]
     head = ["method", "r, each group minus everybody", f"r, {one} minus {other}", "group KL closed"]
@@ -75,9 +87,9 @@ def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = 
         rows.append(
             [
                 method,
-                with_interval(row["gap_r"], row["gap_r_low"], row["gap_r_high"]),
-                with_interval(pair["r"], pair["r_low"], pair["r_high"]),
-                with_interval(row["group_kl_closed"], row["group_kl_closed_low"], row["group_kl_closed_high"]),
+                measured(row, "gap_r"),
+                measured(pair, "r"),
+                measured(row, "group_kl_closed"),
                 plain(row["exaggeration"]),
                 f"{row['identified']:.2f} ({row['identified_chance']:.2f})",
             ]
@@ -87,13 +99,10 @@ def gaps_page(gaps: pd.DataFrame, pairs: pd.DataFrame, methods: Sequence[str] = 
 
 def gaps_sentence(gaps: pd.DataFrame, task: str = "toplines") -> str:
     """What stands first: the reading offset beside the constant one and words, over all groups."""
-    found = gaps[(gaps["task"] == task) & (gaps["group"] == "all")].set_index("method")
-
-    def said(method: str) -> str:
-        row = found.loc[method]
-        return f"{with_interval(row['gap_r'], row['gap_r_low'], row['gap_r_high'])} for {prose(method)}"
-
-    listed = [said(method) for method in FIRST if method in found.index]
+    found = overall(gaps, task)
+    listed = [
+        f"{measured(found.loc[method], 'gap_r')} for {prose(method)}" for method in FIRST if method in found.index
+    ]
     asked = "" if task == "toplines" else ", task alone,"
     return (
         f"Over {found['n_questions'].max()} held-out questions and all groups, the correlation of predicted and actual "
@@ -101,12 +110,12 @@ def gaps_sentence(gaps: pd.DataFrame, task: str = "toplines") -> str:
     )
 
 
-def pair_sentence(pairs: pd.DataFrame, method: str, task: str = "toplines") -> str:
+def pair_sentence(pairs: pd.DataFrame, method: str) -> str:
     """The sentence under the scatter of two groups' gaps."""
-    row = pairs[(pairs["task"] == task) & (pairs["method"] == method)].iloc[0]
+    row = pairs[(pairs["task"] == "toplines") & (pairs["method"] == method)].iloc[0]
     return (
         f"On {row['n_questions']} held-out questions the predicted and actual {row['group']}-minus-{row['other']} "
-        f"gaps of {prose(method)} correlate with r = {with_interval(row['r'], row['r_low'], row['r_high'])}."
+        f"gaps of {prose(method)} correlate with r = {measured(row, 'r')}."
     )
 
 

@@ -18,7 +18,7 @@ from opinion_sae.methods.registry import METHODS
 from opinion_sae.score.gap_replicates import PooledGaps, interval, question_weights
 from opinion_sae.score.gaps import cell_kl, predicted_gaps
 from opinion_sae.score.gaps_table import gaps_table
-from opinion_sae.score.metrics import noise_floor
+from opinion_sae.score.metrics import ENDS, noise_floor
 from opinion_sae.score.names import rank
 from opinion_sae.score.rewording import consistency, levels
 from opinion_sae.score.toplines import everyone, from_toplines
@@ -27,7 +27,6 @@ from opinion_sae.survey import question_clusters
 Table = Float[np.ndarray, "_ question option"]
 Part = Mapping[str, np.ndarray]
 REFERENCE = "delta-reading"  # whose gap correlation every method's is held against, on the same questions
-ENDS = ("", "_low", "_high")
 COLUMNS = """method kind n_questions n_seeds kl kl_low kl_high toplines_kl toplines_kl_low toplines_kl_high
     group_kl_closed
     group_kl_closed_low group_kl_closed_high gap_r gap_r_low gap_r_high gap_r_corrected gap_r_alone

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.gap_report import plain, with_interval
+from opinion_sae.book.gap_report import measured, plain
 from opinion_sae.book.leaderboard import COLUMNS, REFERENCE
 from opinion_sae.book.typeset import Shown, sentence, table
 from opinion_sae.methods.registry import KINDS
@@ -85,8 +85,7 @@ def shown(found: pd.DataFrame, caption: str) -> Shown:
     cells: dict[str, list[object]] = {"method": rows["method"].tolist()}
     for head, name in columns.items():
         if f"{name}_low" in found and name != "rank":
-            ends = rows[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
-            cells[head] = [with_interval(*one) for one in ends]
+            cells[head] = [measured(row, name) for _, row in rows.iterrows()]
         elif name == "rank":
             cells[head] = [_rank(row) for row in rows.to_dict("records")]
         elif name in ("n_questions", "parameters"):
@@ -116,7 +115,7 @@ def first_sentence(found: pd.DataFrame) -> str:
     )
     return (
         f"The highest gap correlation from toplines on all {first['n_questions']:.0f} questions has "
-        f"{prose(first['method'])}, {_r(first)}; {sure}."
+        f"{prose(first['method'])}, {measured(first, 'gap_r')}; {sure}."
     )
 
 
@@ -127,10 +126,11 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
     if not len(of_kind):
         return f"Of {what}, nothing has been compared."
     best = of_kind.sort_values("gap_r", kind="stable").to_dict("records")[-1]
+    name, r = prose(best["method"]), measured(best, "gap_r")
     if len(of_kind) > 1:
-        said = [f"Of {what}, {prose(best['method'])} has the highest gap correlation of {len(of_kind)}: {_r(best)}"]
+        said = [f"Of {what}, {name} has the highest gap correlation of {len(of_kind)}: {r}"]
     else:
-        said = [f"Of {what}, {prose(best['method'])} alone was compared, with a gap correlation of {_r(best)}"]
+        said = [f"Of {what}, {name} alone was compared, with a gap correlation of {r}"]
     whole = found["n_questions"].max()
     if best["n_questions"] < whole:
         said[0] += f", on {best['n_questions']:.0f} of {whole:.0f} questions only"
@@ -222,10 +222,6 @@ def _against(row: dict[Any, Any]) -> str:
     if high < 0:
         return f"it is below {prose(REFERENCE)} by {size}"
     return f"it cannot be told from {prose(REFERENCE)} (difference {value:+.2f}, {low:+.2f} to {high:+.2f})"
-
-
-def _r(row: Any) -> str:
-    return with_interval(*(float(row[f"gap_r{end}"]) for end in ("", "_low", "_high")))
 
 
 def cost_sentence(found: pd.DataFrame) -> str:

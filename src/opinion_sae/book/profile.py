@@ -84,6 +84,12 @@ class Profile:
         """The folders of this run."""
         return run_at(self.output)
 
+    @property
+    def sae_sizes(self) -> dict[str, int | float]:
+        """How this profile trains its SAE, by the names that `train_sae` has for it."""
+        size: dict[str, int | float] = {"width": self.sae_width, "k": self.sae_k, "steps": self.sae_steps}
+        return size | {"batch": self.sae_batch, "lr": self.sae_lr}
+
     def fit_settings(self, **changes: int | float) -> FitSettings:
         """How offsets are fitted to this profile's survey, but for `changes`."""
         usual = {"epochs": self.epochs, "batch": self.batch_questions, "lr": self.delta_lr, "shared_lr": self.shared_lr}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.gap_report import SHOWN, plain, with_interval
+from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
 from opinion_sae.score.names import prose
 
@@ -91,7 +91,7 @@ def _gaps(path: Path) -> pd.DataFrame:
     found = _table(
         path, ("task", "method", "group", "split", "n_questions", *GAPS), ("task", "method", "group", "split")
     )
-    return found[(found["task"] == "toplines") & (found["group"] == "all")].set_index("method")[[*GAPS, "n_questions"]]
+    return overall(found)[[*GAPS, "n_questions"]]
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -164,10 +164,7 @@ def group_gaps(runs: Mapping[str, Published]) -> pd.DataFrame:
     for found in runs.values():
         shown = found.gaps.loc[[method for method in SHOWN if method in found.gaps.index]]
         both = {"gap correlation": "gap_r", "group KL closed": "group_kl_closed"}
-        cells = {
-            head: [with_interval(*row) for row in shown[[key, f"{key}_low", f"{key}_high"]].to_numpy(float)]
-            for head, key in both.items()
-        }
+        cells = {head: [measured(row, key) for _, row in shown.iterrows()] for head, key in both.items()}
         if len(shown):
             blocks[found.model] = pd.DataFrame(cells, index=shown.index)
     return pd.concat(blocks, axis=1) if blocks else pd.DataFrame()
@@ -182,7 +179,7 @@ def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
             continue
         rows = found.gaps.astype(float).to_dict("index")
         own, words = rows["delta-reading"], rows["words"]
-        cells = [with_interval(own[key], own[f"{key}_low"], own[f"{key}_high"]) for key in ("gap_r", "group_kl_closed")]
+        cells = [measured(own, key) for key in ("gap_r", "group_kl_closed")]
         said.append(
             f"With {found.model} the reading Δ has a gap correlation of {cells[0]} on {own['n_questions']:.0f} "
             f"held-out questions and closes {cells[1]} of the groups' KL; words alone have {plain(words['gap_r'])} and "

@@ -200,13 +200,3 @@ def idle_fits(grid: pd.DataFrame) -> str:
         return "`make select` has not been run for this profile."
     idle = int((both == shared.reindex(both.index)).sum())
     return f"Of {len(both)} fits of both parts, one per layer and fold, {idle} do not use the groups' own part."
-
-
-def latents_page(counts: pd.DataFrame) -> pd.DataFrame:
-    """`interpret.latents_touched` for the reader: 'not used' where a fold keeps no such part."""
-    return counts.round(1).astype(object).where(counts.notna(), NOT_USED)
-
-
-def fixed_numbers(fixed: pd.DataFrame) -> dict[str, str]:
-    """The formatted mean over folds of `interpret.fixed_part`'s constant share, for the prose."""
-    return {"constant_share": f"{100 * fixed['constant share'].mean():.1f}%"}

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.claims import count_verdicts
+from opinion_sae.book.gap_report import overall
 from opinion_sae.score.names import label, prose
 
 
@@ -187,7 +188,7 @@ def tilt(table: pd.DataFrame) -> str:
 
 def gap_methods(gaps: pd.DataFrame, task: str = "toplines") -> str:
     """Of `gaps.csv`: which methods see groups, by the interval of the gap correlation, and which sees most."""
-    part = gaps[(gaps["task"] == task) & (gaps["group"] == "all") & (gaps["split"] == "question")].set_index("method")
+    part = overall(gaps[gaps["split"] == "question"], task)
     if part["gap_r"].isna().all():
         return "There are too few questions for gap correlations."
     above, best = int((part["gap_r_low"] > 0).sum()), str(part["gap_r"].idxmax())

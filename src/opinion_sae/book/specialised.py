@@ -1,31 +1,12 @@
-"""What the studies of specialised SAEs and of SHIFT found, as chapter 24 shows it: committed tables, and sentences."""
+"""What the studies of specialised SAEs and of SHIFT found, as chapter 24 shows it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
-
 import pandas as pd
 
-from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.study_tables import SAE
+from opinion_sae.score.metrics import ENDS
 
-STUDIES = ROOT / "results" / "studies"
-ENDS = ("", "_low", "_high")
-SAE = ("start", "strategy", "tilt")
-COLUMNS = {  # by study and table: what a row is about, and its numbers
-    "specialised": {
-        "quality": ((*SAE, "k"), ("l0_text", "perplexity_text", "l0_questions", "perplexity_questions")),
-        "unexplained": (SAE, ("fvu_text", "fvu_questions", "fvu_answers", "live")),
-        "dictionary": ((*SAE, "measure", "place"), ("value",)),
-        "gaps": ((*SAE, "latents"), ("gap_r", "gap_r_gain", "group_kl_closed", "group_kl_closed_gain")),
-        "labels": ((*SAE,), ("detection",)),
-        "map": (("sae", "row"), ("first", "second", "first_explained", "second_explained")),
-    },
-    "shift": {"accuracy": (("features", "treatment", "taken"), ("accuracy", "worst", "gain"))},
-}
-TEXT = ("start", "strategy", "measure", "place", "sae", "features", "treatment")  # columns of words
-WITHOUT_RANGE = {"map"}
 STRATEGY = {
     "dense": "sentence embeddings",
     "random": "chunks at random",
@@ -43,52 +24,6 @@ FEATURES = {
 }
 TAKEN = 64  # features taken out, in the finding
 MIDDLE = 32  # latents active on a token, in the sentence
-
-
-class Found(NamedTuple):
-    """The tables of a study by name, and what its study.json says; nothing where it is not in this checkout."""
-
-    tables: dict[str, pd.DataFrame]
-    about: dict[str, Any]
-
-
-def load_study_tables(name: str, folder: Path = STUDIES) -> Found:
-    """The committed tables of a study; an empty one with its columns for each that is not there.
-
-    ValueError, with file and row, for a table that `opinion-sae study` would not have written.
-    """
-    found = {}
-    for table, (names, numbers) in COLUMNS[name].items():
-        path = folder / name / f"{table}.csv"
-        ends = ("",) if table in WITHOUT_RANGE else ENDS
-        columns = [*names, *(f"{number}{end}" for number in numbers for end in ends)]
-        if path.exists():
-            text = {
-                one: str for one in names if one in ("start", "strategy", "place", "measure", "features", "treatment")
-            }
-            wide = [column for column in columns if column not in names]
-            rows = read_csv(path, columns, numbers=wide, dtype=text, keep_default_na=False, na_values=[""])
-            found[table] = rows.fillna({one: "" for one in text})
-        else:
-            found[table] = pd.DataFrame(columns=columns)
-    path = folder / name / "study.json"
-    about = read_json(path) if path.exists() else {}
-    if path.exists():
-        check_fields(about, {"command": str, "machine": str, "missing": list, "seconds": dict}, str(path), more=True)
-        check_fields(about["seconds"], {"total": float}, f"{path}: seconds", more=True)
-    return Found(found, about)
-
-
-def run_of(name: str, found: Found) -> str:
-    """How the tables were made, in one or two sentences; or how they can be."""
-    if not found.about:
-        return f"results/studies/{name} is not in this checkout: `make study NAME={name}` writes it after `make book`."
-    seconds, missing = found.about["seconds"]["total"], found.about["missing"]
-    command = " ".join(found.about["command"].split()[:5])  # without the names of items
-    said = f"`{command}`: {seconds / 60:.0f} minutes on {found.about['machine']}."
-    if missing:
-        said += f" {len(missing)} of its {len(missing) + len(found.about['seconds']) - 1} items have not been run."
-    return said
 
 
 def called(start: str, strategy: str = "", tilt: float = 0.0) -> str:

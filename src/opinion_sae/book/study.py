@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
-from opinion_sae.book.execute import machine, throughput
+from opinion_sae.book.chapter import Chapter
+from opinion_sae.book.execute import machine, throughput, versions
 from opinion_sae.book.paths import ROOT, Run, home, open_run
 from opinion_sae.book.profile import Profile
-from opinion_sae.delta.held_out import by_question
-from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.language_model import load_language_model
 from opinion_sae.studies import DATA, STUDIES, Given, Parts, load_study
-from opinion_sae.survey import load_survey, question_folds, survey_hash
+from opinion_sae.survey import survey_hash
 
 PACKAGES = ("opinion-sae", "torch", "transformers", "sae-lens", "numpy")
 
@@ -92,9 +88,7 @@ def write(
 
 def where() -> dict[str, Any]:
     """Machine, its matrix products, and versions."""
-    versions = {"python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    return {"machine": machine(), "throughput": throughput(), "versions": versions}
+    return {"machine": machine(), "throughput": throughput(), "versions": versions(*PACKAGES)}
 
 
 def hashes_of(given: Given) -> dict[str, str]:
@@ -110,18 +104,13 @@ def what_is_given(profile: Profile, run: Run, name: str) -> Given:
     """What the book of a profile left. FileNotFoundError if chapter 03 has not run."""
     if not (run.work / "activations.safetensors").is_file():
         raise FileNotFoundError(f"{run.work}: no activations there; make book PROFILE={run.name} leaves them")
-    survey = load_survey(profile.survey, profile.min_respondents, profile.attributes, profile.max_questions)
-    lm = load_language_model(profile.model, profile.dtype)
-    answers = AnswerPath(lm, survey.questions, profile.hook_layer, profile.option_orders, file=run.prompts)
-    splits = by_question(question_folds(survey, profile.folds, profile.seed))
-    size = {"width": profile.sae_width, "k": profile.sae_k, "steps": profile.sae_steps}
-    size |= {"batch": profile.sae_batch, "lr": profile.sae_lr}
+    book = Chapter(asdict(profile))
     return Given(
-        answers,
-        survey,
-        splits,
+        book.answers,
+        book.survey,
+        book.splits,
         profile.fit_settings(),
-        size,
+        profile.sae_sizes,
         run.work,
         run.work / f"study-{name}",
         profile.bootstrap,

@@ -1,28 +1,17 @@
-"""The committed tables of the studies of architectures and of size, and the sentences and tables made from them."""
+"""What the studies of architectures and of size found, as chapter 23 shows it: sentences and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.gap_report import plain, with_interval
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.gap_report import measured, plain, with_interval
+from opinion_sae.book.study_tables import StudyTables, note
 from opinion_sae.book.typeset import Shown, table
 
-STUDIES = ROOT / "results" / "studies"
-LONG = ("architecture", "target_l0", "measure", "n_seeds", "value", "low", "high")
-FILES = {  # by study the tables that are shown: columns, which of them hold numbers, and which name a row
-    "architectures": {"architectures": (LONG, LONG[3:], LONG[:3])},
-    "size": {
-        "size": (("width", "fvu", "dead", "processor"), ("width", "fvu", "dead", "processor"), ("width",)),
-        "exponents": (("measure", "exponent", "error", "constant"), ("exponent", "error", "constant"), ("measure",)),
-    },
-}
 LABELS = {
     "topk": "TopK",
     "batchtopk": "BatchTopK",
@@ -49,17 +38,6 @@ IN_TABLE = {
 }
 
 
-class StudyTables(NamedTuple):
-    """What a study has left: tables by file, and study.json. Without either where it has not been run."""
-
-    name: str
-    tables: Mapping[str, pd.DataFrame]
-    about: Mapping[str, Any]
-
-    def __getitem__(self, file: str) -> pd.DataFrame:
-        return self.tables[file]
-
-
 class Point(NamedTuple):
     """A value, with a 95 % interval or NaN."""
 
@@ -70,35 +48,6 @@ class Point(NamedTuple):
     def __str__(self) -> str:
         """'0.43 (0.38 to 0.48)', or '0.43' of a single seed."""
         return plain(self.value) if np.isnan(self.low) else with_interval(*self)
-
-
-def load_tables(name: str, folder: Path = STUDIES) -> StudyTables:
-    """The tables of a study, without rows if it has not been run. ValueError for a table of another form."""
-    path, tables = folder / name, {}
-    for file, (columns, numbers, names) in FILES[name].items():
-        there = (path / f"{file}.csv").is_file()
-        empty = pd.DataFrame(columns=list(columns))
-        tables[file] = read_csv(path / f"{file}.csv", columns, numbers, names) if there else empty
-    if not (path / "study.json").is_file():
-        return StudyTables(name, tables, {})
-    about = read_json(path / "study.json")
-    fields = {"seconds": dict, "machine": str, "throughput": dict, "missing": list}
-    check_fields(about, fields, str(path / "study.json"), more=True)
-    return StudyTables(name, tables, about)
-
-
-def note(study: StudyTables) -> str:
-    """What made the tables, in what time and where, and how much of it is missing."""
-    command = f"`make study NAME={study.name}`"
-    if not study.about:
-        return f"This study has not been run: {command} does that, after `make book`."
-    seconds, rate = study.about["seconds"], study.about["throughput"].get("gflops_float32")
-    said = f"Made by {command} in {seconds['total'] / 60:.0f} minutes on {study.about['machine']}"
-    said += f", {rate:.0f} GFLOP/s in float32 at the start of its last run, beside other work." if rate else "."
-    if study.about["missing"]:
-        done = len(seconds) - 1
-        said += f" It can be gone on with: {done} of {done + len(study.about['missing'])} items are there."
-    return said
 
 
 def points(study: StudyTables, measure: str) -> dict[tuple[str, int], Point]:
@@ -234,7 +183,6 @@ def _column(rows: pd.DataFrame, name: str) -> list[str]:
     if name == "width":
         return [f"{width:,.0f}" for width in rows[name]]
     if name == "gap_r":
-        cells = rows[["gap_r", "gap_r_low", "gap_r_high"]].to_numpy(float)
-        return [with_interval(*row) if row[0] == row[0] else "" for row in cells]
+        return [measured(row, name) if row[name] == row[name] else "" for _, row in rows.iterrows()]
     digits = "{:.1f}" if name in ("split", "processor") else "{:.2f}"
     return [digits.format(value) if value == value else "" for value in rows[name]]

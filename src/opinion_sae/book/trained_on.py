@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import pandas as pd
 
-from opinion_sae.artifacts import read_csv
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.gap_report import measured
+from opinion_sae.book.study_tables import StudyTables, note
 
-FOLDER = ROOT / "results" / "studies" / "trained_on"
-ENTRIES = ("entries_a", "entries_b", "entries_c", "entries_deviation")
-KL = ("validation_kl_start", "train_kl_last", "validation_kl_last", "validation_kl")
-COLUMNS = {
-    "splits": ("split", "rate", "l1", *KL, "epoch", *ENTRIES, "chosen"),
-    "gaps": ("task", "method", *(f"{of}{end}" for of in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))),
-    "steps": ("seconds_constant", "seconds_reading", "ratio", "least", "most"),
-}
+KL = ["train_kl_last", "validation_kl_start", "validation_kl_last"]
 
 
-def trained_on_tables(folder: Path = FOLDER) -> dict[str, pd.DataFrame]:
-    """Its tables by name; none if the study is not in this checkout. ValueError for one that lacks a column."""
-    files = {name: folder / f"{name}.csv" for name in COLUMNS}
-    if not all(path.is_file() for path in files.values()):
-        return {}
-    return {name: read_csv(path, COLUMNS[name]) for name, path in files.items()}
-
-
-def trained_on_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
+def trained_on_sentence(study: StudyTables) -> str:
     """Whether training on helps, in how many splits, what L1 leaves, and what a step costs."""
-    if not tables:
-        return "`make study NAME=trained_on` measures it, and has not been run in this checkout."
-    splits, gaps, step = tables["splits"], tables["gaps"], tables["steps"].iloc[0]
+    if any(table.empty for table in study.tables.values()):
+        return note(study)
+    splits, gaps, step = study["splits"], study["gaps"], study["steps"].iloc[0]
     of = {row["method"]: row for _, row in gaps[gaps["task"] == "toplines"].iterrows()}
     before, after = of["before"], of["after"]
     chosen = splits[splits["chosen"]]
     kept = int((chosen["epoch"] > 0).sum())
-    last = splits.groupby(["rate", "l1"])[list(KL)].mean().reset_index()
+    last = splits.groupby(["rate", "l1"])[KL].mean().reset_index()
     most = last.iloc[int(last["train_kl_last"].to_numpy().argmin())]
-    change = f"from {_range(before, 'gap_r')} to {_range(after, 'gap_r')} and the share of the group KL closed "
-    change += f"from {_range(before, 'group_kl_closed')} to {_range(after, 'group_kl_closed')}"
-    stays = f"stays at {_range(before, 'gap_r')} and the share closed at {_range(before, 'group_kl_closed')}"
+    change = f"from {measured(before, 'gap_r')} to {measured(after, 'gap_r')} and the share of the group KL closed "
+    change += f"from {measured(before, 'group_kl_closed')} to {measured(after, 'group_kl_closed')}"
+    stays = f"stays at {measured(before, 'gap_r')} and the share closed at {measured(before, 'group_kl_closed')}"
     return (
         f"The validation questions keep what training on changes in {kept or 'none'} of {len(chosen)} splits, and the "
         f"gap correlation {f'goes {change}' if kept else stays}. "
@@ -53,15 +35,9 @@ def trained_on_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
     )
 
 
-def trained_on_page(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def trained_on_page(study: StudyTables) -> pd.DataFrame:
     """A row per split and L1 weight: the epoch kept (0 is the start), KL on validation, and entries that are not 0."""
-    if not tables:
-        return pd.DataFrame()
     heads = {"validation_kl_start": "validation KL at the start", "train_kl_last": "training KL, last epoch"}
     heads |= {"validation_kl_last": "validation KL, last epoch", "epoch": "epoch kept", "l1": "γ"}
     heads |= {"entries_a": "entries of a kept", "entries_b": "entries of b kept"}
-    return tables["splits"].drop(columns=["validation_kl", *ENTRIES[2:]]).rename(columns=heads)
-
-
-def _range(row: pd.Series, of: str) -> str:
-    return f"{row[of]:.2f} ({row[f'{of}_low']:.2f} to {row[f'{of}_high']:.2f})"
+    return study["splits"].drop(columns=["validation_kl", "entries_c", "entries_deviation"]).rename(columns=heads)

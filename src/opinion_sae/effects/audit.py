@@ -22,7 +22,7 @@ from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.methods.personas import spread
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.progress import progress
-from opinion_sae.score.metrics import kl, option_positions
+from opinion_sae.score.metrics import ENDS, as_cells, kl, option_positions
 from opinion_sae.score.statistics import Effect, paired_effect
 from opinion_sae.survey import Survey
 
@@ -253,7 +253,7 @@ def audit_table(
         for strength in STRENGTHS:
             effect = _over_questions(part[part["strength"] == strength], "on_target", clusters, replicates)
             rows.append(about | {"questions": effect.n_questions, "strength": strength})
-            rows[-1] |= _with_interval("on_target", effect) | means.loc[strength, MEASURES[1:]].to_dict()
+            rows[-1] |= as_cells("on_target", *effect[:3]) | means.loc[strength, MEASURES[1:]].to_dict()
             rows[-1] |= {"bounded_from": low, "bounded_to": high}
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -272,8 +272,8 @@ def means_table(
         )
         rows[-1] |= {"bounded": int(inside.sum())}
         for name in MEASURES:
-            rows[-1] |= _with_interval(name, _over_questions(part, name, clusters, replicates))
-    ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+            rows[-1] |= as_cells(name, *_over_questions(part, name, clusters, replicates)[:3])
+    ends = [f"{name}{end}" for name in MEASURES for end in ENDS]
     return pd.DataFrame(rows, columns=["role", "strength", "latents", "questions", "bounded", *ends])
 
 
@@ -282,7 +282,3 @@ def _over_questions(part: pd.DataFrame, name: str, clusters: Int[np.ndarray, "qu
     of_question = part.groupby("question")[name].mean()
     values[0, of_question.index] = of_question
     return paired_effect(values, clusters, replicates=replicates)
-
-
-def _with_interval(name: str, effect: Effect) -> dict[str, float]:
-    return {name: effect.effect, f"{name}_low": effect.low, f"{name}_high": effect.high}

@@ -2,20 +2,18 @@
 
 The same units for every method, fewer than those of `side_effects`: every `EVERY`-th group reads a text or a fact, and
 answers are asked of a sample of questions. A method is judged as its user would leave it switched on: what steers at
-every token of a text, a prompt set before it. What reads a question reads of a text what came so far, and no options.
+every token of a text, a prompt set before it.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.effects.facts import Facts, fact_prompts
@@ -23,50 +21,12 @@ from opinion_sae.effects.readers import Cells, OffsetReader, Passage, Reader, fa
 from opinion_sae.effects.text_before import TextReader
 from opinion_sae.methods.contract import Bench, Outcome, Scaled, Steered
 from opinion_sae.methods.personas import spread
-from opinion_sae.model.activations import content
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.prompts import build_prompts
 
 SAMPLE = 10  # of each split's test, and of its validation questions
 EVERY = 8  # groups
 STRENGTHS = (0.5, 1.0)  # that are chosen from, by the product of the three factors' harmonic mean
-
-
-class ReadingReader(OffsetReader):
-    """Of steering that reads the question."""
-
-    offset: Steered
-
-    def choose(self, items: Int[np.ndarray, "item"], which: slice) -> Int[np.ndarray, "row item"]:
-        asked = copy.copy(self.asked)
-        if self.offset.reads == "options":
-            asked.read = lambda sae, place, items: nothing_read(self.offset, len(items), asked.lm.width)
-        return asked.predict(self.offset, torch.from_numpy(items)).numpy().argmax(-1)[which]
-
-    def next_logits(self, passage: Passage, which: slice) -> Iterable[Float[Tensor, "token vocabulary"]]:
-        x = passage.x
-        keep = content(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))[0]
-        shifted = self.offset.steer(x[0, keep], self._so_far(x[0, keep])).transpose(0, 1)[which]
-        moved = x.repeat(len(shifted), 1, 1)
-        moved[:, keep] = shifted
-        return (passage.lm.logits(row) for row in passage.above(moved))
-
-    def _so_far(self, x: Float[Tensor, "token d"]) -> Float[Tensor, "token read"]:
-        """What is read at each token of a text."""
-        sae, place = getattr(self.offset, "sae", None), self.offset.reads
-        if place == "options":
-            return nothing_read(self.offset, len(x), x.shape[1])
-        read = x if sae is None else (sae.encode(x) > 0).float()
-        if place == "last":
-            return read
-        total = read.cumsum(0)
-        return total if sae is not None else total / torch.arange(1, len(x) + 1)[:, None]
-
-
-def nothing_read(offset: Steered, items: int, d: int) -> Float[Tensor, "item read"]:
-    """What is read where there is nothing to read: no latents, or the mean stream of the questions fitted to."""
-    sae, mean = getattr(offset, "sae", None), getattr(getattr(offset, "steering", offset), "mean", None)
-    return torch.zeros(items, d if sae is None else sae.width) if mean is None else mean.expand(items, -1)
 
 
 class Beside:
@@ -93,16 +53,12 @@ class Beside:
         if len(outcome.texts):
             return [TextReader(self.bench.answers.lm, texts, self.facts) for texts in outcome.texts]
         found: list[Steered] = [one if strength == 1.0 else Scaled(one, strength) for one in outcome.steering]
-        return [(OffsetReader if one.reads is None else ReadingReader)(one, self.asked) for one in found]
+        return [OffsetReader(one, self.asked) for one in found]
 
-    def elsewhere(self, readers: Sequence[Reader], texts: slice = slice(None)) -> Cells:
-        """`fact_cells` and `text_cells`; of the texts and facts, those of a slice."""
-        chosen = np.arange(len(self.passages))[texts]
-        found = text_cells({"": readers}, [self.passages[i] for i in chosen], self.groups, EVERY)[""]
-        cells = {name: np.full((self.groups, len(self.passages)), np.nan) for name in found}
-        for name, values in found.items():
-            cells[name][:, chosen] = values
-        return cells | fact_cells(readers, self.facts, self.groups, EVERY if readers[0].groups > 1 else 1)
+    def elsewhere(self, readers: Sequence[Reader]) -> Cells:
+        """`fact_cells` and `text_cells`."""
+        found = text_cells({"": readers}, self.passages, self.groups, EVERY)[""]
+        return found | fact_cells(readers, self.facts, self.groups, EVERY if readers[0].groups > 1 else 1)
 
     def measure(self, outcome: Outcome) -> dict[str, np.ndarray]:
         """By name: cells at full strength (`readers.Cells`), `turned` (log p of the sample, options reversed),

@@ -17,7 +17,7 @@ from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
-from opinion_sae.score.metrics import bootstrap_mean, by_group
+from opinion_sae.score.metrics import as_cells, bootstrap_mean, by_group
 from opinion_sae.survey import Survey
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -120,17 +120,13 @@ def dose_curve(
         row = {"strength": strength, "n_questions": part["kl"].count()}
         for name in ("kl", "option_mass"):
             interval = bootstrap_mean(part[name].to_numpy(), related, replicates, seed)
-            row |= _with_interval(name, float(part[name].mean()), *interval)
+            row |= as_cells(name, float(part[name].mean()), *interval)
         row |= {"n_windows": len(set(window)), "n_tokens": len(loss)}
         for name, values in (("perplexity", loss), ("perplexity_ratio", loss - unsteered)):
             low, high = bootstrap_mean(values, window, replicates, seed)
-            row |= _with_interval(name, *np.exp([values.mean(), low, high]).tolist())
+            row |= as_cells(name, *np.exp([values.mean(), low, high]).tolist())
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def sweet_spot(curve: pd.DataFrame, perplexity_rise: float = PERPLEXITY_RISE, mass_loss: float = MASS_LOSS) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -40,27 +39,6 @@ def token_effects(
          [lm.tokenizer.decode([i]) for i in (-row).topk(count).indices.tolist()])
         for row in logit_effects(lm, sae, latents)
     ]  # fmt: skip
-
-
-def latents_touched(deltas: Sequence[GroupDelta]) -> pd.DataFrame:
-    """Non-zero latents per fold and part, means over groups; last, how many have one sign in all folds with the part.
-
-    A part that a fold does not use (all zero, since the start won on validation) is NaN, and its fold is left out of
-    the last row.
-    """
-    parts = {
-        "shared": torch.stack([delta.shared.detach()[None] for delta in deltas]),
-        "group": torch.stack([delta.deviation.detach() for delta in deltas]),
-        "shared + group": torch.stack([delta.offsets().detach() for delta in deltas]),
-    }
-    columns = {}
-    for name, offsets in parts.items():
-        used = (offsets != 0).any(-1).any(-1)
-        counts = (offsets != 0).float().sum(-1).mean(-1).where(used, torch.nan)
-        signs = offsets[used].sign().sum(0).abs() == used.sum()
-        columns[name] = [*counts.tolist(), signs.float().sum(-1).mean().item() if used.any() else np.nan]
-    index = [*(f"fold {fold}" for fold in range(len(deltas))), "one sign in all folds that use it"]
-    return pd.DataFrame(columns, index=index)
 
 
 @torch.no_grad()

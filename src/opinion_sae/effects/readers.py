@@ -6,6 +6,7 @@ are dealt out among a method's readers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -58,11 +59,17 @@ class Reader(Protocol):
 
 
 class OffsetReader:
-    """The model under an offset at every content token (no attention sink) and at the end of a question."""
+    """The model under an offset at every content token (no attention sink) and at the end of a question.
+
+    One that reads the question reads of a text what came so far, and no options.
+    """
 
     def __init__(self, offset: Steered | None, asked: AnswerPath):
         self.offset, self.asked = offset, asked  # None: the model as it is
         self.groups = 1 if offset is None else len(offset.groups)
+        if offset is not None and offset.reads == "options":
+            self.asked = copy.copy(asked)
+            self.asked.read = lambda sae, place, items: nothing_read(offset, len(items), asked.lm.width)
 
     def choose(self, items: Int[np.ndarray, "item"], which: slice) -> Int[np.ndarray, "row item"]:
         return self.asked.predict(self.offset, torch.from_numpy(items)).numpy().argmax(-1)[which]
@@ -72,10 +79,31 @@ class OffsetReader:
             return [passage.lm.logits(passage.top)]
         x = passage.x
         keep = content(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))[0]
-        shifted = self.offset.steer(x[0, keep]).transpose(0, 1)[which]  # group token d
+        read = so_far(self.offset, x[0, keep])
+        shifted = self.offset.steer(x[0, keep], read).transpose(0, 1)[which]  # group token d
         moved = x.repeat(len(shifted), 1, 1)
         moved[:, keep] = shifted
         return (passage.lm.logits(row) for row in passage.above(moved))
+
+
+def so_far(offset: Steered, x: Float[Tensor, "token d"]) -> Float[Tensor, "token read"] | None:
+    """What an offset reads at each token of a text; None for one that reads nothing."""
+    sae, place = getattr(offset, "sae", None), offset.reads
+    if place is None:
+        return None
+    if place == "options":
+        return nothing_read(offset, len(x), x.shape[1])
+    read = x if sae is None else (sae.encode(x) > 0).float()
+    if place == "last":
+        return read
+    total = read.cumsum(0)
+    return total if sae is not None else total / torch.arange(1, len(x) + 1)[:, None]
+
+
+def nothing_read(offset: Steered, items: int, d: int) -> Float[Tensor, "item read"]:
+    """What is read where there is nothing to read: no latents, or the mean stream of the questions fitted to."""
+    sae, mean = getattr(offset, "sae", None), getattr(getattr(offset, "steering", offset), "mean", None)
+    return torch.zeros(items, d if sae is None else sae.width) if mean is None else mean.expand(items, -1)
 
 
 def asked_facts(answers: AnswerPath, facts: Facts) -> tuple[Facts, AnswerPath]:

@@ -17,6 +17,7 @@ from opinion_sae.delta.reading import FEW, ReadingDelta
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.progress import progress
 from opinion_sae.score.gap_replicates import PooledGaps, interval
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.survey import Survey
 
 Table = Float[np.ndarray, "group question option"]
@@ -182,6 +183,5 @@ def path_table(
         r, kl = measure(table)
         rows.append({"latents": latents, "fit": fit})
         for name, values in {"gap_r": r, "kl": kl}.items():
-            low, high = interval(values[1:])
-            rows[-1] |= {name: float(values[0]), f"{name}_low": low, f"{name}_high": high}
+            rows[-1] |= as_cells(name, values[0], *interval(values[1:]))
     return pd.DataFrame(rows)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from opinion_sae.delta.fit import fit_offset
 from opinion_sae.delta.held_out import Split, assemble
-from opinion_sae.delta.offsets import Offset
+from opinion_sae.delta.offsets import GroupDelta, Offset
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import validation_kl
 from opinion_sae.methods.personas import persona_residuals, spread
@@ -112,6 +113,12 @@ def steered(bench: Bench, fit: Callable[[Split], Steered], parameters: int) -> O
         steering.append(fit(split))
         parts.append(bench.answers.predict(steering[-1], torch.from_numpy(split.test)).numpy())
     return Outcome(assemble(parts, bench.splits, len(bench.survey.questions)), steering, (), parameters)
+
+
+def trained(bench: Bench, split: Split, start: GroupDelta, support: Bool[Tensor, "group m"]) -> GroupDelta:
+    """An offset trained on from there through the model, in the latents of `support` alone and without an L1 term."""
+    fit_offset(bench.answers, bench.survey, start, split, replace(bench.settings, l1=0.0), support=support)
+    return start.requires_grad_(False)
 
 
 def best_of(bench: Bench, split: Split, candidates: Sequence[AnySteered]) -> AnySteered:

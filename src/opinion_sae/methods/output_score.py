@@ -12,16 +12,13 @@ highest scores are all free, and how much of each a group takes is fitted to its
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opinion_sae.delta.fit import fit_offset
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.methods.contract import Bench, Outcome, steered
+from opinion_sae.methods.contract import Bench, Outcome, steered, trained
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.prompts import Prompt, prompt_tokens
 from opinion_sae.progress import progress
@@ -39,9 +36,7 @@ def output_score(bench: Bench) -> Outcome:
     chosen[:, output_scores(bench).topk(count).indices] = True
 
     def fit(split: Split) -> GroupDelta:
-        offset = GroupDelta(survey.groups, sae)
-        fit_offset(bench.answers, survey, offset, split, replace(bench.settings, l1=0.0), support=chosen)
-        return offset.requires_grad_(False)
+        return trained(bench, split, GroupDelta(survey.groups, sae), chosen)
 
     return steered(bench, fit, len(survey.groups) * count)
 

@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import DenseOffset
 from opinion_sae.methods.contract import STRENGTHS, Bench, Outcome, best_of, steered
-from opinion_sae.methods.personas import persona, spread
+from opinion_sae.methods.personas import in_turn, persona, spread
 from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.model.prompts import chat, describe, prompt_tokens
+from opinion_sae.model.prompts import describe, prompt_tokens
 from opinion_sae.progress import progress
 
 QUESTIONS = 1  # of each split's test part; a split uses those of the others
@@ -88,8 +87,3 @@ def mean_written(lm: LanguageModel, texts: Sequence[str], layer: int, tokens: in
         total += there[:, place : place + 1] * x.cpu()
         count += there[:, place : place + 1]
     return total / count.clamp_min(1)
-
-
-def in_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A chat model's user turn, or plain text that ends where the answer begins."""
-    return chat(tokenizer, text) if tokenizer.chat_template else f"Question: {text}\nAnswer:"

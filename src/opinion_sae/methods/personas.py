@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.artifacts import keep_part, read_part
 from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.model.prompts import LETTERS, build_prompts, describe, question_text
+from opinion_sae.model.prompts import LETTERS, build_prompts, chat, describe, question_text
 from opinion_sae.model.whole_pass import Told, read_answers
 from opinion_sae.progress import progress
 from opinion_sae.survey import Survey
@@ -56,6 +57,11 @@ def persona(style: str, survey: Survey, group: int) -> str:
         person = describe(attribute, name)
         return f"Put yourself in the place of {person} in the United States. Answer as this person would."
     raise ValueError(f"persona style {style!r} is not one of {', '.join(STYLES)}")
+
+
+def in_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A chat model's user turn, or for a base model plain text that ends where the answer begins."""
+    return chat(tokenizer, text) if tokenizer.chat_template else f"Question: {text}\nAnswer:"
 
 
 def persona_answers(

@@ -75,7 +75,7 @@ def calibrated(
 
 
 def unembedding(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split]
 ) -> tuple[Float[np.ndarray, "group question option"], Float[Tensor, "split group letter d"]]:
     """Only the option letters' rows of the unembedding move: logit_o = (W + V_g)_letter(o) . h, h the final stream.
 
@@ -94,13 +94,11 @@ def unembedding(
         by_letter = torch.einsum("qkd,gld->gqkl", hidden[questions], rows)
         return logits[questions] + by_letter.gather(-1, places[questions].expand(len(rows), -1, -1, -1))
 
-    found, parameters = _fit_all(answers, survey, splits, read, letters * hidden.shape[-1], shared)
+    found, parameters = _fit_all(answers, survey, splits, read, letters * hidden.shape[-1])
     return found, torch.stack(parameters).unflatten(2, (letters, -1)) @ basis.T / unit
 
 
-def probe(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], shared: bool = False
-) -> Float[np.ndarray, "group question option"]:
+def probe(answers: AnswerPath, survey: Survey, splits: Sequence[Split]) -> Float[np.ndarray, "group question option"]:
     """What a linear map could read at the hook layer, without the model's answer: logit_o = w_{g,o} . x + b_{g,N,o}.
 
     x is the residual stream at the last token, mean over orders, centred and in units of 1 / RMS |x - mean x|; o the
@@ -118,7 +116,7 @@ def probe(
         logits = torch.einsum("qd,god->gqo", x[questions], rows.unflatten(1, (width, d)))
         return (logits + bias[:, at_option[questions]])[:, :, None]
 
-    return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width, shared)[0]
+    return _fit_all(answers, survey, splits, read, width * d + (width + 1) * width)[0]
 
 
 def in_span(vectors: Float[Tensor, "*prompt d"]) -> tuple[Float[Tensor, "*prompt r"], Float[Tensor, "d r"]]:
@@ -135,7 +133,7 @@ def in_span(vectors: Float[Tensor, "*prompt d"]) -> tuple[Float[Tensor, "*prompt
 
 
 def _fit_all(
-    answers: AnswerPath, survey: Survey, splits: Sequence[Split], read: ReadOut, size: int, shared: bool
+    answers: AnswerPath, survey: Survey, splits: Sequence[Split], read: ReadOut, size: int, shared: bool = False
 ) -> tuple[Float[np.ndarray, "group question option"], list[Float[Tensor, "some_groups p"]]]:
     """Held-out answers of a read-out, the ridge chosen on each split's validation questions, and its parameters."""
     if answers.questions != survey.questions:

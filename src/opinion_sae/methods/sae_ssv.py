@@ -10,16 +10,13 @@ pull is the start. The probe sees the stream under personas (`personas.py`): sur
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from opinion_sae.delta.fit import fit_offset
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.methods.contract import STRENGTHS, Bench, Outcome, best_of, steered
+from opinion_sae.methods.contract import STRENGTHS, Bench, Outcome, best_of, steered, trained
 from opinion_sae.survey import Survey
 
 LATENTS = 64
@@ -36,9 +33,7 @@ def sae_ssv(bench: Bench) -> Outcome:
         weights, difference = probes(survey, z)
         chosen = largest(weights, count)
         begin = [GroupDelta(survey.groups, sae).with_parts(deviation=s * difference * chosen) for s in STRENGTHS]
-        offset = best_of(bench, split, begin)
-        fit_offset(bench.answers, survey, offset, split, replace(bench.settings, l1=0.0), support=chosen)
-        return offset.requires_grad_(False)
+        return trained(bench, split, best_of(bench, split, begin), chosen)
 
     return steered(bench, fit, len(survey.groups) * count)
 

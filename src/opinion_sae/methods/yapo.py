@@ -8,14 +8,11 @@ so the loss here is KL(h_g || p_g), under v alone: all other things are as publi
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from opinion_sae.delta.fit import fit_offset
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.methods.contract import Bench, Outcome, steered
+from opinion_sae.methods.contract import Bench, Outcome, steered, trained
 
 
 def yapo(bench: Bench) -> Outcome:
@@ -24,8 +21,6 @@ def yapo(bench: Bench) -> Outcome:
     everywhere = torch.ones(len(survey.groups), sae.width, dtype=torch.bool)
 
     def fit(split: Split) -> GroupDelta:
-        offset = GroupDelta(survey.groups, sae)
-        fit_offset(bench.answers, survey, offset, split, replace(bench.settings, l1=0.0), support=everywhere)
-        return offset.requires_grad_(False)
+        return trained(bench, split, GroupDelta(survey.groups, sae), everywhere)
 
     return steered(bench, fit, len(survey.groups) * sae.width)

@@ -19,7 +19,6 @@ from opinion_sae.sae.variants import HierarchicalTraining, MaskedTraining, Matry
 OURS = ("topk", "batchtopk", "matryoshka", "hierarchical", "atm", "threshold")
 SAELENS = ("jumprelu", "gated", "standard")
 ARCHITECTURES = (*OURS, *SAELENS)
-ONE_LEVEL = ("batchtopk", "matryoshka", "atm")  # after training one threshold stands in for the batch's k largest
 QUICKER = 10  # times the learning rate, for JumpReLU's thresholds
 BANDWIDTH = 0.5  # of JumpReLU's straight-through estimator, in units of a pre-activation's spread at the start
 

@@ -9,7 +9,6 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from opinion_sae.score.gap_replicates import (
-    People,
     Replicates,
     enough_clusters,
     interval,
@@ -19,6 +18,7 @@ from opinion_sae.score.gap_replicates import (
     seed_weights,
 )
 from opinion_sae.score.gaps import TASKS
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
@@ -85,20 +85,18 @@ def _rows(
             low, high = interval(values[1:]) if enough[row] else (np.nan, np.nan)
             if name == "group_kl_closed" and not interval(of.room[1:])[0] > 0:
                 low, high = np.nan, np.nan
-            cells |= {name: values[0], f"{name}_low": low, f"{name}_high": high}
+            cells |= as_cells(name, values[0], low, high)
         cells["gap_r_corrected"] = of.gap_r[0] / np.sqrt(of.reliability[0])
         yield cells | {name: getattr(of, name)[0] for name in ("identified", "identified_chance")}
 
 
-def gaps_by_fold(
-    survey: Survey, tables: Tables, folds: Int[np.ndarray, "question"], known: People | None = None, seed: int = 0
-) -> pd.DataFrame:
+def gaps_by_fold(survey: Survey, tables: Tables, folds: Int[np.ndarray, "question"], seed: int = 0) -> pd.DataFrame:
     """Where a mean could hide something: 'all' of each method by fold (mean over seeds) and by seed (all questions).
 
     Columns `task, method, part ('fold' or 'seed'), number, kl, group_kl_closed, gap_r`. A seed's number is its place
     in the list. Correlations of a fold are about the fold's own means.
     """
-    known = known or people(survey, seed)
+    known = people(survey, seed)
     names, rows = np.unique(folds), []
     of_fold = (folds == names[:, None]).astype(float)
     for task in TASKS:

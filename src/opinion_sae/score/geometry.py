@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from opinion_sae.score.gaps import actual_gaps
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.score.statistics import holm, paired_effect
 from opinion_sae.score.toplines import options_there
 from opinion_sae.survey import Survey
@@ -124,7 +125,7 @@ def likeness_table(
         row: dict[str, object] = {"group": group, "n_questions": whole.shape[1]}
         for name, cells in (("whole", whole), ("own", own)):
             found = paired_effect(cells[some].mean(0)[None], clusters, replicates=replicates, seed=seed)
-            row |= {name: found.effect, f"{name}_low": found.low, f"{name}_high": found.high}
+            row |= as_cells(name, found.effect, found.low, found.high)
         rows.append(
             row | {f"size_{name}": part[some].mean() for name, part in zip(("one", "other"), lengths, strict=True)}
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,8 @@ from torch import Tensor
 from opinion_sae.survey import Question, Survey
 
 MEASURES = ("kl", "tv", "alignment")
+ENDS = ("", "_low", "_high")  # of the names of columns: a measure, and its interval
+TAILS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # quantiles of a 95 % interval
 
 
 class Scores(NamedTuple):
@@ -102,6 +104,11 @@ def floor_draws(survey: Survey, replicates: int, seed: int) -> Iterator[Scores]:
         yield Scores(*(np.where(absent, np.nan, cells) for cells in found))
 
 
+def as_cells(name: str, value: SupportsFloat, low: SupportsFloat, high: SupportsFloat) -> dict[str, float]:
+    """A measure and its interval as the cells of a row."""
+    return dict(zip((f"{name}{end}" for end in ENDS), map(float, (value, low, high)), strict=True))
+
+
 @lru_cache(maxsize=8)  # every method, group and measure of a table is drawn from the same few numbers of clusters
 def cluster_draws(count: int, replicates: int, seed: int) -> Float[np.ndarray, "replicate cluster"]:
     """How often each of `count` clusters is drawn in each replicate, with replacement; not to be written to."""
@@ -110,23 +117,27 @@ def cluster_draws(count: int, replicates: int, seed: int) -> Float[np.ndarray, "
     return draws
 
 
+def drawn_sums(
+    rows: Float[np.ndarray, "row question"], clusters: Int[np.ndarray, "question"], replicates: int, seed: int
+) -> list[Float[np.ndarray, "replicate"]]:
+    """Sums of each row over the questions of the clusters drawn; none for fewer than two clusters, or no replicates."""
+    _, cluster = np.unique(clusters, return_inverse=True)
+    count = len(np.bincount(cluster))
+    if count < 2 or not replicates:
+        return []
+    draws = cluster_draws(count, replicates, seed)
+    return [draws @ np.bincount(cluster, weights=row) for row in rows]
+
+
 def bootstrap_mean(
-    values: Float[np.ndarray, "question"],
-    clusters: Int[np.ndarray, "question"],
-    replicates: int,
-    seed: int,
-    level: float = 0.95,
+    values: Float[np.ndarray, "question"], clusters: Int[np.ndarray, "question"], replicates: int, seed: int
 ) -> tuple[float, float]:
     """Percentile interval of the mean when whole clusters of questions are drawn with replacement. NaN values are left
     out; with fewer than two clusters, or no replicates, there is no interval (NaN, NaN)."""
     keep = ~np.isnan(values)
-    _, cluster = np.unique(clusters[keep], return_inverse=True)
-    count = np.bincount(cluster)
-    if len(count) < 2 or not replicates:
-        return float("nan"), float("nan")
-    total = np.bincount(cluster, weights=values[keep])
-    draws = cluster_draws(len(count), replicates, seed)
-    low, high = np.quantile((draws @ total) / (draws @ count), [(1 - level) / 2, (1 + level) / 2])
+    kept = values[keep]
+    sums = drawn_sums(np.stack([kept, np.ones_like(kept)]), clusters[keep], replicates, seed)
+    low, high = np.quantile(sums[0] / sums[1], TAILS) if sums else (np.nan, np.nan)
     return float(low), float(high)
 
 
@@ -136,22 +147,16 @@ def bootstrap_ratio(
     clusters: Int[np.ndarray, "question"],
     replicates: int,
     seed: int,
-    level: float = 0.95,
 ) -> tuple[float, float]:
     """As `bootstrap_mean`, of mean(above) / mean(below) over the same questions. (NaN, NaN) as well if the interval of
     mean(below) holds 0, where the ratio has no meaning."""
     keep = ~(np.isnan(above) | np.isnan(below))
-    _, cluster = np.unique(clusters[keep], return_inverse=True)
-    count = len(np.bincount(cluster))
-    if count < 2 or not replicates:
-        return float("nan"), float("nan")
-    draws = cluster_draws(count, replicates, seed)
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    over, under = (draws @ np.bincount(cluster, weights=values[keep]) for values in (above, below))
-    least, most = np.quantile(under, ends)
+    sums = drawn_sums(np.stack([above, below])[:, keep], clusters[keep], replicates, seed)
+    least, most = np.quantile(sums[1], TAILS) if sums else (0.0, 0.0)
     if least <= 0 <= most:
         return float("nan"), float("nan")
-    low, high = np.quantile(over[under != 0] / under[under != 0], ends)
+    over, under = sums
+    low, high = np.quantile(over[under != 0] / under[under != 0], TAILS)
     return float(low), float(high)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from opinion_sae.score.metrics import by_group
+from opinion_sae.score.metrics import TAILS, by_group
 from opinion_sae.survey import Survey
 
 COLUMNS = "claim method reference group effect margin low high n_questions n_seeds p p_holm verdict".split()
@@ -49,7 +49,6 @@ def paired_effect(
     margin: float = 0.0,
     replicates: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Effect:
     """Mean of paired differences with a percentile interval, drawing clusters of questions and seeds at once.
 
@@ -71,7 +70,7 @@ def paired_effect(
     draws = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), size=replicates)
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=replicates) / seeds
     means = np.einsum("rs,sc,rc->r", of_seeds, total, draws, optimize=True) / (draws @ count)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, TAILS)
     # a hair's breadth, so that a replicate that is the sample itself counts whatever the rounding
     far = np.abs(means - effect) >= abs(effect - margin) - 1e-12
     return Effect(effect, float(low), float(high), float((1 + far.sum()) / (1 + replicates)), questions, seeds)
@@ -97,7 +96,6 @@ def claims_table(
     clusters: Int[np.ndarray, "question"],
     replicates: int = 2000,
     seed: int = 0,
-    alpha: float = 0.05,
 ) -> pd.DataFrame:
     """One row per claim for the mean over groups ('all') and one per group; only claims whose methods are in `cells`.
 
@@ -121,7 +119,7 @@ def claims_table(
     table.loc[overall, "p_holm"] = holm(table.loc[overall, "p"].to_numpy(float))
     for _, part in table[~overall].groupby(["method", "reference"], sort=False):
         table.loc[part.index, "p_holm"] = holm(part["p"].to_numpy(float))
-    table["verdict"] = verdicts(table, alpha)
+    table["verdict"] = verdicts(table)
     return table[COLUMNS]
 
 
@@ -137,15 +135,15 @@ def _paired(
     return ours - theirs
 
 
-def verdicts(table: pd.DataFrame, alpha: float = 0.05) -> list[str]:
+def verdicts(table: pd.DataFrame) -> list[str]:
     """One of `VERDICTS` for each row of a claims table.
 
-    A row is supported if its interval lies below the margin and p_holm < alpha, contradicted if it lies above it just
+    A row is supported if its interval lies below the margin and p_holm < 0.05, contradicted if it lies above it just
     as surely, else not supported. For the mean over groups ('all') one thing differs: it is mixed if it is supported
     but contradicted in some group, or if it is neither but supported in some group. So a mean that is contradicted
     stays so, whatever single groups say: the claim is one on the mean.
     """
-    sure = table["p_holm"] < alpha
+    sure = table["p_holm"] < 0.05
     below, above = sure & (table["high"] < table["margin"]), sure & (table["low"] > table["margin"])
     overall, pair = table["group"] == "all", [table["method"], table["reference"]]
     some_below = (below & ~overall).groupby(pair).transform("any")

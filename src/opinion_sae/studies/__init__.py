@@ -20,6 +20,7 @@ import pandas as pd
 from opinion_sae.artifacts import Item
 
 if TYPE_CHECKING:
+    from opinion_sae.delta.directions import Effects
     from opinion_sae.delta.held_out import Split
     from opinion_sae.delta.settings import FitSettings
     from opinion_sae.model.activations import Activations
@@ -86,6 +87,13 @@ class Given:
         from opinion_sae.sae.autoencoder import load_sae
 
         return load_sae(self.work / "sae")
+
+    @cached_property
+    def effects(self) -> Effects:
+        """What a change of x, as it is, does to every letter: from toplines no shared part is needed."""
+        from opinion_sae.delta.directions import Effects
+
+        return Effects(self.answers)
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +15,12 @@ from opinion_sae.sae.architectures import ARCHITECTURES, Sizes, train_architectu
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.gap_replicates import interval
 from opinion_sae.studies import Given, Parts
-from opinion_sae.studies.ground import Ground, drawn, gaps, quality
+from opinion_sae.studies.ground import Ground, folder_of, gaps_with, kept_sae, quality, sizes
 from opinion_sae.studies.probing import stability
 
 TITLE = "nine architectures of SAE at equal tokens and three sparsities"
 TIME = "about an hour of one core that has nothing else to do"
 SEEDS = 3
-BATCH, STEPS = 256, 200  # one pass over 51,200 tokens
 T = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}  # 97.5 % of Student's t, by degrees of freedom
 BOOK = "book"  # the book's own SAE, which has seen far more tokens
 
@@ -58,25 +56,20 @@ def items(given: Given) -> dict[str, Item]:
     """An SAE trained and measured, or the offset that reads with one, by `in_order`."""
     ground, found = Ground(given), {}
     for kind, name in in_order(given):
-        about = ["book"] if name.architecture == BOOK else [repr(sizes(given, name))]
-        make = partial(_gaps if kind else _quality, ground, name)
+        about = ["book"] if name.architecture == BOOK else [repr(_sizes(given, name))]
+        make = partial(gaps_with, given, partial(sae_of, given, name)) if kind else partial(_quality, ground, name)
         found[f"{kind}{name}"] = Item([*about, *ground.item.about], make)
     return found
 
 
-def sizes(given: Given, name: Name) -> Sizes:
-    """How an SAE is trained: with the book's width and learning rate, from the book's seed on."""
-    width, steps = int(given.training["width"]), drawn(len(given.activations.tokens), BATCH, STEPS)
-    return Sizes(width, name.l0, BATCH, steps, given.training["lr"], given.seed + name.seed)
+def _sizes(given: Given, name: Name) -> Sizes:
+    """With the book's width."""
+    return sizes(given, int(given.training["width"]), name.l0, name.seed)
 
 
 def sae_of(given: Given, name: Name) -> SparseAutoencoder:
     """The SAE of an item, which `_quality` has kept."""
-    return given.sae if name.architecture == BOOK else load_sae(_folder(given, name))
-
-
-def _folder(given: Given, name: Name) -> Path:
-    return given.folder / "saes" / str(name)
+    return given.sae if name.architecture == BOOK else kept_sae(given, name)
 
 
 def _quality(ground: Ground, name: Name) -> dict[str, np.ndarray]:
@@ -85,22 +78,15 @@ def _quality(ground: Ground, name: Name) -> dict[str, np.ndarray]:
     if name.architecture == BOOK:
         return quality(ground, given.sae)
     metadata = {"model_name": given.lm.name, "hook_name": f"blocks.{given.answers.hook_layer}.hook_resid_post"}
-    trained = train_architecture(name.architecture, given.activations.tokens, sizes(given, name), metadata)
-    trained.sae.save(_folder(given, name))
+    trained = train_architecture(name.architecture, given.activations.tokens, _sizes(given, name), metadata)
+    trained.sae.save(folder_of(given, name))
     found = quality(ground, trained.sae)
     given.answers.forget()
     earlier = [name._replace(seed=seed) for seed in range(name.seed)]
-    there = [load_sae(_folder(given, one)).W_dec for one in earlier if _folder(given, one).is_dir()]
+    there = [load_sae(folder_of(given, one)).W_dec for one in earlier if folder_of(given, one).is_dir()]
     same = [stability(trained.sae.W_dec, other) for other in there]
     found |= {"seconds": np.array(trained.seconds), "processor": np.array(trained.processor)}
     return found | {"stability": np.array(np.mean(same) if same else np.nan)}
-
-
-def _gaps(ground: Ground, name: Name) -> dict[str, np.ndarray]:
-    folder = _folder(ground.given, name)
-    if name.architecture != BOOK and not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: not there; make the item {name} first")
-    return gaps(ground, sae_of(ground.given, name))
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opinion_sae.artifacts import Item, cache_dir, made, recalled
-from opinion_sae.delta.directions import Effects
 from opinion_sae.losses import reconstruction
 from opinion_sae.methods.reading import Base, held_out_reading, reading
 from opinion_sae.model.addresses import SHA256, addresses
 from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.sae.architectures import Sizes
+from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.quality import spliced_loss
-from opinion_sae.score.gap_replicates import People, people, question_weights, replicates_of
+from opinion_sae.score.gap_replicates import people, question_weights, replicates_of, seed_weights
 from opinion_sae.studies import Given
 from opinion_sae.studies.probing import absorption, probe
 from opinion_sae.survey import question_clusters
@@ -34,8 +35,8 @@ SINCE, EACH, LENGTH = 1900, 2, 32  # addresses that are probed: from this year, 
 WORDS = 40  # of each letter, at most
 TEXT = 512  # tokens of the held-out text into which reconstructions are spliced
 BEFORE = "The word:"  # in front of a word; a first token would be an attention sink
-PROBES = ("decade", "party", "topic")
 COUNTS = (1, 5, 16)  # latents that a probe may use
+BATCH, STEPS = 256, 200  # of training an SAE: one pass over 51,200 tokens
 
 
 def passages(lm: LanguageModel, hook_layer: int) -> dict[str, np.ndarray]:
@@ -108,20 +109,6 @@ class Ground:
         return made(path, Item(about, self.item.make)) if found is None else found
 
     @cached_property
-    def effects(self) -> Effects:
-        """What a change of the stream does to every letter."""
-        return Effects(self.given.answers)
-
-    @cached_property
-    def people(self) -> People:
-        return people(self.given.survey, self.given.seed)
-
-    @cached_property
-    def weights(self) -> Float[np.ndarray, "replicate question"]:
-        """The bootstrap's, of questions."""
-        return question_weights(question_clusters(self.given.survey), self.given.replicates, self.given.seed)
-
-    @cached_property
     def tokens(self) -> Float[Tensor, "token d"]:
         """Held-out text."""
         return self.given.activations.held_out
@@ -181,18 +168,43 @@ def probes(ground: Ground, sae: SparseAutoencoder) -> dict[str, list[float]]:
     }
 
 
-def gaps(ground: Ground, sae: SparseAutoencoder) -> dict[str, np.ndarray]:
-    """gap_r and group_kl_closed, from toplines and over all groups, of `delta-reading` with this SAE, and both in every
-    bootstrap replicate. Without a shared part, which from toplines is known anyway."""
-    given = ground.given
-    bases = [Base(split, ground.effects) for split in given.splits]
-    held = held_out_reading([reading(given.answers, sae, given.survey)] * len(bases), bases)
-    given.answers.forget()
-    one = np.ones((len(ground.weights), 1))
-    found = replicates_of(given.survey, ground.people, [held.log_probs], "toplines", ground.weights, one)
+def gaps(given: Given, sae: SparseAutoencoder, latents: int | None = None) -> dict[str, np.ndarray]:
+    """gap_r and group_kl_closed, from toplines and over all groups, of `delta-reading` with this SAE, which reads all
+    or so many of its latents, and both in every bootstrap replicate, which draws the same questions for every SAE.
+
+    Without a shared part, which from toplines is known anyway.
+    """
+    survey, replicates, seed = given.survey, given.replicates, given.seed
+    bases = [Base(split, given.effects) for split in given.splits]
+    held = held_out_reading([reading(given.answers, sae, survey, latents)] * len(bases), bases)
+    weights = question_weights(question_clusters(survey), replicates, seed)
+    one = seed_weights(1, replicates, seed)
+    found = replicates_of(survey, people(survey, seed), [held.log_probs], "toplines", weights, one)
     return {"gap_r": found.gap_r[:, 0], "group_kl_closed": found.group_kl_closed[:, 0]}
 
 
-def drawn(tokens: int, batch: int, steps: int) -> int:
-    """Batches of one pass: so many, or all that there are."""
-    return max(1, min(steps, tokens // batch))
+def sizes(given: Given, width: int, l0: int, seed: int) -> Sizes:
+    """How the SAEs of a comparison are trained: on one pass over the book's tokens, or `STEPS` batches of them, at its
+    learning rate, from so many seeds after its own on."""
+    steps = max(1, min(STEPS, len(given.activations.tokens) // BATCH))
+    return Sizes(width, l0, BATCH, steps, given.training["lr"], given.seed + seed)
+
+
+def folder_of(given: Given, name: object) -> Path:
+    """Where a study keeps the SAE of an item."""
+    return given.folder / "saes" / str(name)
+
+
+def kept_sae(given: Given, name: object) -> SparseAutoencoder:
+    """The SAE that an item has kept. FileNotFoundError before it was made."""
+    folder = folder_of(given, name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: not there; make the item {name} first")
+    return load_sae(folder)
+
+
+def gaps_with(given: Given, sae_of: Callable[[], SparseAutoencoder]) -> dict[str, np.ndarray]:
+    """`gaps`, of an SAE that nothing else reads with."""
+    found = gaps(given, sae_of())
+    given.answers.forget()
+    return found

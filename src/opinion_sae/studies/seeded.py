@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opinion_sae.artifacts import Item, check_fields, made, read_json, recalled
-from opinion_sae.delta.directions import Effects
 from opinion_sae.methods.sentences import text_embeddings
 from opinion_sae.model.activations import PROMPT_ENDS
 from opinion_sae.studies import Given
@@ -117,11 +116,6 @@ class Ground:
         embedding: Any = self.given.lm.model.get_input_embeddings()
         tokens = torch.tensor([token for piece in self.pool for token in piece])
         return torch.bincount(tokens, minlength=len(embedding.weight))
-
-    @cached_property
-    def effects(self) -> Effects:
-        """Of x as it is: from toplines no shared part is needed."""
-        return Effects(self.given.answers)
 
     @cached_property
     def chosen(self) -> dict[str, Int[Tensor, "chunk"]]:

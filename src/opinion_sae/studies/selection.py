@@ -66,14 +66,9 @@ def in_turn(scores: Float[np.ndarray, "query text"], count: int) -> Int[np.ndarr
     return np.lexsort((np.arange(len(best)), -own, best))[:count]
 
 
-def token_losses(sae: SparseAutoencoder, x: Float[Tensor, "token d"]) -> Float[Tensor, "token"]:
-    """|x - x_hat|^2 of every token, in the squared units of the stream."""
-    return (x - sae(x)).pow(2).sum(1)
-
-
 @torch.enable_grad()
 def loss_gradient(sae: SparseAutoencoder, x: Float[Tensor, "token d"], batch: int = 1024) -> dict[str, Tensor]:
-    """Gradient of the mean of `token_losses`, by the name of the parameter."""
+    """Gradient of the mean of |x - x_hat|^2 over tokens, by the name of the parameter."""
     weights = {name: part.detach().requires_grad_() for name, part in sae.named_parameters()}
     total = {name: torch.zeros_like(part) for name, part in weights.items()}
     for part in x.split(batch):
@@ -92,7 +87,7 @@ def tracin(
 
         TracIn_i = grad l_i . g
 
-    with l_i of `token_losses` and g, `towards`, the gradient of the loss that is to go down (`loss_gradient`): the
+    with l_i = |x_i - x_hat_i|^2 and g, `towards`, the gradient of the loss that is to go down (`loss_gradient`): the
     derivative of l_i as the weights W move along g,
 
         -2 (x - x_hat) . (sum_j (z'_j W_dec_j + z_j g_dec_j) + g_b_dec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,67 +14,56 @@ from opinion_sae.artifacts import Item
 from opinion_sae.sae.architectures import Sizes, train_architecture
 from opinion_sae.sae.autoencoder import load_sae
 from opinion_sae.score.gap_replicates import interval
+from opinion_sae.score.metrics import as_cells
 from opinion_sae.studies import Given, Parts
-from opinion_sae.studies.ground import Ground, drawn, gaps, reconstructed
+from opinion_sae.studies.ground import Ground, folder_of, gaps_with, kept_sae, reconstructed, sizes
 
 TITLE = "widths of a top-k SAE from 1,024 to 65,536 at the same sparsity and tokens"
 TIME = "about 20 minutes of one core that has nothing else to do"
 WIDTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-BATCH, STEPS = 256, 200  # as in `architectures`
 SAME = 0.7  # cosine from which a wide latent's decoder row counts as a part of a narrow one's
 
 
 def items(given: Given) -> dict[str, Item]:
     """Every width trained and measured, the narrowest first, then the offset that reads with each."""
     ground, found = Ground(given), {}
-    for kind, make in (("", _quality), ("gaps-", _gaps)):
+    for kind in ("", "gaps-"):
         for width in WIDTHS:
-            about = [repr(sizes(given, width)), *ground.item.about]
-            found[f"{kind}{width}"] = Item(about, partial(make, ground, width))
+            about = [repr(_sizes(given, width)), *ground.item.about]
+            make = partial(gaps_with, given, partial(kept_sae, given, width))
+            found[f"{kind}{width}"] = Item(about, make if kind else partial(_quality, ground, width))
     return found
 
 
-def sizes(given: Given, width: int) -> Sizes:
-    """As in `architectures`, but each width starts from a decoder of its own, lest narrow rows be in the wide one."""
-    steps = drawn(len(given.activations.tokens), BATCH, STEPS)
-    return Sizes(width, int(given.training["k"]), BATCH, steps, given.training["lr"], given.seed + width)
-
-
-def _folder(given: Given, width: int) -> Path:
-    return given.folder / "saes" / str(width)
+def _sizes(given: Given, width: int) -> Sizes:
+    """Each width starts from a decoder of its own, lest narrow rows be in the wide one."""
+    return sizes(given, width, int(given.training["k"]), width)
 
 
 def _quality(ground: Ground, width: int) -> dict[str, np.ndarray]:
     given = ground.given
-    trained = train_architecture("topk", given.activations.tokens, sizes(given, width))
-    trained.sae.save(_folder(given, width))
+    trained = train_architecture("topk", given.activations.tokens, _sizes(given, width))
+    trained.sae.save(folder_of(given, width))
     fvu, l0, fires = reconstructed(trained.sae, ground.tokens, 512)
     fvu_at, _, _ = reconstructed(trained.sae, given.answers.residual, 512)
     found = {"fvu": fvu, "fvu_at_answers": fvu_at, "l0": l0, "dead": 1 - fires.float().mean().item()}
     found |= {"seconds": trained.seconds, "processor": trained.processor}
-    narrow = _folder(given, WIDTHS[0])
+    narrow = folder_of(given, WIDTHS[0])
     if width > WIDTHS[0] and narrow.is_dir():
         found["split"], found["kept"] = split(load_sae(narrow).W_dec, trained.sae.W_dec)
     return {name: np.array(value, dtype=float) for name, value in found.items()}
 
 
-def split(narrow: Float[Tensor, "m d"], wide: Float[Tensor, "n d"], same: float = SAME) -> tuple[float, float]:
+def split(narrow: Float[Tensor, "m d"], wide: Float[Tensor, "n d"]) -> tuple[float, float]:
     """How many wide latents a narrow one becomes: each wide row goes to the narrow row with the largest cosine, if that
-    is `same` or more; the mean over the narrow latents that have any, and the share of narrow latents that do."""
+    is `SAME` or more; the mean over the narrow latents that have any, and the share of narrow latents that do."""
     a, b = (torch.nn.functional.normalize(part.detach(), dim=1) for part in (narrow, wide))
     counts = torch.zeros(len(a))
     for part in b.split(2048):
         cosine, which = (part @ a.T).max(1)
-        counts += torch.bincount(which[cosine >= same], minlength=len(a))
+        counts += torch.bincount(which[cosine >= SAME], minlength=len(a))
     some = counts > 0
     return (counts[some].mean().item() if some.any() else float("nan")), some.float().mean().item()
-
-
-def _gaps(ground: Ground, width: int) -> dict[str, np.ndarray]:
-    folder = _folder(ground.given, width)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: not there; make the item {width} first")
-    return gaps(ground, load_sae(folder))
 
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
@@ -89,7 +77,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         fitted = parts.get(f"gaps-{width}")
         if fitted is not None:
             for name, values in sorted(fitted.items()):
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), (values[0], *interval(values[1:])), strict=True))
+                row |= as_cells(name, values[0], *interval(values[1:]))
         rows.append(row)
     size = pd.DataFrame(rows) if rows else pd.DataFrame({"width": []})
     measures = [name for name in ("fvu", "fvu_at_answers", "processor") if name in size]

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +20,9 @@ from torch.nn.functional import normalize
 from opinion_sae.artifacts import Item
 from opinion_sae.effects.firing import read_corpus
 from opinion_sae.effects.labels import labels
-from opinion_sae.methods.reading import Base, held_out_reading, reading
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.sae.train import TopKTraining, check_finite, unexplained, unscaled, untrained_sae
-from opinion_sae.score.gap_replicates import People, people, question_weights, replicates_of, seed_weights
 from opinion_sae.studies import Given, Parts, specialised_tables
 from opinion_sae.studies.dictionary import (
     covered,
@@ -36,8 +34,8 @@ from opinion_sae.studies.dictionary import (
     quantiles,
     ranks,
 )
+from opinion_sae.studies.ground import gaps
 from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground, spread
-from opinion_sae.survey import question_clusters
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
 TIME = "two hours beside other work, of which the first seed takes one"
@@ -177,7 +175,7 @@ def items(given: Given) -> dict[str, Item]:
         return {one.name: Item(about, partial(measured, ground, saes, one)) for one in some}
 
     def offsets_of(*some: Variant) -> dict[str, Item]:
-        return {f"gaps-{one.name}": Item([*about, FEW], partial(offsets, ground, saes, one)) for one in some}
+        return {f"gaps-{one.name}": Item([*about, FEW], partial(offsets, saes, one)) for one in some}
 
     dense, scratch = Variant("tuned", "dense"), Variant("scratch", "dense")
     found = measure(GENERAL, dense, Variant("tuned", "random"), scratch, dense._replace(tilt=TILTS[0]))
@@ -240,20 +238,11 @@ def mapped(saes: Saes) -> dict[str, np.ndarray]:
     return places | {"row": drawn.numpy(), "explained": tables[GENERAL.name][1].numpy()}
 
 
-def offsets(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
-    """gap_r and group KL closed of `delta-reading` on the SAE's latents, reading all or `FEW`, from toplines: first of
-    all questions, then in every bootstrap replicate, the same for all SAEs."""
-    given, sae = ground.given, saes(one)
-    bases = [Base(split, ground.effects) for split in given.splits]
-    known, weights = _people(ground), question_weights(question_clusters(given.survey), given.replicates, given.seed)
-    found = {}
-    for name, count in (("all", None), ("few", FEW)):
-        read_outs = [reading(given.answers, sae, given.survey, count)] * len(bases)
-        log_probs = held_out_reading(read_outs, bases).log_probs
-        of = replicates_of(
-            given.survey, known, [log_probs], "toplines", weights, seed_weights(1, given.replicates, given.seed)
-        )
-        found[name] = np.stack([of.gap_r[:, 0], of.group_kl_closed[:, 0]])
+def offsets(saes: Saes, one: Variant) -> dict[str, np.ndarray]:
+    """`gaps` with the SAE's latents, reading all or `FEW`: both measures, first of all questions, then in every
+    replicate."""
+    given, sae = saes.given, saes(one)
+    found = {name: np.stack([*gaps(given, sae, count).values()]) for name, count in (("all", None), ("few", FEW))}
     given.answers.forget()
     return found
 
@@ -268,21 +257,16 @@ def labelled(ground: Ground, saes: Saes, one: Variant) -> dict[str, np.ndarray]:
     return {"detection": np.array([score for score in scores if not np.isnan(score)])}
 
 
-@cache
-def _people(ground: Ground) -> People:
-    return people(ground.given.survey, ground.given.seed)
-
-
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     """`quality`, `unexplained`, `dictionary`, `gaps`, `labels` and `map`, by the name of the file."""
     of, every = specialised_tables, [GENERAL, *(one for seed in range(SEEDS) for one in variants(seed))]
     kinds = {one.name: (one.start, one.strategy, one.tilt) for one in every}
-    saes, gaps = of.by_kind(parts, kinds), of.by_kind(parts, {f"gaps-{name}": kind for name, kind in kinds.items()})
+    saes, read = of.by_kind(parts, kinds), of.by_kind(parts, {f"gaps-{name}": kind for name, kind in kinds.items()})
     found = {
         "quality": of.quality(saes, LATENTS),
         "unexplained": of.unexplained(saes),
         "dictionary": of.dictionary(saes),
     }
-    found["gaps"] = of.gaps(gaps, FEW)
+    found["gaps"] = of.gaps(read, FEW)
     found["labels"] = of.labels(of.by_kind(parts, {f"labels-{name}": kind for name, kind in kinds.items()}))
     return found | ({"map": of.places(parts["map"])} if "map" in parts else {})

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.score.gap_replicates import interval
+from opinion_sae.score.metrics import ENDS, as_cells
 from opinion_sae.studies import Parts
 from opinion_sae.studies.dictionary import FREQUENCIES, QUANTILES, RANKS
 
@@ -19,14 +20,13 @@ MEASURES = {  # of `dictionary.csv`: what its rows are numbered by
     **{name: [f"{q:g}" for q in QUANTILES] for name in ("entropy", "maximum", "cosine", "own")},
 }
 UNEXPLAINED = ("fvu_text", "fvu_questions", "fvu_answers", "live")
-ENDS = ("", "_low", "_high")
 Kind = tuple[str, str, float]
 Found = Mapping[Kind, Sequence[Mapping[str, np.ndarray]]]  # parts of one kind of SAE, one per seed
 
 
 def over_seeds(name: str, values: Float[np.ndarray, "seed"]) -> dict[str, float]:
     """Mean over seeds, least and largest."""
-    return {name: float(values.mean()), f"{name}_low": float(values.min()), f"{name}_high": float(values.max())}
+    return as_cells(name, values.mean(), values.min(), values.max())
 
 
 def about(kind: Kind, of: Sequence[object]) -> dict[str, object]:
@@ -99,8 +99,7 @@ def gaps(found: Found, few: int) -> pd.DataFrame:
 
 
 def _with_interval(name: str, replicates: Float[np.ndarray, "replicate"]) -> dict[str, float]:
-    low, high = interval(replicates[1:])
-    return {name: float(replicates[0]), f"{name}_low": low, f"{name}_high": high}
+    return as_cells(name, replicates[0], *interval(replicates[1:]))
 
 
 def labels(found: Found) -> pd.DataFrame:
@@ -112,7 +111,7 @@ def labels(found: Found) -> pd.DataFrame:
         if len(scores) < 2:
             continue
         mean, error = float(scores.mean()), 1.96 * float(scores.std(ddof=1)) / len(scores) ** 0.5
-        cells = dict(zip((f"detection{end}" for end in ENDS), (mean, mean - error, mean + error), strict=True))
+        cells = as_cells("detection", mean, mean - error, mean + error)
         rows.append(about(kind, of) | {"latents": len(scores)} | cells)
     return pd.DataFrame(rows, columns=[*SAE, "n_seeds", "latents", *(f"detection{end}" for end in ENDS)])
 

@@ -65,6 +65,15 @@ def numbers(frame: pd.DataFrame, column: str, path: Path, least: float = 0.0, wh
     return values.astype(int) if whole else values
 
 
+def refuse(frame: pd.DataFrame, bad: pd.Series, column: str, why: str, path: Path) -> None:
+    """ValueError, with the first row that is `bad`, its value in a column, and why."""
+    if bad.any():
+        row = frame.index[bad.to_numpy()][0]
+        value = frame.at[row, column] if column in frame else "the number"
+        shown = repr(value) if isinstance(value, str) and column in frame else str(value)  # not np.int64(2)
+        raise ValueError(f"{path}: row {row}, column {column!r}: {shown} {why}")
+
+
 def read_json_lines(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A file of one JSON object a line, as a frame whose index is the line number (from 1)."""
     rows, lines = [], []

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table
+from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table, refuse
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
@@ -67,25 +67,18 @@ def read_questions(path: Path, survey: str) -> tuple[Question, ...]:
 def _check_cells(cells: pd.DataFrame, questions: tuple[Question, ...], path: Path) -> None:
     size = {q.key: len(q.options) for q in questions}
 
-    def refuse(bad: pd.Series, column: str, why: str) -> None:
-        if bad.any():
-            row = cells.index[bad.to_numpy()][0]
-            value = cells.at[row, column]
-            shown = repr(value) if isinstance(value, str) else str(value)  # not np.int64(2)
-            raise ValueError(f"{path}: row {row}, column {column!r}: {shown} {why}")
-
-    refuse(~cells["question"].isin(size), "question", "is not a key of questions.csv")
-    refuse(cells["option"] >= cells["question"].map(size), "option", "is past the last option")
-    refuse(cells["attribute"].str.strip() == "", "attribute", "is empty")
-    refuse(cells["group"].str.strip() == "", "group", "is empty")
+    refuse(cells, ~cells["question"].isin(size), "question", "is not a key of questions.csv", path)
+    refuse(cells, cells["option"] >= cells["question"].map(size), "option", "is past the last option", path)
+    for column in ("attribute", "group"):
+        refuse(cells, cells[column].str.strip() == "", column, "is empty", path)
     check_groups(cells, path)
     named = ["question", "attribute", "group", "option"]
-    refuse(cells.duplicated(named), "option", "is there twice for this question and group")
+    refuse(cells, cells.duplicated(named), "option", "is there twice for this question and group", path)
     empty = (cells["respondents"] > 0) != (cells["weight"] > 0)
-    refuse(empty, "weight", "does not go with the respondents: both or neither must be 0")
+    refuse(cells, empty, "weight", "does not go with the respondents: both or neither must be 0", path)
     # Cauchy-Schwarz: n people with weights w have (Σw)² <= n Σw²
     bound = cells["respondents"] * cells["weight_squared"] * (1 + 1e-6)
-    refuse(cells["weight"] ** 2 > bound, "weight_squared", "is too small for these weights")
+    refuse(cells, cells["weight"] ** 2 > bound, "weight_squared", "is too small for these weights", path)
     everyone = cells[(cells["attribute"] == EVERYONE[0]) & (cells["group"] == EVERYONE[1])]
     for key in size:
         if key not in set(everyone["question"]):

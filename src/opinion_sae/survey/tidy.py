@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table
+from opinion_sae.survey.checks import check_groups, check_question, numbers, read_table, refuse
 from opinion_sae.survey.core import Question
 from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.table import CELL_COLUMNS, SurveyTable
@@ -34,13 +34,13 @@ def read_tidy(path: Path) -> SurveyTable:
     frame = read_table(path, TIDY_COLUMNS)
     for column in TIDY_COLUMNS[:-1]:
         frame[column] = frame[column].str.strip()
-        _refuse(frame, frame[column] == "", column, "is empty", path)
+        refuse(frame, frame[column] == "", column, "is empty", path)
     check_groups(frame, path)
     frame["weight"] = numbers(frame, "count", path)
     if "key" not in frame:
         frame["key"] = [f"{path.stem}-{number + 1}" for number in pd.factorize(frame["question"])[0]]
     again = frame.duplicated([*CELL, "option"])
-    _refuse(frame, again, "option", "is there twice for this question and group", path)
+    refuse(frame, again, "option", "is there twice for this question and group", path)
     questions = tuple(_question(rows, path) for _, rows in frame.groupby("key", sort=False))
     place = {(q.key, option): i for q in questions for i, option in enumerate(q.options)}
     frame["place"] = [place[pair] for pair in zip(frame["key"], frame["option"], strict=True)]
@@ -55,7 +55,7 @@ def _question(rows: pd.DataFrame, path: Path) -> Question:
     said = {"question": "", "topic": "general", "ordinal": "true", "cluster": ""}
     for column in said:
         if column in rows:
-            _refuse(rows, rows[column] != rows[column].iloc[0], column, "differs from the question's first row", path)
+            refuse(rows, rows[column] != rows[column].iloc[0], column, "differs from the question's first row", path)
             said[column] = rows[column].iloc[0].strip() or said[column]
     if said["ordinal"] not in ("true", "false"):
         raise ValueError(f"{path}: row {rows.index[0]}, column 'ordinal': {said['ordinal']!r} is not true or false")
@@ -81,15 +81,13 @@ def _sizes(frame: pd.DataFrame, path: Path) -> tuple[pd.Series, pd.Series]:
             given = frame[frame[column] != ""]
             known[column] = numbers(given, column, path, whole=whole).reindex(frame.index)
             first = known[column].groupby([frame[name] for name in CELL]).transform("first")
-            _refuse(
-                frame, ~(known[column].eq(first) | first.isna()), column, "differs within the group's answers", path
-            )
+            refuse(frame, ~(known[column].eq(first) | first.isna()), column, "differs within the group's answers", path)
     people = known.get("people", pd.Series(np.nan, frame.index))
     effective = known.get("n_effective", people).fillna(people).fillna(total)
     people = people.fillna(np.ceil(effective))
     # Kish's number is at most the people's; six digits are written
-    _refuse(frame, effective > people * (1 + 1e-5), "n_effective", "is larger than the number of people", path)
-    _refuse(frame, (effective > 0) != (total > 0), "count", "does not go with the people: both or neither are 0", path)
+    refuse(frame, effective > people * (1 + 1e-5), "n_effective", "is larger than the number of people", path)
+    refuse(frame, (effective > 0) != (total > 0), "count", "does not go with the people: both or neither are 0", path)
     return people, effective
 
 
@@ -133,10 +131,3 @@ def _with_everyone(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     sums = used.groupby(["question", "option"], as_index=False)[["respondents", "weight", "weight_squared"]].sum()
     sums["attribute"], sums["group"] = EVERYONE
     return pd.concat([sums[list(CELL_COLUMNS)], cells], ignore_index=True)
-
-
-def _refuse(frame: pd.DataFrame, bad: pd.Series, column: str, why: str, path: Path) -> None:
-    if bad.any():
-        row = frame.index[bad.to_numpy()][0]
-        shown = repr(frame.at[row, column]) if column in frame else "the number"
-        raise ValueError(f"{path}: row {row}, column {column!r}: {shown} {why}")

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from opinion_sae.effects.firing import Corpus
 from opinion_sae.effects.labels import Words, firings
+from opinion_sae.methods.personas import in_turn
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import Prompt, prompt_tokens
 from opinion_sae.model.whole_pass import read_prompts
 from opinion_sae.use.endpoint import one_line
-from opinion_sae.use.steering import continuations, in_template
+from opinion_sae.use.steering import continuations
 
 EXAMPLES = 10  # stretches that a label is written from
 TOKENS = 40  # of a label
@@ -93,8 +94,7 @@ class Local:
         space = "" if tokenizer.chat_template else " "
         words = tuple(tokenizer(space + word, add_special_tokens=False)["input_ids"][0] for word in YES_NO)
         rows = [
-            prompt_tokens(tokenizer, in_template(tokenizer, f"{question}\n\nText: {text}\n\n{ending}"))
-            for text in texts
+            prompt_tokens(tokenizer, in_turn(tokenizer, f"{question}\n\nText: {text}\n\n{ending}")) for text in texts
         ]
         prompts = [Prompt(number, (0, 1), tuple(row), words) for number, row in enumerate(rows)]
         log_probs, _ = read_prompts(self.lm, prompts) if prompts else ([], None)

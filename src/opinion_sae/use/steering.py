@@ -11,11 +11,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.delta.offsets import Offset
+from opinion_sae.methods.personas import in_turn
 from opinion_sae.model.language_model import LanguageModel
-from opinion_sae.model.prompts import chat
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
@@ -122,7 +121,7 @@ def generate_answers(
 def continuations(lm: LanguageModel, question: str, rows: int, tokens: int, seed: int | None) -> list[str]:
     """`rows` continuations of the same prompt."""
     tokenizer = lm.tokenizer
-    prompt = in_template(tokenizer, question)
+    prompt = in_turn(tokenizer, question)
     ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template, return_tensors="pt")["input_ids"]
     ids = ids.to(lm.device).expand(rows, -1)
     sampling = {"do_sample": False}
@@ -135,8 +134,3 @@ def continuations(lm: LanguageModel, question: str, rows: int, tokens: int, seed
         input_ids=ids, attention_mask=mask, max_new_tokens=tokens, pad_token_id=padding, **sampling
     )
     return [text.strip() for text in tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]
-
-
-def in_template(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """An open question as a chat model's user turn, or as plain text for a base model."""
-    return chat(tokenizer, question) if tokenizer.chat_template else f"Question: {question}\nAnswer:"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, group_labels, label_lines, log_scale, look, name_rows
+from opinion_sae.book.gap_report import overall
 from opinion_sae.score.gap_pairs import Pair
 from opinion_sae.score.names import label, rank
 from opinion_sae.survey import Survey
@@ -25,7 +26,7 @@ PANELS = {
 def gap_methods(gaps: pd.DataFrame, parts: pd.DataFrame, task: str) -> Figure:
     """Two measures of a task over all groups, a row per method of the question split: mean with its 95 % interval, and
     each of the `parts`, folds or seeds (grey)."""
-    part = gaps[(gaps["task"] == task) & (gaps["group"] == "all") & (gaps["split"] == "question")].set_index("method")
+    part = overall(gaps[gaps["split"] == "question"], task)
     methods = sorted(part.index, key=rank)
     figure, panels = plt.subplots(1, 2, figsize=(WIDTH, ROW * len(methods) + 0.8), sharey=True)
     parts = parts[parts["task"] == task]

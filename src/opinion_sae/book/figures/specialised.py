@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, legend_above, log_scale, name_rows, nothing
-from opinion_sae.book.specialised import FEATURES, SAE, STRATEGY, called
+from opinion_sae.book.specialised import FEATURES, STRATEGY, called
+from opinion_sae.book.study_tables import SAE
 
 COLOURS = {
     "dense": "#0072B2",

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, legend_above, log_scale, name_rows, nothing
-from opinion_sae.book.study_report import LABELS, StudyTables, at_middle, points
+from opinion_sae.book.study_report import LABELS, at_middle, points
+from opinion_sae.book.study_tables import StudyTables
 
 NOT_RUN = "this study has not been run"
 COLOURS = {
