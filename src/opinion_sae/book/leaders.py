@@ -146,14 +146,16 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
 def method_sentences(found: pd.DataFrame) -> str:
     """A short sentence for each method, best first, as a list: gap correlation, rank, where it stands to the reference,
     AxBench's mean, and seconds."""
-    whole = found["n_questions"].max()
-    return "\n".join(f"- {_of_method(row, whole)}" for row in found.to_dict("records")) if len(found) else NONE
+    if not len(found):
+        return NONE
+    whole = float(found["n_questions"].max())
+    return "\n".join(f"- {_of_method(row, whole)}" for row in found.to_dict("records"))
 
 
 def _of_method(row: dict[Any, Any], whole: float) -> str:
     name = prose(row["method"])
     few = f"on {row['n_questions']:.0f} of {whole:.0f} questions"
-    said = [f"{name[:1].upper()}{name[1:]}: gap correlation {_r(row)}"]
+    said = [f"{name[:1].upper()}{name[1:]}: gap correlation {measured(row, "gap_r")}"]
     said.append(few if pd.isna(row["rank"]) else f"rank {_rank(row)}")
     if row["method"] != REFERENCE and pd.notna(row["minus_reading"]):
         low, high = row["minus_reading_low"], row["minus_reading_high"]
