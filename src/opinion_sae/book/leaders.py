@@ -53,6 +53,8 @@ TABLES = {
     },
 }
 
+COUNTS = ("n_questions", "parameters", "fit_seconds", "ms_per_answer", "total_seconds")
+
 
 def load_leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
     """`leaderboard.csv` of a results folder, best first, and a note on what made it; without rows if there is none.
@@ -85,11 +87,16 @@ def shown(found: pd.DataFrame, caption: str) -> Shown:
             cells[head] = [with_interval(*one) for one in ends]
         elif name == "rank":
             cells[head] = [_rank(row) for row in rows.to_dict("records")]
-        elif name in ("n_questions", "parameters"):
-            cells[head] = ["" if pd.isna(value) else f"{value:.0f}" for value in rows[name]]
+        elif name in COUNTS:
+            cells[head] = ["" if pd.isna(value) else _short(value) for value in rows[name]]
         else:
             cells[head] = [*rows[name].astype(float)]
     return table(pd.DataFrame(cells), caption)
+
+
+def _short(value: float | int) -> str:
+    """A count or a time: whole from 100 on, two digits below."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
 
 
 def _rank(row: dict[Any, Any]) -> str:
@@ -111,7 +118,7 @@ def first_sentence(found: pd.DataFrame) -> str:
         else f"{len(able)} of {len(ranked)} methods have the first rank in their intervals"
     )
     return (
-        f"The highest gap correlation from toplines on all {first['n_questions']:.0f} questions has "
+        f"The highest gap correlation from toplines on all {first['n_questions']:.0f} questions is that of "
         f"{prose(first['method'])}, {_r(first)}; {sure}."
     )
 
@@ -123,13 +130,13 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
     if not len(of_kind):
         return f"Of {what}, nothing has been compared."
     best = of_kind.sort_values("gap_r", kind="stable").to_dict("records")[-1]
-    if len(of_kind) > 1:
-        said = [f"Of {what}, {prose(best['method'])} has the highest gap correlation of {len(of_kind)}: {_r(best)}"]
-    else:
-        said = [f"Of {what}, {prose(best['method'])} alone was compared, with a gap correlation of {_r(best)}"]
     whole = found["n_questions"].max()
-    if best["n_questions"] < whole:
-        said[0] += f", on {best['n_questions']:.0f} of {whole:.0f} questions only"
+    few = f" on {best['n_questions']:.0f} of {whole:.0f} questions only" if best["n_questions"] < whole else ""
+    said = [
+        f"Of {len(of_kind)} {what} the highest gap correlation, {_r(best)}{few}, is that of {prose(best['method'])}"
+        if len(of_kind) > 1
+        else f"Of {what} only {prose(best['method'])} was compared: a gap correlation of {_r(best)}{few}"
+    ]
     said.append(_against(best))
     if pd.notna(best["next_token_kl"]):
         said.append(
@@ -144,7 +151,8 @@ def _against(row: dict[Any, Any]) -> str:
     value, low, high = (row[f"minus_reading{end}"] for end in ("", "_low", "_high"))
     if row["method"] == REFERENCE or pd.isna(value):
         return ""
-    size = f"{abs(value):.2f} ({low:+.2f} to {high:+.2f})"
+    near, far = sorted((abs(low), abs(high)))
+    size = f"{abs(value):.2f} ({near:.2f} to {far:.2f})"
     if low > 0:
         return f"it is above {prose(REFERENCE)} by {size}"
     if high < 0:
@@ -162,7 +170,7 @@ def cost_sentence(found: pd.DataFrame) -> str:
     if not len(best):
         return NONE
     listed = [
-        f"{prose(row['method'])} ({row['total_seconds']:.3g} s, {plain(row['gap_r'])})"
+        f"{prose(row['method'])} ({_short(row['total_seconds'])} s, {plain(row['gap_r'])})"
         for row in best.to_dict("records")
     ]
     return f"Better than everything that takes less time: {'; '.join(listed)}."
