@@ -71,8 +71,8 @@ def test_what_is_written_has_a_page_of_its_own(page, tmp_path):
     assert "(what-is-written)=\n# What is written, 1 to 1\n" in written and "(what-is-written)=" not in second
     assert "on every axis: 2 to 2 by the size of their weights; the others: {doc}`1 to 1 <written>`.\n" in second
     assert "(written-7)=\n### Latent 7" in second and "latent-7)=" not in second and "written-7" not in written
-    assert "| -3 | {ref}`11 <written-11>`" in written and "<dt>Weight</dt><dd>-3</dd>" in written
-    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1.00</dd>" in written
+    assert "| -3 | {ref}`11 <written-11>`" in written and "<dt>Weight, on every axis</dt><dd>-3</dd>" in written
+    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1</dd>" in written
     assert '<a href="axis-2.html#latent-9">9</a>' in written
 
 

@@ -128,7 +128,8 @@ def _written(number: int, pages: Sequence[Sequence[Mapping[str, Any]]], at: Mapp
     parts = [
         f"{'' if number else '(what-is-written)='}\n# What is written, {ranks[number]}\n",
         f"Latents that the groups' own part of the offset writes, fitted to all questions, the same on every axis: "
-        f"{ranks[number]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n",
+        f"{ranks[number]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
+        "Chapter {doc}`../chapters/22_causal_audit` turns those with the largest weights up and down.\n",
         "## In order of weight\n",
         _listed([(card["weight"], card) for card in cards], "+.3g"),
         "## Cards\n",
@@ -179,9 +180,13 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
     """A heading that can be linked to, and the card as HTML: the one template."""
     latent, contexts = card["latent"], card["contexts"]
     by_axis = ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0"
-    moves = "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]) or "no group"
+    moves = "; ".join(f"{escape(group)} {value:+.2g}" for group, value in card["pull"]) or "no group"
     rows = {
-        **({"Weight on each axis": by_axis} if card["role"] == "read" else {"Weight": f"{card['weight']:+.3g}"}),
+        **(
+            {"Weight on each axis": by_axis}
+            if card["role"] == "read"
+            else {"Weight, on every axis": f"{card['weight']:+.3g}"}
+        ),
         "Moves" if card["role"] == "read" else "Written on every question": moves,
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
