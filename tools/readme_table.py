@@ -16,6 +16,7 @@ from opinion_sae.book.execute import products
 from opinion_sae.book.front import abstract, make_front
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
+from opinion_sae.book.markdown import captioned
 from opinion_sae.book.report import kept_epochs, own_part, verdict
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
@@ -135,7 +136,8 @@ def markdown(results: Path) -> str:
         f"| {claim} | {figure} | `{chapter}` | {times[chapter]['seconds']:.0f} s |"
         for claim, figure, chapter in claims(results)
     ]
-    return "\n".join([HEAD, "| :-- | :-- | :-- | --: |", *rows]) + "\n"
+    said = "What the default run shows, where, and how long its chapter takes"
+    return captioned(said, [HEAD, "| :-- | :-- | :-- | --: |", *rows])
 
 
 class Run:

@@ -111,13 +111,13 @@ def _alive(process: int) -> bool:
     return True
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON; numpy and torch numbers are taken as Python's.
+def write_json(path: str | Path, content: Any, indent: int = 2) -> None:
+    """Write `content` as JSON, a line for each entry; numpy and torch numbers are taken as Python's.
 
     Raises ValueError for NaN and infinity, which JSON does not have.
     """
     try:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: cannot be written as JSON: {error}") from error
     with replacing(path) as side:

@@ -24,6 +24,10 @@
     sidebar: [...document.querySelectorAll("#pst-primary-sidebar nav a.internal")].map((link) => link.href.split("#")[0]),
     paths: [...document.querySelectorAll("#three-ways-to-read-it li")].map((item) => [...item.querySelectorAll("a")].map((link) => link.href)),
     turns: ["prev", "next"].map((way) => document.querySelector(`.prev-next-footer a.${way === "prev" ? "left" : "right"}-${way}`)?.href),
+    tables: [...document.querySelectorAll("#main-content table")].flatMap((table) => [
+      ...(table.caption?.textContent.trim() ? [] : [`no caption: ${named(table)}`]),
+      ...(table.rows[0]?.cells.length > 12 ? [`more than 12 columns: ${named(table)}`] : []),
+    ]),
     images: [...document.images].filter((image) => !image.alt.trim()).map((image) => image.outerHTML.slice(0, 120)),
   });
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from opinion_sae.artifacts import write_csv, write_json
-from opinion_sae.book import latent_report
+from opinion_sae.book import cards, latent_report
 from opinion_sae.book.cards import COLUMNS, pages, read_labels
 
 BAD = "</mark><script>alert(1)</script>\n```\n# not a heading"
@@ -21,14 +21,15 @@ CARD = {
         "label": "road, *bad*",
     },
     **{"label_score": 0.75, "random_score": None, "fuzzing_score": 0.6, "random_fuzzing_score": 0.5},
-    **{"gap_r_if_removed": -0.01, "gap_r_low": -0.02, "gap_r_high": None, "kl_if_removed": None, "kl_low": None},
-    **{"kl_high": None, "in_fit_to_all": True, "folds": 2, "seeds": None, "weights": [0.5, -0.25]},
+    **{"gap_r_if_removed": -0.01, "gap_r_low": None, "gap_r_high": None, "kl_if_removed": 1.2e-6, "kl_low": -2e-6},
+    **{"kl_high": 5e-7, "in_fit_to_all": True, "folds": 2, "seeds": None, "weights": [0.5, -0.25]},
     **{"pull": [("<b>Up", 1.0)], "promoted": [" <i>", " "], "suppressed": ["x"], "nearest": [(9, 0.5), (8, 0.25)]},
     "contexts": {
         "questions": {"rate": 0.01, "top": [("before ", "<road>", BAD, 2.5)], "middle": []},
         "texts": {"rate": 0.0, "top": [], "middle": []},
     },
 }
+WRITTEN = CARD | {"role": "write", "axis": None, "weight": -3.0, "weights": [-3.0]}
 AXIS = {
     **{"axis": 1, "sentence": "Axis 1: questions about *roads*.", "groups": [["Up | down", 0.5, 0.4, 0.6]]},
     **{"up": [["Is it {{ kl }} or <b>?", "roads", 0.5]], "down": []},
@@ -36,12 +37,13 @@ AXIS = {
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "ON_A_PAGE", 1)
     others = [CARD | {"latent": 9, "axis": 2}, CARD | {"latent": 10, "weights": [-0.5, 0.0]}]
-    others += [CARD | {"role": "write", "axis": None, "weight": -3.0, "weights": [-3.0], "latent": n} for n in (7, 11)]
+    others += [WRITTEN | {"latent": n} for n in (11, 7)]
     write_json(tmp_path / "cards.json", {"axes": [AXIS, AXIS | {"axis": 2}], "cards": [CARD, *others]})
     found = pages(tmp_path)
-    assert list(found) == ["cards/axis-1", "cards/axis-2", "cards/written"]
+    assert list(found) == ["cards/axis-1", "cards/axis-2", "cards/written", "cards/written-2"]
     return found["cards/axis-1"]
 
 
@@ -65,10 +67,12 @@ def test_a_card_can_be_linked_to_and_links_to_others(page):
 
 def test_what_is_written_has_a_page_of_its_own(page, tmp_path):
     assert "latent-11" not in page and "written-7" not in page
-    written = pages(tmp_path)["cards/written"]
-    assert "(what-is-written)=" in written and "(written-7)=\n### Latent 7" in written and "latent-7)=" not in written
-    assert "| -3.0 | {ref}`11 <written-11>`" in written and "<dt>Weight</dt><dd>-3.0</dd>" in written
-    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1.00</dd>" in written
+    written, second = (pages(tmp_path)[f"cards/{name}"] for name in ("written", "written-2"))
+    assert "(what-is-written)=\n# What is written, 1 to 1\n" in written and "(what-is-written)=" not in second
+    assert "on every axis: 2 to 2 by the size of their weights; the others: {doc}`1 to 1 <written>`.\n" in second
+    assert "(written-7)=\n### Latent 7" in second and "latent-7)=" not in second and "written-7" not in written
+    assert "| -3 | {ref}`11 <written-11>`" in written and "<dt>Weight, on every axis</dt><dd>-3</dd>" in written
+    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1</dd>" in written
     assert '<a href="axis-2.html#latent-9">9</a>' in written
 
 
@@ -108,8 +112,14 @@ def test_a_card_says_what_chapter_22_found(tmp_path):
 
 
 def test_what_was_not_measured_is_said(page):
-    assert "gap correlation -0.010, KL not measured nats" in page
+    assert "gap correlation -0.010, KL +0.0000012 (-0.0000020 to +0.0000005) nats" in page
     assert "detection 0.75 (random latent not measured)" in page and "None" not in page
+
+
+def test_what_no_fold_uses_cannot_be_taken_out(tmp_path):
+    without = {"gap_r_if_removed": None, "gap_r_low": None, "kl_if_removed": None, "kl_low": None, "kl_high": None}
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": [CARD | without | {"folds": 0}]})
+    assert "<dd>not measured: no fold's offset uses it</dd>" in pages(tmp_path)["cards/axis-1"]
 
 
 def table(**changes):
@@ -154,10 +164,13 @@ def test_tables_link_to_the_cards_there_are():
     assert '<a href="../cards/axis-2.html#latent-7">7</a>' in page and "latent-9" not in page
     assert "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
     written = latent_report.latents_page(table(), cards, labels, "write", 3).html
-    cells = ['<a href="../cards/written.html#written-3">3</a>', "+2.00", "rain", "0.75", "places", "0.70", "+0.000"]
+    link = '<a href="../cards/written.html#written-3">3</a>'
+    cells = [link, "+2.00", "rain", "0.75 (0.50)", "places", "0.70 (0.40)", "+0.000"]
     assert re.findall("<td[^>]*>(.*?)</td>", written) == cells
-    read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 3], "read", 3).html
+    read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 7], "read", 3).html
     assert "label by a model" in read and "not labelled" in read
+    read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 3], "read", 3).html
+    assert "label by" not in read  # of none that is shown
 
 
 def labelled(**changes):
@@ -170,9 +183,11 @@ LABELERS = (("statistics", 0.6, 0.5, 0.5, 0.5), ("a model", 0.7, 0.4, 0.5, 0.75)
 
 def test_labelers_are_held_against_random_latents():
     said = latent_report.labelers_page(labelled())
-    assert said.startswith("On 2 latents that have labels by each, and the same 20 stretches and words of each")
-    assert "- by statistics, judged by what statistics says: detection 0.60, +0.10 (+0.10 to +0.10) beyond" in said
-    assert "fuzzing 0.50, -0.25 (-0.25 to -0.25) beyond random latents." in said
+    assert said.startswith("So labelled and judged are 2 latents by statistics and 2 latents by a model, what is read")
+    assert "by the intervals below: detection by statistics, detection by a model.\n\nOn 2 latents that have" in said
+    assert "statistics says: detection 0.60, random latents 0.50 (+0.100 (+0.100 to +0.100)); fuzzing" in said
+    assert "fuzzing 0.50, random latents 0.75 (-0.250 (-0.250 to -0.250))." in said
+    assert "intervals below: none." in latent_report.labelers_page(labelled(detection=0.4))
     assert "No two latents" in latent_report.labelers_page(labelled(detection=[float("nan"), 1, 1, 1]))
     assert "No other labels have been made" in latent_report.labelers_page(labelled().iloc[:0])
 

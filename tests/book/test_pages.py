@@ -17,7 +17,7 @@ import pytest
 from playwright.async_api import async_playwright
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book.cards import link_to
+from opinion_sae.book.cards import addresses
 from opinion_sae.book.paths import ROOT
 
 HTML = Path(os.environ.get("HTML", ROOT / "_build" / "smoke" / "html")).resolve()
@@ -133,7 +133,7 @@ def pages(visited):
     return visited[0]
 
 
-@pytest.mark.parametrize("rule", ["console", "foreign", "images", "phone", "letters", "paper", "axe"])
+@pytest.mark.parametrize("rule", ["console", "foreign", "images", "tables", "phone", "letters", "paper", "axe"])
 def test_no_page_has_a_finding(pages, rule):
     found = [f"{name}: {rule}: {one}" for name, page in pages.items() for one in page[rule]]
     assert not found, "\n".join(["", *found])
@@ -167,8 +167,8 @@ def test_every_card_is_reached_from_the_offset_that_uses_it(pages):
     found = read_json(RESULTS / "cards.json") if (RESULTS / "cards.json").is_file() else {"cards": []}
     of = {name: {urldefrag(link)[0] for link in page["links"]} for name, page in pages.items()}
     assert pages["chapters/09_latents.html"]["url"] in of["chapters/17_reading.html"]
-    for card in found["cards"]:
-        name, anchor = link_to(card).split("#")
+    for address in addresses(found["cards"]).values():
+        name, anchor = address.split("#")
         page = cards[f"cards/{name}"]
         assert page["url"] in of["chapters/09_latents.html"] and anchor in page["ids"]
 

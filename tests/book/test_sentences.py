@@ -104,3 +104,10 @@ def test_joint_training_from_scratch_is_held_against_reconstruction_alone():
     costs = pd.DataFrame({"fvu": [0.6, 0.5], "fvu_at_answers": [1.0, 4.0]}, index=names)
     assert "leaves 1.20 times" in sentences.joint_costs(costs) and "0.25 times" in sentences.joint_costs(costs)
     assert "none was trained" in sentences.joint_costs(costs.iloc[:1])
+
+
+def test_small_numbers_keep_two_digits():
+    assert sentences.with_ends(-0.00034, -0.0007, -2e-5, 3) == "-0.00034 (-0.00070 to -0.00002)"
+    assert sentences.with_ends(0.25, -0.0001, None, 3) == "+0.250"
+    assert sentences.with_ends(0.25, -0.0001, 0.5, 3) == "+0.250 (+0.000 to +0.500)"
+    assert sentences.with_ends(0.0, float("nan"), None, 2) == "+0.00"

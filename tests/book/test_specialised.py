@@ -140,9 +140,9 @@ def test_labels_are_told_by_their_scores():
 
 def test_the_probe_is_told_beside_the_oracle(accuracy):
     said = specialised.shift(accuracy)
-    assert "on the stream itself 0.20 as the probe comes, 0.40 without 64*, and 0.60 with the oracle" in said
+    assert "with the oracle: the stream itself 0.20, 0.40 without 64 (clearly more), oracle 0.60" in said
     turned = specialised.shift(accuracy.assign(worst=0.5, gain_low=-1.0))
-    assert "0.50 as the probe comes, 0.50 without 64, and 0.50 with the oracle" in turned
+    assert "0.50, 0.50 without 64 (not clearly more), oracle 0.50" in turned
 
 
 def test_cards_are_told_beside_scores(accuracy):

@@ -54,3 +54,8 @@ def test_what_is_too_wide_to_read_is_refused():
     assert len(cells(table(frame.iloc[:, 1:], "Just"))) == WIDEST
     with pytest.raises(ValueError, match="Too wide: 13 columns, at most 12"):
         table(frame, "Too wide")
+
+
+def test_a_table_without_rows_is_a_sentence():
+    assert table(pd.DataFrame({"kl": []}), "Nobody `chose`").html is None
+    assert table(pd.DataFrame(), "Nobody `chose`").text == "Nothing to show: Nobody `chose`"

@@ -164,7 +164,7 @@ def test_pooled_gaps_are_those_of_the_measures(six_questions):
     assert seed_weights(1, 20, 0).tolist() == [[1.0]] * 21
 
 
-def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_groups, tiny, monkeypatch):
+def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_groups, tiny):
     _, offsets, log_probs, removal = case
     used = Used(offset(tiny, seed=5), offsets)
     assert used.keys() == [("read", j) for j in range(6)] + [("write", j) for j in range(4, 14)]
@@ -184,9 +184,11 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
     assert np.isnan(closely["write", 4][0].low) and closely["write", 5] == (
         *[Change(*3 * [c.value]) for c in closely["write", 5]],
     )
-    monkeypatch.setattr("opinion_sae.effects.latent_table.WRITTEN", 2)
-    written = [latent for role, latent in used.with_cards() if role == "write"]
-    assert written == table.loc[table["role"] == "write", "latent"].head(2).tolist()
+    fewer = offset(tiny, seed=5)
+    fewer.a.data[..., 0], fewer.b.data[..., 4], fewer.deviation.data[..., 4] = 0, 0, 0
+    alone = Used(fewer, offsets[:1]).with_cards()
+    assert ("read", 0) not in alone and ("write", 4) not in alone  # one fold's alone
+    assert set(alone) == set(used.keys()) - {("read", 0), ("write", 4)}
     tables = {"few": log_probs, "all": log_probs, "refitted-4": log_probs}
     path = path_table(two_groups, removal, tables, np.ones((3, 3)))
     assert path["latents"].tolist() == ["0", "1", "4", "4", "6", "all"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pandas as pd
 
 from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import FEW, measured
+from opinion_sae.book.sentences import decimals, with_ends
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.audit import LEAST
@@ -32,7 +32,7 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
     one, far = of.loc[1.0], of.loc[most]
     where = " where they are read" if (means["role"] == "read").all() else ""
     moved = dict(means.set_index("strength")["on_target"].astype(float))
-    near, wide = _decimals(moved[1.0], 4), _decimals(moved[most], 3)
+    near, wide = decimals(moved[1.0], 4), decimals(moved[most], 3)
     right = table[(table["strength"] == 1.0) & (table["on_target"] >= LEAST)]
     whole = table[(table["strength"] == 1.0) & (table["bounded_from"] == least) & (table["bounded_to"] == most)]
     return (
@@ -45,11 +45,6 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
         f"bounded over the whole range from {least:g} to {most:g}: nowhere as far the wrong way, and the others' "
         f"answers within {bound:.4f} nats of what they were."
     )
-
-
-def _decimals(value: float, least: int) -> int:
-    """Decimal places that show two digits of it, or `least`."""
-    return max(least, 1 - math.floor(math.log10(abs(value)))) if value else least
 
 
 def share(off: float, on: float) -> str:
@@ -76,9 +71,8 @@ def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count:
                 Link(str(latent), cards[role, latent]),
                 as_it_is["meant_for"],
                 str(as_it_is["questions"]),
-                f"{as_it_is['on_target']:+.4f} ({FEW if pd.isna(low) else f'{low:+.4f} to {high:+.4f}'})",
-                f"{of[latent, ends[1]]['on_target']:+.3f}",
-                f"{of[latent, ends[0]]['on_target']:+.3f}",
+                with_ends(as_it_is["on_target"], low, high, 4) + (f" ({FEW})" if pd.isna(low) else ""),
+                *(with_ends(of[latent, end]["on_target"], None, None, 3) for end in ends[::-1]),
                 range_said(float(as_it_is["bounded_from"]), float(as_it_is["bounded_to"])),
             ]
         )

@@ -1,5 +1,5 @@
-"""Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads; a
-page with cards of those that it writes most.
+"""Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads; and
+cards of all that it writes, by weight.
 
 Made from `cards.json`, and chapter 22's `causal_audit.csv`, when the book is staged. Whatever comes from questions,
 texts or tokens is escaped.
@@ -16,13 +16,14 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.markdown import captioned
-from opinion_sae.book.sentences import counted
+from opinion_sae.book.sentences import counted, with_ends
 
 FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`
 SCORES = ("detection", "random_detection", "fuzzing", "random_fuzzing")
 COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks", "sae")
 CARDS = "cards"  # the folder of the pages
+ON_A_PAGE = 128  # latents that are written
 STRONGEST = 10  # latents listed at either end of an axis
 MISSING = "not measured"
 ANCHORS = {"read": "latent", "write": "written"}  # of a card, with its latent
@@ -36,8 +37,8 @@ def pages(results: Path) -> dict[str, str]:
         return {}
     found = read_json(path)
     labels = read_labels(results, found.get("sae", ""))
-    by_role = sorted(found["cards"], key=lambda card: card["role"], reverse=True)  # a latent's first place: as read
-    at, audit = {card["latent"]: link_to(card) for card in by_role}, results / AUDIT
+    places, audit = addresses(found["cards"]), results / AUDIT
+    at = {latent: place for (_, latent), place in sorted(places.items(), reverse=True)}  # where it is read, if it is
     audited = on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {}
     cards = []
     for card in found["cards"]:
@@ -49,13 +50,21 @@ def pages(results: Path) -> dict[str, str]:
         for axis in found["axes"]
     }
     written = [card for card in cards if card["role"] == "write"]
-    return made | ({f"{CARDS}/written": _written(written, at)} if written else {})
+    parts = [written[start : start + ON_A_PAGE] for start in range(0, len(written), ON_A_PAGE)]
+    return made | {f"{CARDS}/{_page_of(n)}": _written(n, parts, at) for n in range(len(parts))}
 
 
-def link_to(card: Mapping[str, Any]) -> str:
-    """The address of a card, beside the other pages of cards."""
-    page = f"axis-{card['axis']}" if card["role"] == "read" else "written"
-    return f"{page}.html#{ANCHORS[card['role']]}-{card['latent']}"
+def addresses(cards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    """Where each of all cards stands, by role and latent, beside the other pages of cards."""
+    found = {("read", card["latent"]): f"axis-{card['axis']}" for card in cards if card["role"] == "read"}
+    written = [card["latent"] for card in cards if card["role"] == "write"]
+    found |= {("write", latent): _page_of(n // ON_A_PAGE) for n, latent in enumerate(written)}
+    return {(role, latent): f"{page}.html#{ANCHORS[role]}-{latent}" for (role, latent), page in found.items()}
+
+
+def _page_of(number: int) -> str:
+    """The name of a page of what is written, counted from 0."""
+    return f"written-{number + 1}" if number else "written"
 
 
 def read_labels(results: Path, sae: str | None = None) -> pd.DataFrame:
@@ -77,10 +86,11 @@ def on_cards(table: pd.DataFrame) -> dict[tuple[str, int], str]:
     for key, part in table.groupby(["role", "latent"]):
         of = {row["strength"]: row for row in part.to_dict("records")}
         one, ends = of[1], (max(of), min(of))
-        shifts = ", ".join(f"{of[strength]['on_target']:+.3f} at {strength:g} times" for strength in ends)
+        shifts = ", ".join(f"{with_ends(of[end]['on_target'], None, None, 3)} at {end:g} times" for end in ends)
         said[key] = (
-            f"moves {one['meant_for'].replace('; ', ', ')} by {one['on_target']:+.4f} places as it is, {shifts}, "
-            f"in the direction meant; bounded {range_said(float(one['bounded_from']), float(one['bounded_to']))}"
+            f"moves {one['meant_for'].replace('; ', ', ')} by {with_ends(one['on_target'], None, None, 4)} places as "
+            f"it is, {shifts}, in the direction meant; bounded "
+            f"{range_said(float(one['bounded_from']), float(one['bounded_to']))}"
         )
     return said
 
@@ -110,13 +120,19 @@ def _page(axis: Mapping[str, Any], cards: Sequence[Mapping[str, Any]], at: Mappi
     return "\n".join([*parts, *(_card(card, at) for card in cards)])
 
 
-def _written(cards: Sequence[Mapping[str, Any]], at: Mapping[int, str]) -> str:
+def _written(number: int, pages: Sequence[Sequence[Mapping[str, Any]]], at: Mapping[int, str]) -> str:
+    """One of the pages of what is written, the largest weights first."""
+    cards = pages[number]
+    ranks = [f"{1 + n * ON_A_PAGE} to {n * ON_A_PAGE + len(page)}" for n, page in enumerate(pages)]
+    others = [f"{{doc}}`{said} <{_page_of(n)}>`" for n, said in enumerate(ranks) if n != number]
     parts = [
-        "(what-is-written)=\n# What is written\n",
-        "The latents that the groups' own part of the offset writes with the largest weights, whatever the axis.\n",
+        f"{'' if number else '(what-is-written)='}\n# What is written, {ranks[number]}\n",
+        f"Latents that the groups' own part of the offset writes, fitted to all questions, the same on every axis: "
+        f"{ranks[number]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
+        "Chapter {doc}`../chapters/22_causal_audit` turns those with the largest weights up and down.\n",
         "## In order of weight\n",
-        _listed([(card["weight"], card) for card in cards], 1),
-        f"## Cards\n\n{counted(len(cards), 'latent')}, the largest weights first.\n",
+        _listed([(card["weight"], card) for card in cards], "+.3g"),
+        "## Cards\n",
     ]
     return "\n".join([*parts, *(_card(card, at) for card in cards)])
 
@@ -137,14 +153,14 @@ def _ends(number: int, cards: Sequence[Mapping[str, Any]]) -> str:
     order = sorted(cards, key=lambda card: -weight[card["latent"]])
     up = [card for card in order if weight[card["latent"]] > 0][:STRONGEST]
     down = [card for card in order[::-1] if weight[card["latent"]] < 0][:STRONGEST]
-    return _listed([(weight[card["latent"]], card) for card in (*up, *down[::-1])], 2)
+    return _listed([(weight[card["latent"]], card) for card in (*up, *down[::-1])], "+.2f")
 
 
-def _listed(weighted: Sequence[tuple[float, Mapping[str, Any]]], digits: int) -> str:
+def _listed(weighted: Sequence[tuple[float, Mapping[str, Any]]], form: str) -> str:
     """Weights and labels, with a link to each card."""
     rows = [
         [
-            f"{weight:+.{digits}f}",
+            format(weight, form),
             f"{{ref}}`{card['latent']} <{ANCHORS[card['role']]}-{card['latent']}>`",
             _md(card["label"]),
             _number(card["label_score"]),
@@ -164,9 +180,13 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
     """A heading that can be linked to, and the card as HTML: the one template."""
     latent, contexts = card["latent"], card["contexts"]
     by_axis = ", ".join(f"{n}: {w:+.2f}" for n, w in enumerate(card["weights"], 1) if w) or "0"
-    moves = "; ".join(f"{escape(group)} {value:+.2f}" for group, value in card["pull"]) or "no group"
+    moves = "; ".join(f"{escape(group)} {value:+.2g}" for group, value in card["pull"]) or "no group"
     rows = {
-        **({"Weight on each axis": by_axis} if card["role"] == "read" else {"Weight": f"{card['weight']:+.1f}"}),
+        **(
+            {"Weight on each axis": by_axis}
+            if card["role"] == "read"
+            else {"Weight, on every axis": f"{card['weight']:+.3g}"}
+        ),
         "Moves" if card["role"] == "read" else "Written on every question": moves,
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
@@ -175,7 +195,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
         f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
         **{f"Label by {escape(one['by'])}": _other_label(one) for one in card["labels"]},
-        "Taken out": f"gap correlation {_change(card, 'gap_r')}, KL {_change(card, 'kl')} nats",
+        "Taken out": _taken_out(card),
         "Turned up and down": escape(card["audit"]),
         "Promotes": _tokens(card["promoted"]),
         "Suppresses": _tokens(card["suppressed"]),
@@ -226,13 +246,11 @@ def _link(latent: int, at: Mapping[int, str]) -> str:
     return f'<a href="{at[latent]}">{latent}</a>' if latent in at else str(latent)
 
 
-def _change(card: Mapping[str, Any], name: str) -> str:
-    value, low, high = card[f"{name}_if_removed"], card[f"{name}_low"], card[f"{name}_high"]
-    if value is None:
-        return MISSING
-    digits = 3 if name == "gap_r" else 5
-    interval = "" if low is None or high is None else f" ({low:+.{digits}f} to {high:+.{digits}f})"
-    return f"{value:+.{digits}f}{interval}"
+def _taken_out(card: Mapping[str, Any]) -> str:
+    if card["gap_r_if_removed"] is None:
+        return f"{MISSING}: no fold's offset uses it" if not card["folds"] else MISSING
+    gap_r, kl = ([card[f"{name}_{end}"] for end in ("if_removed", "low", "high")] for name in ("gap_r", "kl"))
+    return f"gap correlation {with_ends(*gap_r, 3)}, KL {with_ends(*kl, 5)} nats"
 
 
 def _number(value: float | None) -> str:

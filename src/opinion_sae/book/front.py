@@ -13,6 +13,7 @@ from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import measured, overall, plain
+from opinion_sae.book.markdown import captioned
 from opinion_sae.book.published import model_name
 from opinion_sae.score.names import label
 
@@ -37,10 +38,10 @@ def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
 
 def front_table(gaps: pd.DataFrame) -> str:
     """A row per method of `FRONT`."""
-    lines = ["| Held out, with 95% intervals | Gap correlation | Group KL closed |", "| :-- | --: | --: |"]
+    lines = ["| Method | Gap correlation | Group KL closed |", "| :-- | --: | --: |"]
     for method, row in front_rows(gaps).iterrows():
         lines.append(f"| {label(str(method))} | {' | '.join(measured(row, measure) for measure in MEASURES)} |")
-    return "\n".join(lines) + "\n"
+    return captioned("On held-out questions, from toplines, with 95% intervals", lines)
 
 
 def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta-reading") -> str:

@@ -56,7 +56,11 @@ def with_interval(value: float, low: float, high: float) -> str:
         return FEW
     if low == high == value:
         return plain(value)
-    return f"{plain(value)} ({FEW} for an interval)" if np.isnan(low) else f"{plain(value)} ({low:.2f} to {high:.2f})"
+    return (
+        f"{plain(value)} ({FEW} for an interval)"
+        if np.isnan(low)
+        else f"{plain(value)} ({plain(low)} to {plain(high)})"
+    )
 
 
 def measured(row: pd.Series | Mapping[Any, Any], name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opinion_sae.book.cards import SCORES, link_to
+from opinion_sae.book.cards import SCORES, addresses
 from opinion_sae.book.gap_report import FEW, plain
-from opinion_sae.book.sentences import counted
+from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.latent_table import ALIKE
@@ -70,7 +70,7 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
 
 def links_of(cards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
     """The address of each card by role and latent, from a chapter."""
-    return {(card["role"], card["latent"]): f"../cards/{link_to(card)}" for card in cards}
+    return {key: f"../cards/{address}" for key, address in addresses(cards).items()}
 
 
 def latents_page(
@@ -79,16 +79,19 @@ def latents_page(
     """The `count` latents that each axis reads with the largest weights, or that are written so, with links to their
     cards, their labels by statistics and those of `labels.csv`."""
     links, known = links_of(cards), {(row["by"], row["latent"]): row for row in labels.to_dict("records")}
-    others = [by for by in dict.fromkeys(labels["by"]) if by != "statistics"][:OTHERS]
     part = table[[pair[0] == role and pair in links for pair in zip(table["role"], table["latent"], strict=True)]]
+    part = part.groupby("axis", dropna=False).head(count)
+    others = [by for by in dict.fromkeys(labels.loc[labels["latent"].isin(part["latent"]), "by"]) if by != "statistics"]
     rows = []
-    for row in part.groupby("axis", dropna=False).head(count).to_dict("records"):
+    for row in part.to_dict("records"):
         key = role, row["latent"]
         said = {"latent": Link(str(row["latent"]), links[key])} | ({"axis": str(row["axis"])} if role == "read" else {})
-        said |= {"weight": f"{row['weight']:+.2f}", "label": str(row["label"]), "detection": scored(row["label_score"])}
-        for by in others:
-            one = known.get((by, row["latent"]), {"label": "not labelled", "detection": None})
-            said |= {f"label by {by}": one["label"], f"its detection by {by}": scored(one["detection"])}
+        said |= {"weight": f"{row['weight']:+.2f}", "label": str(row["label"])}
+        said |= {"detection (random latent)": scored(row["label_score"], row["random_score"])}
+        for by in others[:OTHERS]:
+            one = known.get((by, row["latent"]), {"label": "not labelled", "detection": None, "random_detection": None})
+            said |= {f"label by {by}": one["label"]}
+            said |= {f"its detection (random latent), by {by}": scored(one["detection"], one["random_detection"])}
         rows.append(said | {CHANGE: changed(row["gap_r_if_removed"], row["gap_r_low"], row["gap_r_high"])})
     what = "each axis reads" if role == "read" else "are written"
     said = f"The {count} latents that {what} with the largest weights"
@@ -103,16 +106,25 @@ def labelers_page(labels: pd.DataFrame) -> str:
     common = sorted(set.intersection(*(set(rows.dropna(subset=[*SCORES]).index) for rows in by.values())))
     if len(common) < 2:
         return f"No two latents have scores by {' and '.join(by)} alike."
-    said = []
+    said, better = [], []
+    made = " and ".join(f"{counted(len(rows), 'latent')} by {name}" for name, rows in by.items())
     for name, rows in by.items():
         rows, scores = rows.loc[common], []
         for kind in SCORES[::2]:
             beyond = paired_effect((rows[kind] - rows[f"random_{kind}"]).to_numpy()[None], np.arange(len(rows)))
-            interval = f"{beyond.effect:+.2f} ({beyond.low:+.2f} to {beyond.high:+.2f})"
-            scores.append(f"{kind} {rows[kind].mean():.2f}, {interval} beyond random latents")
+            interval = with_ends(beyond.effect, beyond.low, beyond.high, 3)
+            scores.append(
+                f"{kind} {rows[kind].mean():.2f}, random latents {rows[f'random_{kind}'].mean():.2f} ({interval})"
+            )
+            better += [f"{kind} by {name}"] * (beyond.low > 0)
         said.append(f"- by {name}, judged by {rows['judge'].iloc[0]}: {'; '.join(scores)}.")
-    head = f"On {len(common)} latents that have labels by each, and the same {by[name]['contexts'].max()} stretches and"
-    return "\n".join([f"{head} words of each, labels score (0.50 being chance; intervals over latents):\n", *said])
+    head = (
+        f"So labelled and judged are {made}, what is read with the largest weights first; all others have the rule's "
+        f"label alone. Clearly above random latents, by the intervals below: {', '.join(better) or 'none'}.\n\n"
+        f"On {len(common)} latents that have labels by each, and the same {by[name]['contexts'].max()} stretches and "
+        "words of each, labels score (0.50 being chance; differences with intervals over latents):\n"
+    )
+    return "\n".join([head, *said])
 
 
 def removal_sentence(table: pd.DataFrame) -> str:
@@ -156,11 +168,14 @@ def again_sentence(table: pd.DataFrame, again: pd.DataFrame | None) -> str:
     )
 
 
-def scored(value: Any) -> str:
-    return "not measured" if pd.isna(value) else f"{value:.2f}"
+def scored(value: Any, random: Any) -> str:
+    """'0.60 (0.55)', with a random latent's score beside it."""
+    return (
+        "not measured" if pd.isna(value) else f"{value:.2f} ({'not measured' if pd.isna(random) else f'{random:.2f}'})"
+    )
 
 
 def changed(value: Any, low: Any, high: Any) -> str:
     if pd.isna(value):
         return "not measured"
-    return f"{value:+.3f}" if pd.isna(low) else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return with_ends(value, low, high, 3)

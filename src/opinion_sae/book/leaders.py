@@ -55,6 +55,8 @@ TABLES = {
     },
 }
 
+COUNTS = ("n_questions", "parameters", "fit_seconds", "ms_per_answer", "total_seconds")
+
 
 def load_leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
     """`leaderboard.csv` of a results folder, best first, and a note on what made it; without rows if there is none.
@@ -88,11 +90,16 @@ def shown(found: pd.DataFrame, caption: str) -> Shown:
             cells[head] = [measured(row, name) for _, row in rows.iterrows()]
         elif name == "rank":
             cells[head] = [_rank(row) for row in rows.to_dict("records")]
-        elif name in ("n_questions", "parameters"):
-            cells[head] = ["" if pd.isna(value) else f"{value:.0f}" for value in rows[name]]
+        elif name in COUNTS:
+            cells[head] = ["" if pd.isna(value) else _short(value) for value in rows[name]]
         else:
             cells[head] = [*rows[name].astype(float)]
     return table(pd.DataFrame(cells), caption)
+
+
+def _short(value: float | int) -> str:
+    """A count or a time: whole from 100 on, two digits below."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2g}"
 
 
 def _rank(row: dict[Any, Any]) -> str:
@@ -114,7 +121,7 @@ def first_sentence(found: pd.DataFrame) -> str:
         else f"{len(able)} of {len(ranked)} methods have the first rank in their intervals"
     )
     return (
-        f"The highest gap correlation from toplines on all {first['n_questions']:.0f} questions has "
+        f"The highest gap correlation from toplines on all {first['n_questions']:.0f} questions is that of "
         f"{prose(first['method'])}, {measured(first, 'gap_r')}; {sure}."
     )
 
@@ -126,14 +133,14 @@ def kind_sentence(found: pd.DataFrame, kind: str) -> str:
     if not len(of_kind):
         return f"Of {what}, nothing has been compared."
     best = of_kind.sort_values("gap_r", kind="stable").to_dict("records")[-1]
-    name, r = prose(best["method"]), measured(best, "gap_r")
-    if len(of_kind) > 1:
-        said = [f"Of {what}, {name} has the highest gap correlation of {len(of_kind)}: {r}"]
-    else:
-        said = [f"Of {what}, {name} alone was compared, with a gap correlation of {r}"]
     whole = found["n_questions"].max()
-    if best["n_questions"] < whole:
-        said[0] += f", on {best['n_questions']:.0f} of {whole:.0f} questions only"
+    few = f" on {best['n_questions']:.0f} of {whole:.0f} questions only" if best["n_questions"] < whole else ""
+    name, r = prose(best["method"]), f"{measured(best, 'gap_r')}{few}"
+    said = [
+        f"Of {len(of_kind)} {what} the highest gap correlation, {r}, is that of {name}"
+        if len(of_kind) > 1
+        else f"Of {what} only {name} was compared: a gap correlation of {r}"
+    ]
     said.append(_against(best))
     if pd.notna(best["next_token_kl"]):
         said.append(
@@ -155,7 +162,7 @@ def method_sentences(found: pd.DataFrame) -> str:
 def _of_method(row: dict[Any, Any], whole: float) -> str:
     name = prose(row["method"])
     few = f"on {row['n_questions']:.0f} of {whole:.0f} questions"
-    said = [f"{name[:1].upper()}{name[1:]}: gap correlation {measured(row, "gap_r")}"]
+    said = [f"{name[:1].upper()}{name[1:]}: gap correlation {measured(row, 'gap_r')}"]
     said.append(few if pd.isna(row["rank"]) else f"rank {_rank(row)}")
     if row["method"] != REFERENCE and pd.notna(row["minus_reading"]):
         low, high = row["minus_reading_low"], row["minus_reading_high"]
@@ -218,7 +225,8 @@ def _against(row: dict[Any, Any]) -> str:
     value, low, high = (row[f"minus_reading{end}"] for end in ("", "_low", "_high"))
     if row["method"] == REFERENCE or pd.isna(value):
         return ""
-    size = f"{abs(value):.2f} ({low:+.2f} to {high:+.2f})"
+    near, far = sorted((abs(low), abs(high)))
+    size = f"{abs(value):.2f} ({near:.2f} to {far:.2f})"
     if low > 0:
         return f"it is above {prose(REFERENCE)} by {size}"
     if high < 0:
@@ -232,7 +240,7 @@ def cost_sentence(found: pd.DataFrame) -> str:
     if not len(best):
         return NONE
     listed = [
-        f"{prose(row['method'])} ({row['total_seconds']:.3g} s, {plain(row['gap_r'])})"
+        f"{prose(row['method'])} ({_short(row['total_seconds'])} s, {plain(row['gap_r'])})"
         for row in best.to_dict("records")
     ]
     return f"Better than everything that takes less time: {'; '.join(listed)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,20 @@ from opinion_sae.score.names import label, prose
 def counted(count: int, noun: str) -> str:
     """'1 latent', '2 latents'."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def decimals(value: float, least: int) -> int:
+    """Decimal places that show two digits of it, or `least`."""
+    return max(least, 1 - math.floor(math.log10(abs(value)))) if value else least
+
+
+def with_ends(value: float, low: float | None, high: float | None, least: int) -> str:
+    """'-0.00034 (-0.00070 to -0.00002)': to two digits of the largest number but at least so many decimals, and never
+    -0.0; the value alone without an interval."""
+    known = [one for one in (value, low, high) if not pd.isna(one)]
+    places = decimals(max(map(abs, known)), least)
+    said = [f"{round(one, places) + 0.0:+.{places}f}" for one in known]
+    return said[0] if len(said) < 3 else f"{said[0]} ({said[1]} to {said[2]})"
 
 
 def group_distance(table: pd.DataFrame) -> str:

@@ -23,6 +23,7 @@ HEADS = {
     "effect": "effect (nats)",
     "entropy": "entropy (nats)",
     "fvu": "variance unexplained",
+    "group_kl_closed": "group KL closed",
     "fvu_at_answers": "the same at the answers",
     "kl": "KL (nats)",
     "kl_at_1": "KL at strength 1 (nats)",
@@ -72,8 +73,11 @@ def table(frame: pd.DataFrame, caption: str, digits: int | None = 3) -> Shown:
     """The rows of a frame, its index first, for a page; without `digits` numbers have three significant ones.
 
     `x`, `x_low` and `x_high`, or `low` and `high` after a column, become one column 'x (low to high)'. Columns `method`
-    and `reference` show the methods' labels. Raises ValueError above `WIDEST` columns.
+    and `reference` show the methods' labels; a sentence where there are no rows. Raises ValueError above `WIDEST`
+    columns.
     """
+    if not len(frame):
+        return sentence(f"Nothing to show: {caption}")
     flat = _flat(frame)
     columns = {name: _cells(flat, name, digits) for name in flat if not _is_end(flat, name)}
     if len(columns) > WIDEST:

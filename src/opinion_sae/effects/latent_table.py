@@ -19,7 +19,6 @@ from opinion_sae.model.answers import AnswerPath
 
 GROUPS = 4  # named in a row
 NEAREST = 3  # decoder rows on a card
-WRITTEN = 64  # latents with cards among those that are written, those of the largest weights
 ALIKE = 0.7  # cosine of two decoder rows, of different SAEs, that count as one latent
 Key = tuple[str, int]  # role ('read' or 'write') and latent
 
@@ -56,11 +55,8 @@ class Used:
         return [key for key in self.keys() if self.in_folds(key)]
 
     def with_cards(self) -> list[Key]:
-        """What the offset fitted to all questions reads, or two of the folds' do, and the `WRITTEN` it writes most."""
-        read, written = ([key for key in self.keys() if key[0] == role] for role in self.parts)
-        most = [key for key in written if self.in_whole(key)]
-        most.sort(key=lambda key: -float(self.weights(key).abs().max()))
-        return [key for key in read if self.in_whole(key) or self.in_folds(key) > 1] + most[:WRITTEN]
+        """What the offset fitted to all questions reads, or two of the folds' do, and all that it writes."""
+        return [key for key in self.keys() if self.in_whole(key) or (key[0] == "read" and self.in_folds(key) > 1)]
 
     def in_whole(self, key: Key) -> bool:
         return bool(self.parts[key[0]][1][-1, key[1]])
@@ -174,14 +170,21 @@ def card(
     places: dict[str, object] = {}
     for name, survey in (("questions", True), ("texts", False)):
         top, middle = corpus.contexts(latent, survey)
-        places[name] = {"rate": float(rates[name][latent]), "top": top, "middle": middle}
+        places[name] = {"rate": short(float(rates[name][latent])), "top": top, "middle": middle}
     known = {name: None if pd.isna(value) else value for name, value in row.items()}
+    pull, beside = used.pull(key), nearest(used.whole.sae.W_dec, latent)
     return {
-        **{name: round(value, 6) if isinstance(value, float) else value for name, value in known.items()},
-        **{"weights": used.weights(key).tolist(), "pull": used.pull(key)},
+        **{name: short(value) if isinstance(value, float) else value for name, value in known.items()},
+        **{"weights": [short(one) for one in used.weights(key).tolist()]},
+        **{"pull": [(group, short(value)) for group, value in pull]},
         **{"promoted": list(tokens[0]), "suppressed": list(tokens[1]), "contexts": places},
-        "nearest": nearest(used.whole.sae.W_dec, latent),
+        "nearest": [(other, short(cosine)) for other, cosine in beside],
     }
+
+
+def short(value: float) -> float:
+    """To four digits, which is more than a card shows."""
+    return float(f"{value:.4g}")
 
 
 def describe(

@@ -33,13 +33,13 @@ from opinion_sae.methods.tiers import tiered
 from opinion_sae.methods.yapo import yapo
 
 KINDS = {
-    "reference": "what nothing is steered for",
-    "prompt": "text before the question",
-    "vector": "a change of the stream",
-    "latents": "a change of latents",
-    "reading": "a change that reads the question",
+    "reference": "references, which steer nothing",
+    "prompt": "texts before the question",
+    "vector": "changes of the stream",
+    "latents": "changes of latents",
+    "reading": "changes that read the question",
     "read only": "read-outs of the question",
-    "weights": "changed weights",
+    "weights": "changes of weights",
 }
 
 

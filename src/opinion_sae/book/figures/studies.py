@@ -25,6 +25,7 @@ COLOURS = {
     "standard": "#777777",
     "book": "#0072B2",
 }
+MARKS = dict(zip(COLOURS, "os^DvPXp<*", strict=True))
 LINES = ("-", "--", "-.", ":")
 
 
@@ -37,8 +38,8 @@ def frontier(study: StudyTables) -> Figure:
     for number, name in enumerate(LABELS):
         own = sorted((l0[key].value, fvu[key].value) for key in fvu if key[0] == name)
         style: dict[str, Any] = {
-            "marker": "*" if name == "book" else "o",
-            "markersize": 9 if name == "book" else 4,
+            "marker": MARKS[name],
+            "markersize": 9 if name == "book" else 5,
             "lw": 1.2,
         }
         if own:
@@ -48,7 +49,7 @@ def frontier(study: StudyTables) -> Figure:
     log_scale(axes.yaxis)
     axes.set_xlabel("L0 (active latents per token)")
     axes.set_ylabel("variance unexplained")
-    label_lines(axes)
+    legend_above(axes)
     return figure
 
 
