@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opinion_sae.survey import Survey
 
 # modules of this room, in the order in which they are listed
-STUDIES = ("architectures", "size", "specialised", "shift", "trained_on")
+STUDIES = ("architectures", "size", "specialised", "shift", "trained_on", "places")
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 
