@@ -8,10 +8,13 @@ import torch
 
 from opinion_sae.methods.from_features import dense, model_candidates
 from opinion_sae.methods.kernel_ridge import kernel_ridge
+from opinion_sae.methods.personas import persona_answers
 from opinion_sae.methods.question_tokens import question_tokens
 from opinion_sae.model.prompts import build_prompts
 from opinion_sae.model.reading import PLACES
+from opinion_sae.score.gaps import places as places_of
 from opinion_sae.score.gaps_table import gaps_table
+from opinion_sae.score.metrics import option_positions
 from opinion_sae.studies import named, places
 from opinion_sae.studies.layers import place_streams
 from opinion_sae.survey import question_clusters
@@ -93,6 +96,10 @@ def test_a_persona_enters_above_the_embedding(made):
     assert set(tables["pairs"]["attribute"]) == {"sex", "party"}
     assert (tables["personas"]["n_questions"] == 12).all() and (tables["personas"]["n_pairs"] == 2).all()
     assert -1 <= cells.loc["answers"]["pair_r"].item() <= 1
+    survey, asked = given.survey, places.Ground(given).asked
+    told = persona_answers(given.lm, survey, 1, places.STYLE, given.folder / "told", asked.tolist()).log_probs
+    of_model = places_of(np.exp(told[[2, 3]]), option_positions(tuple(survey.questions[q] for q in asked), 2))
+    np.testing.assert_allclose(parts["persona-party"]["said"], of_model[0] - of_model[1], atol=1e-5)
     some = {name: part for name, part in parts.items() if name not in ("persona-sex", "words")}
     assert list(places.tables(given, some)) == ["places"] and places.tables(given, {}) == {}
 

@@ -20,9 +20,9 @@ from opinion_sae.artifacts import Item, made, recalled
 from opinion_sae.methods.from_features import Candidates, dense, word_candidates
 from opinion_sae.methods.kernel_ridge import kernel_ridge
 from opinion_sae.methods.personas import persona
+from opinion_sae.model.answers import letter_table
 from opinion_sae.model.prompts import build_prompts
 from opinion_sae.model.reading import PLACES
-from opinion_sae.model.whole_pass import Told, read_answers
 from opinion_sae.score.gap_replicates import PooledGaps, interval, pooled_correlations, question_weights
 from opinion_sae.score.metrics import option_positions
 from opinion_sae.studies import Given, Parts
@@ -102,8 +102,10 @@ def _personas(ground: Ground, pair: tuple[int, int]) -> dict[str, np.ndarray]:
     for group in pair:
         prompts = build_prompts(lm.tokenizer, questions, 1, persona(STYLE, given.survey, group))
         both.append(place_streams(lm, prompts))
-        told: Told = read_answers(lm, prompts, 1, positions.shape[1])
-        places.append((np.exp(told.log_probs.astype(float)) * positions).sum(-1))
+        letters, has_option = letter_table(prompts)
+        logits = lm.logits(both[-1][PLACES.index("last"), -1].to(lm.device), letters).cpu().double()
+        shares = logits.masked_fill(~has_option, -torch.inf).softmax(-1).numpy()
+        places.append((shares * positions[:, : shares.shape[1]]).sum(1))
     middle = (both[0] + both[1]).double() / 2
     middle -= middle[:, :, :1].clone()  # an origin that leaves exactly 0 where the questions do not differ
     gram = torch.einsum("plqd,plrd->plqr", middle, middle)
