@@ -108,7 +108,8 @@ def decoded_sentence(one: Mapped) -> str:
         if len(rows):
             top = rows.loc[rows["gap_r"].idxmax()]
             tops[place] = top
-            said.append(f"the {label} at {layer_name(top['layer'])} ({_of(top, 'gap_r')}; {_tied(rows, top)})")
+            at = f"at {layer_name(top['layer'])} with r = {_of(top, 'gap_r')}"
+            said.append(f"the {label} {at}, {_tied(rows, top)}")
     if not tops:
         return "No place has been read yet."
     best = max(tops, key=lambda place: tops[place]["gap_r"])
@@ -131,14 +132,14 @@ def _tied(rows: pd.DataFrame, top: pd.Series) -> str:
     """The layers whose distance from the peak may be 0, by the paired interval."""
     tied = [int(layer) for layer in rows.loc[rows["behind_low"] <= 0, "layer"] if layer != top["layer"]]
     if not tied:
-        return "every other layer is behind it"
+        return "every other layer behind it"
     if len(tied) == len(rows) - 1:
-        return "no other layer is told apart from it"
-    return f"not told apart from it {_runs(sorted([*tied, int(top['layer'])]))}"
+        return "no other layer told apart from it"
+    return f"{_runs(sorted([*tied, int(top['layer'])]))} not told apart from it"
 
 
 def _runs(layers: Sequence[int]) -> str:
-    """'are layers 3 to 9 and 12', the embedding by its name."""
+    """'layers 3 to 9 and 12', the embedding by its name."""
     found: list[list[int]] = []
     for layer in layers:
         if found and found[-1][1] == layer - 1:
@@ -148,7 +149,7 @@ def _runs(layers: Sequence[int]) -> str:
     shown = [str(first) if first == last else f"{first} to {last}" for first, last in found if last >= 0]
     shown = [part.replace("-1 to", "the embedding to") for part in shown]
     shown = [*(["the embedding"] if any(last < 0 for _, last in found) else []), *shown]
-    return "are layers " + (shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}")
+    return "layers " + (shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}")
 
 
 def _all_of(met: Sequence[str], others: int) -> str:
@@ -176,8 +177,8 @@ def named_sentence(one: Mapped) -> str:
         top = rows.loc[int(np.nanargmax(shares))]
         half = rows.loc[int(np.flatnonzero(np.nan_to_num(shares) >= top["named"] / 2)[0]), "layer"]
         said.append(
-            f"of the {label} at most {_percent(top, 'named')} at {layer_name(top['layer'])} (half of that by "
-            f"{layer_name(half)}; {100 * top['same'] / top['named']:.0f}% of it the same for every question)"
+            f"of the {label} at most {_percent(top, 'named')} at {layer_name(top['layer'])}, half of that by "
+            f"{layer_name(half)} and {100 * top['same'] / top['named']:.0f}% of it the same for every question"
         )
     if not said:
         return f"With {one.name}, no persona has been named yet."
@@ -206,7 +207,7 @@ def pairs_sentence(one: Mapped) -> str:
     text = (
         f"On {row['n_questions']:.0f} held-out questions and {row['n_pairs']:.0f} pairs of groups, one direction read "
     )
-    text += f"from what the persona changes predicts how far apart the groups answer with r = at most {'; '.join(said)}"
+    text += f"from what the persona changes predicts how far apart the groups answer with, at the best layer, r = {'; '.join(said)}"
     return text + (
         f". The model's own answers under the personas: {_of(answers.iloc[0], 'pair_r')}." if len(answers) else "."
     )

@@ -71,7 +71,14 @@ def _across(axes: Axes, rows: pd.DataFrame, name: str, label: str) -> None:
     value, low, high = (float(rows[f"{name}{end}"].iloc[0]) for end in ("", "_low", "_high"))
     left, right = axes.get_xlim()
     axes.plot([left, right], [value, value], color="#000000", linestyle=":", linewidth=1.2, label=label)
-    axes.errorbar([right], [value], [[value - low], [high - value]], color="#000000", linewidth=1, capsize=2)
+    axes.errorbar(
+        [right - 0.015 * (right - left)],
+        [value],
+        [[value - low], [high - value]],
+        color="#000000",
+        linewidth=1,
+        capsize=2,
+    )
     axes.set_xlim(left, right)
 
 
