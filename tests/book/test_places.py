@@ -96,11 +96,11 @@ def test_what_a_persona_changes_is_said_for_each_place(tmp_path):
     whole = "of the last token at most 10.0% (9.5 to 10.5) at layer 2, half of that by layer 1 and 50% of it the same"
     assert whole in said and said.count("at most") == 3
     said = places.pairs_sentence(one)
-    assert "On 12 held-out questions and 2 pairs of groups" in said
+    assert "on 12 held-out questions and 2 pairs of groups" in said
     assert "0.30 (0.20 to 0.40) for the last token (layer 2; above 0 by its interval at 2 of 4 layers)" in said
     assert said.endswith("The model's own answers under the personas: 0.05 (-0.05 to 0.15).")
     one.tables["personas"]["pair_r_low"] = -0.1
-    assert places.pairs_sentence(one).count("nowhere above 0 by its interval") == 3
+    assert places.pairs_sentence(one).count("above 0 by its interval at none of 4 layers") == 3
     without = write(tmp_path / "without", personas=False)
     assert "no persona has been named yet" in places.named_sentence(without) + places.pairs_sentence(without)
 

@@ -188,29 +188,23 @@ def named_sentence(one: Mapped) -> str:
 
 def pairs_sentence(one: Mapped) -> str:
     """How far what the persona changes goes the groups' true way, and what the model's own answers make of it."""
-    said, rows = [], one.tables["personas"]
+    said = []
     for place, label in PLACES.items():
         own = one.of("personas", place)
-        if not len(own):
-            continue
-        top = own.loc[own["pair_r"].astype(float).idxmax()]
-        above = own[own["pair_r_low"] > 0]["layer"].tolist()
-        first = (
-            f"above 0 by its interval at {len(above)} of {len(own)} layers"
-            if above
-            else "nowhere above 0 by its interval"
-        )
-        said.append(f"{_of(top, 'pair_r')} for the {label} ({layer_name(top['layer'])}; {first})")
+        if len(own):
+            top, above = own.loc[own["pair_r"].astype(float).idxmax()], int((own["pair_r_low"] > 0).sum())
+            sure = f"above 0 by its interval at {above or 'none'} of {len(own)} layers"
+            said.append(f"{_of(top, 'pair_r')} for the {label} ({layer_name(top['layer'])}; {sure})")
     if not said:
         return f"With {one.name}, no persona has been named yet."
-    answers, row = one.of("personas", "answers"), rows.iloc[0]
-    text = (
-        f"On {row['n_questions']:.0f} held-out questions and {row['n_pairs']:.0f} pairs of groups, one direction read "
+    answers, row = one.of("personas", "answers"), one.tables["personas"].iloc[0]
+    text = f"With {one.name}, on {row['n_questions']:.0f} held-out questions and {row['n_pairs']:.0f} pairs of groups, "
+    text += (
+        "one direction read from what the persona changes predicts how far apart the groups answer with, at the best "
     )
-    text += f"from what the persona changes predicts how far apart the groups answer with, at the best layer, r = {'; '.join(said)}"
-    return text + (
-        f". The model's own answers under the personas: {_of(answers.iloc[0], 'pair_r')}." if len(answers) else "."
-    )
+    text += f"layer, r = {'; '.join(said)}."
+    own = f" The model's own answers under the personas: {_of(answers.iloc[0], 'pair_r')}." if len(answers) else ""
+    return text + own
 
 
 def _percent(row: pd.Series, name: str) -> str:
