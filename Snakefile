@@ -6,7 +6,7 @@ snakemake --cores all --config profile=smoke
 import sys
 
 from opinion_sae.book.execute import chosen
-from opinion_sae.book.paths import ROOT, home, relative
+from opinion_sae.book.paths import PUBLISHED, ROOT, home, relative
 from opinion_sae.book.profile import find_profile, load_profile
 from opinion_sae.book.reach import code_hash
 from opinion_sae.book.terminal import plan
@@ -152,6 +152,7 @@ CHAPTERS = {
     ),
     "15_speed": dict(needs=[], tables=[], figures=["speed.svg", "growth.svg"], work=[]),
     "25_leaderboard": dict(needs=[], tables=[], figures=["gain_and_cost.svg"], work=[]),
+    "26_places": dict(needs=[], tables=[], figures=["places.svg", "personas.svg"], work=[]),
     "16_rerun": dict(needs=["03_sae", "04_delta"], tables=[], figures=[], work=[]),
     "23_architectures": dict(
         needs=[],
@@ -165,6 +166,7 @@ STUDIES = {
     "11_selection": ["trained_on"],
     "23_architectures": ["architectures", "size"],
     "24_specialised": ["specialised", "shift"],
+    "26_places": ["places"],
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # the longest, and what others wait for: started last, they would run on alone at the end
@@ -214,7 +216,9 @@ def shown(name):
     made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard.json"]}
     # by `make evaluate`, `make select`, `opinion-sae label` and `opinion-sae compare`; by `make study`
     files = [path for path in (RUN.results / file for file in made.get(name, [])) if path.is_file()]
-    files += [path for of in STUDIES.get(name, []) for path in sorted(ROOT.glob(f"results/studies/{of}/*.*"))]
+    places = [ROOT / "results", *(ROOT / "results" / run for run in PUBLISHED), RUN.results]
+    folders = [place / "studies" / of for of in STUDIES.get(name, []) for place in places]
+    files += sorted({path for folder in folders for path in folder.glob("*.*")})
     if files:
         return files
     if name == "15_speed":

@@ -66,14 +66,8 @@ def question_tokens(lm: LanguageModel, questions: Sequence[Question], hook_layer
     lm.check_layer(hook_layer)
     prompts = build_prompts(lm.tokenizer, questions, 1)
     streams, contents = [torch.empty(0)] * len(prompts), [torch.empty(0)] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
-    rows = max(1, lm.tokens_per_batch // max(len(prompt.tokens) for prompt in prompts))
-    for start in progress(range(0, len(prompts), rows), "questions"):
-        items = by_length[start : start + rows]
-        tokens = [torch.tensor(prompts[item].tokens) for item in items]
-        padded = pad_sequence(tokens, batch_first=True)
-        real = torch.arange(padded.shape[1]) < torch.tensor([len(part) for part in tokens])[:, None]
-        residual = lm.residual(padded, hook_layer).cpu()
+    for items, tokens, real in progress(padded_batches(lm, prompts), "questions"):
+        residual = lm.residual(tokens, hook_layer).cpu()
         no_sink = content(residual, real)
         for row, item in enumerate(items):
             streams[item], contents[item] = residual[row, real[row]], no_sink[row, real[row]]
@@ -85,6 +79,21 @@ def question_tokens(lm: LanguageModel, questions: Sequence[Question], hook_layer
         torch.cat(contents),
         lengths.cumsum(0) - 1,
     )
+
+
+def padded_batches(
+    lm: LanguageModel, prompts: Sequence[Prompt]
+) -> list[tuple[list[int], Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]]:
+    """Prompts of like length together: which, their tokens padded on the right, and which of these are real."""
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
+    rows, found = max(1, lm.tokens_per_batch // max(len(prompt.tokens) for prompt in prompts)), []
+    for start in range(0, len(prompts), rows):
+        items = by_length[start : start + rows]
+        tokens = [torch.tensor(prompts[item].tokens) for item in items]
+        padded = pad_sequence(tokens, batch_first=True)
+        lengths = torch.tensor([len(part) for part in tokens])
+        found.append((items, padded, torch.arange(padded.shape[1]) < lengths[:, None]))
+    return found
 
 
 def parts(lm: LanguageModel, question: Question, prompt: Prompt) -> Int[Tensor, "token"]:

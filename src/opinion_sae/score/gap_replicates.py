@@ -99,16 +99,23 @@ class PooledGaps:
     ) -> tuple[Float[np.ndarray, "replicate"], Float[np.ndarray, "replicate"]]:
         given = from_toplines(self.survey, log_probs)
         kl, m = _with_all(cell_kl(self.survey, given))[0], predicted_gaps(self.survey, given, "toplines")
-        there = ~np.isnan(m) & ~np.isnan(self.gap)
-        a, m = (np.where(there, cells, 0.0) for cells in (self.gap, m))
-        columns = np.stack([there.astype(float), a, m, a * a, m * m, a * m])
-        n, a, m, aa, mm, am = _sums(self.weights, columns)
-        s_aa, s_mm, s_am = (
-            (two - one / np.maximum(n, 1)).sum(1) for two, one in ((aa, a * a), (mm, m * m), (am, a * m))
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            r = np.where(s_mm > 1e-12, s_am / np.sqrt(s_aa * s_mm), np.where(s_aa > 1e-12, 0.0, np.nan))
-            return r, self.weights @ np.nan_to_num(kl) / (self.weights @ ~np.isnan(kl))
+        r = pooled_correlations(self.gap, m, self.weights)
+        return r, self.weights @ np.nan_to_num(kl) / (self.weights @ ~np.isnan(kl))
+
+
+def pooled_correlations(
+    actual: Float[np.ndarray, "row question"],
+    predicted: Float[np.ndarray, "row question"],
+    weights: Float[np.ndarray, "replicate question"],
+) -> Float[np.ndarray, "replicate"]:
+    """S_am / sqrt(S_aa S_mm) with each S about every row's own mean over questions, then summed over the rows: gap_r of
+    'all' (`_measures`). 0 if the predicted do not vary, NaN if the actual do not; a cell without either is left out."""
+    there = ~np.isnan(predicted) & ~np.isnan(actual)
+    a, m = (np.where(there, cells, 0.0) for cells in (actual, predicted))
+    n, a, m, aa, mm, am = _sums(weights, np.stack([there.astype(float), a, m, a * a, m * m, a * m]))
+    s_aa, s_mm, s_am = ((two - one / np.maximum(n, 1)).sum(1) for two, one in ((aa, a * a), (mm, m * m), (am, a * m)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(s_mm > 1e-12, s_am / np.sqrt(s_aa * s_mm), np.where(s_aa > 1e-12, 0.0, np.nan))
 
 
 def _with_all(cells: Float[np.ndarray, "group question"]) -> Float[np.ndarray, "row question"]:
