@@ -82,7 +82,7 @@ def shown(found: pd.DataFrame, caption: str) -> Shown:
     """One of TABLES, a row per method for which it has something; the note where there is no leaderboard."""
     if not len(found):
         return sentence(NONE)
-    columns = TABLES[caption]
+    columns = {head: name for head, name in TABLES[caption].items() if found[name].notna().any()}
     rows = found[found[[*columns.values()]].notna().any(axis=1)]
     cells: dict[str, list[object]] = {"method": rows["method"].tolist()}
     for head, name in columns.items():
