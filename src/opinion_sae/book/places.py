@@ -95,7 +95,7 @@ def said_of(maps: Sequence[Mapped], sentence: Callable[[Mapped], str]) -> str:
     return "\n\n".join(sentence(one) for one in maps) or note(maps)
 
 
-def layer_name(layer: float) -> str:
+def layer_name(layer: float | int) -> str:
     """'the embedding', or 'layer 15': after the layer of that number, counted from 0."""
     return "the embedding" if layer < 0 else f"layer {layer:.0f}"
 

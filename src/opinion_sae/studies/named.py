@@ -84,11 +84,12 @@ def pair_read_out(
     One direction v for all attributes and questions, by ridge: it cannot know a group by its name, so whatever it
     predicts of a question the layers below have made of persona and question together. Fitted to the training
     questions of each split (train, validation, test), the ridge of `RIDGES` with the least squares on validation, and
-    then to both. NaN for questions that no split tests.
+    then to both. Given is the product with v alone: the level of the questions fitted to is low where that of the rest
+    is high, which by itself would be a negative correlation. NaN for questions that no split tests.
     """
     predicted = np.full(actual.shape, np.nan)
     for train, validation, test in splits:
-        judged = actual[:, validation]
+        judged = (actual - _level(actual, train))[:, validation]
         errors = [
             float(np.nansum(np.square(of_ridge[:, validation] - judged)))
             for of_ridge in _ridge(apart, actual, train, RIDGES)
@@ -106,10 +107,17 @@ def _ridge(
 ) -> list[Float[np.ndarray, "attribute asked"]]:
     """Predictions for all cells, for each ridge, by the kernel of the training cells that have an answer."""
     seen = train & ~np.isnan(actual)
-    level = np.where(seen, actual, 0.0).sum(1) / np.maximum(seen.sum(1), 1)
     x = (apart - apart[:, train].mean(1, keepdims=True)).astype(float)
     x /= np.sqrt(np.square(x[seen]).sum(1).mean()) or 1.0
     values, vectors = np.linalg.eigh(x[seen] @ x[seen].T)
-    along = vectors.T @ (actual - level[:, None])[seen]
+    along = vectors.T @ (actual - _level(actual, train))[seen]
     through = x @ (x[seen].T @ vectors)
-    return [level[:, None] + through @ (along / (values.clip(0) + ridge)) for ridge in ridges]
+    return [through @ (along / (values.clip(0) + ridge)) for ridge in ridges]
+
+
+def _level(
+    actual: Float[np.ndarray, "attribute asked"], train: Bool[np.ndarray, "asked"]
+) -> Float[np.ndarray, "attribute 1"]:
+    """The mean over the training questions that have an answer."""
+    seen = train & ~np.isnan(actual)
+    return (np.where(seen, actual, 0.0).sum(1) / np.maximum(seen.sum(1), 1))[:, None]

@@ -31,7 +31,7 @@ from opinion_sae.studies.named import Pairs, asked_of, far_pairs, named_shares, 
 from opinion_sae.survey import question_clusters
 
 TITLE = "where group differences can be read, layer by layer at three places, and where a persona prompt enters"
-TIME = "about ten minutes of one core that has nothing else to do"
+TIME = "seven minutes of one core that has nothing else to do"
 STYLE = "portray"  # of the personas, `methods.personas`
 ASKED = 20  # questions of each fold that are asked under a persona
 

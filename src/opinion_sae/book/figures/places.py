@@ -51,7 +51,7 @@ def entering(maps: Sequence[Mapped]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, rows: pd.DataFrame, name: str, place: str, unit: float = 1) -> None:
+def _line(axes: Axes, rows: pd.DataFrame, name: str, place: str, unit: float | int = 1) -> None:
     """The values with their intervals; a mark at the largest."""
     if not len(rows):
         return
