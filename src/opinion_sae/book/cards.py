@@ -250,7 +250,7 @@ def _taken_out(card: Mapping[str, Any]) -> str:
     if card["gap_r_if_removed"] is None:
         return f"{MISSING}: no fold's offset uses it" if not card["folds"] else MISSING
     gap_r, kl = ([card[f"{name}_{end}"] for end in ("if_removed", "low", "high")] for name in ("gap_r", "kl"))
-    return f"gap correlation {with_ends(*gap_r, 3)}, KL {with_ends(*kl, 5)} nats"
+    return f"gap correlation {with_ends(gap_r[0], gap_r[1], gap_r[2], 3)}, KL {with_ends(kl[0], kl[1], kl[2], 5)} nats"
 
 
 def _number(value: float | None) -> str:

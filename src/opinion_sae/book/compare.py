@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,7 @@ def kept_rows(results: Path, of: Mapping[str, str]) -> pd.DataFrame:
 def with_kept(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table, and those of another for methods that it has not, in the order of `NAMES`."""
     kept = before[~before["method"].isin(table["method"])]
-    rows = [*table.to_dict("records"), *kept.to_dict("records")]
+    rows: list[dict[Any, Any]] = [*table.to_dict("records"), *kept.to_dict("records")]
     return pd.DataFrame(sorted(rows, key=lambda row: rank(row["method"])), columns=table.columns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from opinion_sae.sae.train import check_finite
 from opinion_sae.survey import Survey
 
 Example = tuple[int, int, int]  # group, question, order of the options
-LORA: dict[str, float | int] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
+LORA: dict[str, Any] = {"rank": 8, "epochs": 6, "examples": 150, "batch": 8, "lr": 1e-3}
 
 
 class GroupPrompts:

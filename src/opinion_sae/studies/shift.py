@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -217,7 +217,8 @@ def features(sae: SparseAutoencoder | None, tokens: Tokens, items: int) -> Float
     if sae is None:
         x = mean_stream(tokens, items)
         return ((x - x.mean(0)) / x.std(0).clamp_min(1e-12) / x.shape[1] ** 0.5).double().numpy()
-    x = bag_of_latents(sae, tokens, items).rows(torch.arange(items))
+    encoder: Any = sae
+    x = bag_of_latents(encoder, tokens, items).rows(torch.arange(items))
     return weighted_bag(x, inverse_frequency(x)).double().numpy()
 
 
