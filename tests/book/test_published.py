@@ -156,7 +156,7 @@ def test_gaps_against_size_are_those_of_the_tables(both):
     lines = [bar.lines[0] for bar in gaps_by_size(table).axes[0].containers]
     assert [list(line.get_ydata()) for line in lines] == [[0.1, 0.5]] * 3
     said = published.gaps_by_size_sentence(table)
-    assert "From 100 million to 1,500 million" in said and "the reading Δ goes from 0.10 to 0.50" in said
+    assert "From 100 million to 1,500 million" in said and "that of the reading Δ from 0.10 to 0.50" in said
     assert said.count("lie apart") == 2 and "words alone, which no model reads, stand at 0.10" in said
     nearer = published.gaps_by_size({**some, "large": of_size("opinionqa-qwen", "b-1.5b", 0.2)})
     assert published.gaps_by_size_sentence(nearer).count("meet") == 2

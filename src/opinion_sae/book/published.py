@@ -211,14 +211,15 @@ def gaps_by_size_sentence(table: pd.DataFrame) -> str:
         if rows["parameters"].nunique() > 1:
             small, large = rows.iloc[0], rows.iloc[-1]
             meet = small["gap_r_low"] <= large["gap_r_high"] and large["gap_r_low"] <= small["gap_r_high"]
+            verb = "" if said else "goes "
             said.append(
-                f"{prose(method)} goes from {plain(small['gap_r'])} to {plain(large['gap_r'])} (intervals "
+                f"{prose(method)} {verb}from {plain(small['gap_r'])} to {plain(large['gap_r'])} (intervals "
                 f"{'meet' if meet else 'lie apart'})"
             )
     few, many = (f"{size / 1e6:,.0f} million" for size in (table["parameters"].min(), table["parameters"].max()))
     words = table.loc[table["method"] == "words", "gap_r"]
     beside = f"; words alone, which no model reads, stand at {plain(words.iloc[0])}" if len(words) else ""
-    return f"From {few} to {many} parameters the gap correlation of {', of '.join(said)}{beside}."
+    return f"From {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
 
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:

@@ -68,7 +68,8 @@ def alignment(table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) 
 
 
 def alignment_by_group(survey: Survey, table: pd.DataFrame, floor: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Mean KL per group and method with 95 % intervals, and the group's noise floor."""
+    """Mean KL per group and method with 95 % intervals, and the group's noise floor; of the methods that were run."""
+    methods = [method for method in methods if (table["method"] == method).any()]
     figure, axes = plt.subplots(figsize=(WIDTH, (0.2 + 0.07 * len(methods)) * len(survey.groups) + 1.4))
     y = np.arange(len(survey.groups))
     for n, method in enumerate(methods):
