@@ -1,5 +1,6 @@
 """Answers in figures: a mark for each method that was run, and none for one that was not."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -7,7 +8,8 @@ from opinion_sae.book.figures.answers import alignment_by_group
 from opinion_sae.score.names import label
 
 
-def test_methods_that_were_not_run_are_left_out(survey):
+def test_methods_that_were_not_run_are_left_out(tiny):
+    survey = tiny.survey(np.full((2, 3, 2), 0.5), [tiny.question(f"q{i}", ("Yes", "No")) for i in range(3)])
     rows = [
         {"method": method, "group": group, "kl": by, "kl_low": by - 0.1, "kl_high": by + 0.1, "n_questions": 3}
         for method, by in (("unsteered", 0.4), ("delta", 0.2))

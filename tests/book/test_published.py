@@ -201,7 +201,10 @@ class TestCommitted:
         assert found.run["profile"]["survey"].startswith("opinionqa:")
         assert found.run["profile"]["output"] == f"results/{name}" and found.run["machine"]
         assert all(found.run["hashes"][what] for what in ("data", "model", "sae"))
-        assert {"unsteered", "shared-delta", "delta", "delta-joint", "dense", "everyone"} <= set(found.overall.index)
+        of = {"04_delta": {"unsteered", "shared-delta", "delta", "dense"}, "05_joint": {"delta-joint"}}
+        of["06_controls"] = {"everyone"}
+        for chapter in {"04_delta", *found.run["notebooks"]} & set(of):
+            assert of[chapter] <= set(found.overall.index)
         assert len(found.by_group) >= 12 and (found.overall["n_questions"] > 400).all()
         assert not found.table.duplicated(["method", "group", "split"]).any()
         groups = {"all", *found.by_group.index}
