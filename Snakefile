@@ -67,7 +67,7 @@ CHAPTERS = {
         needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
         tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
         figures=["gaps.svg", "gaps_alone.svg"],
-        work=[],
+        work=["numbers-gaps.json"],
     ),
     "19_one_question": dict(
         needs=["07_alignment", "18_group_gaps"],

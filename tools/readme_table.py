@@ -83,7 +83,8 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
         (_few_latents(pd.read_csv(results / "path.csv")), "few latents", "08_budget"),
         (_tilt(pd.read_csv(results / "tilt.csv")), "tilt", "08_budget"),
         (
-            f"{numbers['constant_share']} of what Δ adds to the residual stream is the same for every question",
+            f"{pd.read_csv(results / 'fixed_part.csv')['constant share'].mean():.1%} of what Δ adds to the residual "
+            "stream is the same for every question",
             "offsets across groups",
             "09_latents",
         ),
