@@ -57,7 +57,7 @@ def test_some_questions_are_answered_as_among_all(answers, sae, deltas):
     part = answers.for_questions(chosen)
     assert [question.key for question in part.questions] == ["q4", "q1"]
     torch.testing.assert_close(part.predict(deltas[0]), answers.predict(deltas[0], chosen))
-    torch.testing.assert_close(part.option_mass(deltas[0]), answers.option_mass(deltas[0])[:, chosen])
+    torch.testing.assert_close(part.next_token(deltas[0]).mass, answers.next_token(deltas[0]).mass[:, chosen])
 
 
 @pytest.mark.parametrize("part", ["test", "validation"])
@@ -69,7 +69,7 @@ def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas
         assert row.question in getattr(SPLITS[row.fold], part)
         dose = deltas[row.fold].scaled(row.strength)
         own = kl(survey.shares[:, row.question], answers.predict(dose)[:, row.question].exp().numpy())
-        mass = answers.option_mass(dose)[:, row.question].numpy()
+        mass = answers.next_token(dose).mass.mean(-1)[:, row.question].numpy()
         answered = ~np.isnan(own)
         assert answered.sum() == (1 if row.question == 4 else 2)
         assert row.kl == pytest.approx(own[answered].mean(), rel=1e-3)
@@ -81,7 +81,7 @@ def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
     zero = cells[cells["strength"] == 0].set_index("question").sort_index()
     unsteered = kl(survey.shares, answers.predict().exp().numpy())
     np.testing.assert_allclose(zero["kl"], np.nanmean(unsteered, axis=0), rtol=1e-3)
-    np.testing.assert_allclose(zero["option_mass"], answers.option_mass()[0], rtol=1e-3)
+    np.testing.assert_allclose(zero["option_mass"], answers.next_token().mass.mean(-1)[0], rtol=1e-3)
 
     losses = text_losses(lm, deltas, TEXTS, LAYER, STRENGTHS, windows=3, length=16)
     curve = dose_curve(cells, losses, np.arange(6), 200, 0).set_index("strength")

@@ -17,7 +17,6 @@ from opinion_sae.effects.readers import OffsetReader, Passage, fact_cells, loss_
 from opinion_sae.effects.side_effects import (
     accuracy_verdict,
     answer_cells,
-    by_order,
     fact_examples,
     group_table,
     load_steered,
@@ -105,9 +104,8 @@ def test_answers_are_those_of_the_folds_own_offset_on_its_test_questions(answers
     for offset, (_, _, _, test) in zip(steered, SPLITS, strict=True):
         p = answers.predict(offset, torch.from_numpy(test)).exp().double().numpy()
         np.testing.assert_allclose(cells["kl"][:, test], kl(survey.shares[:, test], p), rtol=1e-4)
-        mass = answers.option_mass(offset)[:, test]
-        np.testing.assert_allclose(cells["option_mass"][:, test], mass, rtol=1e-4)
-        orders = by_order(answers, offset)
+        orders, mass = (part.numpy() for part in answers.next_token(offset))
+        np.testing.assert_allclose(cells["option_mass"][:, test], mass[:, test].mean(-1), rtol=1e-4)
         np.testing.assert_allclose(orders[:, test].mean(2), p, atol=1e-5)
         tv = np.abs(orders[:, test, 0] - orders[:, test, 1]).sum(-1) / 2
         np.testing.assert_allclose(cells["order_tv"][:, test], tv, atol=1e-6)

@@ -41,7 +41,7 @@ def test_whole_passes_give_the_answers_of_the_kept_path(prompts, lm, survey):
     for group in range(3):
         kept = AnswerPath(lm, survey.questions, 1, 2, persona("portray", survey, group))
         np.testing.assert_allclose(found.log_probs[group], kept.predict()[0, [5, 1]], atol=1e-4)
-        np.testing.assert_allclose(found.option_mass[group], kept.option_mass()[0, [5, 1]], rtol=1e-4)
+        np.testing.assert_allclose(found.option_mass[group], kept.next_token().mass.mean(-1)[0, [5, 1]], rtol=1e-4)
     assert np.isneginf(found.log_probs[:, 1, 2]).all() == (len(survey.questions[1].options) == 2)
 
 

@@ -66,6 +66,18 @@ def test_equals_the_full_forward_for_several_groups_at_once(answers):
 
 
 @torch.no_grad()
+def test_the_next_token_is_that_of_a_whole_pass(answers):
+    asked = answers.next_token(Push(0 * pushes(2)))
+    for item, prompt in enumerate(answers.prompts):
+        p = answers.lm.model(torch.tensor([prompt.tokens])).logits[0, -1].double().softmax(-1)[list(prompt.letters)]
+        question, order = divmod(item, answers.orders)
+        torch.testing.assert_close(asked.mass[:, question, order], p.sum().expand(2), atol=1e-6, rtol=1e-4)
+        found = asked.options[:, question, order]
+        torch.testing.assert_close(found[:, : len(p)], (p / p.sum()).expand(2, -1), atol=1e-5, rtol=1e-4)
+        assert (found[:, len(p) :] == 0).all()
+
+
+@torch.no_grad()
 def test_groups_do_not_see_each_other(answers):
     vectors = 5 * pushes(3)
     together = answers.log_probs(Push(vectors))

@@ -103,7 +103,7 @@ class Beside:
         masses, answers = [], self.bench.answers
         for split, steering in zip(self.bench.splits, outcome.steering, strict=True):
             part = answers.for_questions(torch.from_numpy(spread(split.test, count)))
-            masses.append(part.option_mass(steering).numpy())
+            masses.append(part.next_token(steering).mass.mean(-1).numpy())
         some = torch.from_numpy(spread(self.bench.splits[0].test, 16))
         start = time.perf_counter()
         answers.predict(outcome.steering[0], some)

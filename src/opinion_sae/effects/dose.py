@@ -50,8 +50,9 @@ def dose_cells(
         shares = torch.from_numpy(survey.shares[:, questions]).float()
         for strength in strengths:
             dose = delta.scaled(strength)
-            cells = kl(shares, some.predict(dose)).numpy()
-            mass = np.where(np.isnan(cells), np.nan, some.option_mass(dose).numpy())
+            asked = some.next_token(dose)
+            cells = kl(shares, asked.options.mean(2).log().float()).numpy()
+            mass = np.where(np.isnan(cells), np.nan, asked.mass.mean(-1).numpy())
             row = {"strength": strength, "fold": fold, "question": questions}
             row |= {"kl": by_group(survey, cells)["all"], "option_mass": by_group(survey, mass)["all"]}
             tables.append(pd.DataFrame(row))

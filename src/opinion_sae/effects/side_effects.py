@@ -21,7 +21,7 @@ from opinion_sae.delta.offsets import GroupDelta, Offset
 from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.readers import Cells, OffsetReader, Passage, asked_facts, fact_cells, text_cells
 from opinion_sae.methods.controls import random_order
-from opinion_sae.model.answers import NEVER, AnswerPath
+from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
 from opinion_sae.survey import Survey
@@ -72,18 +72,6 @@ def answer_cells(survey: Survey, p: Float[np.ndarray, "_ question option"]) -> C
     }
 
 
-@torch.no_grad()
-def by_order(
-    answers: AnswerPath, offset: Offset | None, batch: int = 16
-) -> Float[np.ndarray, "group question order option"]:
-    """Option probabilities for each order of the options that was asked, in float64."""
-    parts = []
-    for items in torch.arange(len(answers.prompts)).split(batch * answers.orders):
-        logits = answers.option_logits(items, answers.steered(items, offset))
-        parts.append(logits.cpu().double().masked_fill(~answers.has_option[items][:, None], NEVER).softmax(-1))
-    return torch.cat(parts).unflatten(0, (-1, answers.orders)).permute(2, 0, 1, 3).numpy()
-
-
 def survey_cells(answers: AnswerPath, survey: Survey, splits: Sequence[Split], steered: Steered) -> Cells:
     """Cells of `answer_cells`, option_mass (share of the next token's probability that lies on the letters) and, if
     there are two orders of the options, order_tv: total variation between the answers in one and in the other.
@@ -93,9 +81,10 @@ def survey_cells(answers: AnswerPath, survey: Survey, splits: Sequence[Split], s
     cells: Cells = {}
     for (_, _, _, test), offset in zip(splits, steered, strict=False):
         part = answers.for_questions(torch.from_numpy(test))
-        some, p = survey.select(questions=test.tolist()), by_order(part, offset)
+        some, asked = survey.select(questions=test.tolist()), part.next_token(offset)
+        p = asked.options.numpy()
         found = answer_cells(some, p.mean(2)[..., : some.shares.shape[-1]])
-        found["option_mass"] = part.option_mass(offset).numpy()
+        found["option_mass"] = asked.mass.mean(-1).numpy()
         if answers.orders > 1:
             found["order_tv"] = total_variation(p[:, :, 0], p[:, :, 1])
         for name, values in found.items():

@@ -16,7 +16,7 @@ from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 
 SINK_NORM = 5.0  # in medians: tokens with a longer residual are attention sinks, not content
-PROMPT_ENDS = 32  # times that a prompt's last token counts in training: offsets act there, and there is one a prompt
+PROMPT_ENDS = 64  # times that a prompt's last token counts in training: offsets act there, and there is one a prompt
 
 
 class Windows(NamedTuple):

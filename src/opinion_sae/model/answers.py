@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import transformers
@@ -42,6 +42,14 @@ class Steering(Protocol):
         ...
 
     def steer(self, x: Float[Tensor, "item d"], read: Tensor | None = None) -> Float[Tensor, "item group d"]: ...
+
+
+class NextToken(NamedTuple):
+    """What the model makes of the token after the prompts, in float64: for each order of a question's options the
+    share of each option among them, and the share of the next-token probability that falls on their letters."""
+
+    options: Float[Tensor, "group question order option"]
+    mass: Float[Tensor, "group question order"]
 
 
 class AnswerPath:
@@ -225,15 +233,18 @@ class AnswerPath:
         return self.lm.run_layers(x_g, upper, prefix.positions, prefix.masks, prefix)
 
     @torch.no_grad()
-    def option_mass(self, offset: Steering | None = None, batch: int = 32) -> Float[Tensor, "group question"]:
-        """Share of the next-token probability that falls on the question's letters, averaged over orders."""
-        masses = []
+    def next_token(self, offset: Steering | None = None, batch: int = 32) -> NextToken:
+        """Shares of the options and of the letters in each order of the options, in one pass, `batch` prompts at a time."""
+        shares, masses = [], []
         for items in torch.arange(len(self.prompts)).split(batch):
             logits = self.lm.logits(self.run_upper(items, self.steered(items, offset)))
             letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
-            on_letters = logits.softmax(-1).gather(-1, letters).cpu() * self.has_option[items][:, None]
-            masses.append(on_letters.sum(-1))
-        return torch.cat(masses).unflatten(0, (len(self.questions), self.orders)).mean(1).T
+            has_option = self.has_option[items][:, None]
+            on_letters = logits.gather(-1, letters).cpu().double().masked_fill(~has_option, NEVER)
+            shares.append(on_letters.softmax(-1))
+            masses.append((on_letters.logsumexp(-1) - logits.logsumexp(-1).cpu()).exp())
+        by_order = (torch.cat(part).unflatten(0, (-1, self.orders)) for part in (shares, masses))
+        return NextToken(*(part.movedim(2, 0) for part in by_order))
 
     @torch.no_grad()
     def by_letter(self) -> Float[Tensor, "question place"]:

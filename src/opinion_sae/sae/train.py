@@ -108,8 +108,8 @@ def train_sae(
     end: the SAE returned reads and writes the residual stream as it is, and its decoder rows have norm 1. The encoder
     product runs in `dtype`; parameters, loss and optimiser state stay in float32.
 
-    History, a row every fiftieth of the run and at its end: step, fvu (training batch), validation_fvu, l0 and dead,
-    the share of latents that fired on none of the tokens since the last row.
+    History, a row every 25th of the run and at its end: step, fvu (training batch), validation_fvu, l0 and dead, the
+    share of latents that fired on none of the tokens since the last row.
     """
     generator = torch.Generator().manual_seed(seed)
     mean = train.mean(0)
@@ -119,7 +119,7 @@ def train_sae(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         training.optimiser, lambda step: min(1.0, (step + 1) / 50, 0.05 + (steps - step) / (0.2 * steps))
     )
-    rows, fired, every = [], torch.zeros(width, dtype=torch.bool), max(1, steps // 50)
+    rows, fired, every = [], torch.zeros(width, dtype=torch.bool), max(1, steps // 25)
     for step in progress(range(steps), "SAE"):
         # a batch at a time, as a scaled copy of everything would be the largest tensor by far
         x = (train[torch.randint(len(train), (batch,), generator=generator)] - mean) * scale
