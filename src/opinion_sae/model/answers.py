@@ -234,7 +234,7 @@ class AnswerPath:
 
     @torch.no_grad()
     def next_token(self, offset: Steering | None = None, batch: int = 32) -> NextToken:
-        """Shares of the options and of the letters in each order of the options, in one pass, `batch` prompts at a time."""
+        """Shares of the options and of their letters in each order of the options, in one pass."""
         shares, masses = [], []
         for items in torch.arange(len(self.prompts)).split(batch):
             logits = self.lm.logits(self.run_upper(items, self.steered(items, offset)))
