@@ -90,7 +90,7 @@ CHAPTERS = {
     ),
     "05_joint": dict(
         needs=["03_sae", "04_delta"],
-        tables=["joint_history.csv", "joint_reading_history.csv", "joint.csv"],
+        tables=["joint_history.csv", "joint_reading_history.csv"],
         figures=["joint_training.svg"],
         work=["answers-joint.safetensors", "joint/sae/sae_weights.safetensors", "joint/delta.safetensors"],
     ),
@@ -108,7 +108,7 @@ CHAPTERS = {
     ),
     "08_budget": dict(
         needs=["03_sae", "04_delta"],
-        tables=["path.csv", "tilt.csv", "composition.csv", "kinds.csv"],
+        tables=["path.csv"],
         figures=["latent_path.svg", "latent_path_by_group.svg", "tilt.svg"],
         work=[],
     ),
@@ -163,6 +163,8 @@ CHAPTERS = {
 }
 # the studies that a chapter shows
 STUDIES = {
+    "05_joint": ["constant"],
+    "08_budget": ["constant"],
     "11_selection": ["trained_on"],
     "23_architectures": ["architectures", "size"],
     "24_specialised": ["specialised", "shift"],

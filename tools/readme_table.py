@@ -81,7 +81,6 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
             "06_controls",
         ),
         (_few_latents(pd.read_csv(results / "path.csv")), "few latents", "08_budget"),
-        (_tilt(pd.read_csv(results / "tilt.csv")), "tilt", "08_budget"),
         (
             f"{pd.read_csv(results / 'fixed_part.csv')['constant share'].mean():.1%} of what Δ adds to the residual "
             "stream is the same for every question",
@@ -117,16 +116,6 @@ def _few_latents(path: pd.DataFrame) -> str:
     return (
         f"Cut to few latents per group and refitted, Δ has a KL of {found}; a dense vector of the same norm: "
         + ", ".join(f"{kl:.3f}" for kl in dense["kl"])
-    )
-
-
-def _tilt(table: pd.DataFrame) -> str:
-    values = table[table["measure"] == "kl"].set_index(["which", "t"])["value"]
-    most = table["t"].max()
-    worst, mean = ([values[which, t] for t in (0.0, most)] for which in ("worst-off group", "mean over groups"))
-    return (
-        f"Tilting the loss to the worst-off group (t = {most:g}) moves its KL from {worst[0]:.3f} to {worst[1]:.3f}, "
-        f"the mean from {mean[0]:.3f} to {mean[1]:.3f}"
     )
 
 

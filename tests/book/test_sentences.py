@@ -31,7 +31,7 @@ TURNED = {
     sentences.transfer: (lambda: table("transfer"), lambda t: -t),
     sentences.latent_path: (lambda: table("path"), lambda t: t.assign(kl=t["kl"] + 1)),
     sentences.latent_path_by_group: (lambda: table("path"), lambda t: t.assign(kl=-t["kl"])),
-    sentences.tilt: (lambda: table("tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
+    sentences.tilt: (lambda: table("../studies/constant/tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
     sentences.dose: (lambda: table("dose"), lambda t: t.assign(kl=-t["kl"])),
     sentences.doses: (lambda: table("doses"), lambda t: t.assign(shared=t["shared"] + 1)),
     sentences.gap_methods: (lambda: table("gaps"), lambda t: t.assign(gap_r_low=-1.0)),

@@ -16,8 +16,8 @@ from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.execute import machine, throughput, versions
 from opinion_sae.book.paths import ROOT, Run, home, open_run
 from opinion_sae.book.profile import Profile
-from opinion_sae.studies import DATA, STUDIES, Given, Parts, load_study
-from opinion_sae.survey import survey_hash
+from opinion_sae.studies import DATA, STUDIES, Constant, Given, Parts, load_study
+from opinion_sae.survey import load_survey, survey_hash
 
 PACKAGES = ("opinion-sae", "torch", "transformers", "sae-lens", "numpy")
 
@@ -105,6 +105,9 @@ def what_is_given(profile: Profile, run: Run, name: str) -> Given:
     if not (run.work / "activations.safetensors").is_file():
         raise FileNotFoundError(f"{run.work}: no activations there; make book PROFILE={run.name} leaves them")
     book = Chapter(asdict(profile))
+    asked = (profile.survey, profile.min_respondents, profile.crossed, profile.max_questions)
+    crossed = load_survey(*asked) if profile.crossed else None
+    steps, epochs = profile.scratch_steps, profile.refit_epochs
     return Given(
         book.answers,
         book.survey,
@@ -114,4 +117,5 @@ def what_is_given(profile: Profile, run: Run, name: str) -> Given:
         run.work,
         run.work / f"study-{name}",
         profile.bootstrap,
+        constant=Constant(profile.joint_settings(), steps, profile.tilts, epochs, crossed),
     )

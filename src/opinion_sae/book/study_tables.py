@@ -14,7 +14,8 @@ from opinion_sae.score.metrics import ENDS
 
 STUDIES = ROOT / "results" / "studies"
 SAE = ("start", "strategy", "tilt")  # what an SAE is known by in the study of specialised ones
-WORDS = frozenset("architecture measure place start strategy sae features treatment task method".split())
+WORDS = "architecture measure place start strategy sae features treatment task method"
+WORDS = frozenset(f"{WORDS} which group offset kind training stage".split())
 
 
 class Columns(NamedTuple):
@@ -54,6 +55,25 @@ FILES = {  # by study the tables that are shown
         ),
         "gaps": Columns(("task", "method"), _ranges("gap_r", "group_kl_closed")),
         "steps": Columns((), ("seconds_constant", "seconds_reading", "ratio", "least", "most")),
+    },
+    "constant": {
+        "tilt": Columns(("t", "measure", "which", "group"), ("value", "low", "high")),
+        "composition": Columns(
+            ("offset",),
+            ("kl", "low", "high", "minus direct fit", "difference low", "difference high", "intersections"),
+        ),
+        "kinds": Columns(
+            ("kind",),
+            ("latents per group", "latents in all", "validation KL", "test KL, shared only", "test KL", "n_questions"),
+        ),
+        "joint": Columns(
+            ("training",), ("test_kl", "n_questions", "fvu", "fvu_at_answers", "dead_fraction", "ce_recovered")
+        ),
+        "scratch": Columns(
+            ("stage", "epoch"),
+            ("train_kl", "validation_kl", "reconstruction", "validation_reconstruction", "sparsity")
+            + ("validation_sparsity", "l1_shared", "l1_deviation"),
+        ),
     },
 }
 

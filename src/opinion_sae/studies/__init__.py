@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
 from opinion_sae.artifacts import Item
+from opinion_sae.delta.settings import JointSettings
 
 if TYPE_CHECKING:
     from opinion_sae.delta.directions import Effects
@@ -30,10 +31,20 @@ if TYPE_CHECKING:
     from opinion_sae.survey import Survey
 
 # modules of this room, in the order in which they are listed
-STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on", "places")
+STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on", "places", "constant")
 # what a user has to bring for some of them
 DATA = {"bios": "Bias in Bios, a file or folder of the Hub's LabHC/bias_in_bios"}
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
+
+
+class Constant(NamedTuple):
+    """What a profile says of constant offsets that the book itself does not fit."""
+
+    joint: JointSettings = JointSettings()
+    scratch_steps: int = 4  # batches of activations to each batch of questions, of an SAE from scratch
+    tilts: Sequence[float] = (10.0,)
+    kind_epochs: int = 1
+    crossed: Survey | None = None  # intersections of groups, asked the same questions
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +64,7 @@ class Given:
     folder: Path
     replicates: int = 2000
     data: Path | None = None
+    constant: Constant = Constant()
 
     @property
     def lm(self) -> LanguageModel:

@@ -1,0 +1,35 @@
+"""What the study of constant offsets found (`studies.constant`), as chapters 05 and 08 show it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from opinion_sae.book import sentences
+from opinion_sae.book.study_tables import StudyTables
+
+ABSENT = "Nothing of it has been made yet."
+
+
+def scratch(study: StudyTables) -> str:
+    """`joint_training` of the SAE from scratch."""
+    return ABSENT if study["scratch"].empty else sentences.joint_training(study["scratch"])
+
+
+def joint_costs(study: StudyTables) -> str:
+    """What joint training from scratch costs in reconstruction."""
+    return ABSENT if study["joint"].empty else sentences.joint_costs(study["joint"].set_index("training"))
+
+
+def tilt(study: StudyTables) -> str:
+    """What the tilted loss does for the worst-off group."""
+    return ABSENT if study["tilt"].empty else sentences.tilt(study["tilt"])
+
+
+def composition(study: StudyTables) -> tuple[pd.DataFrame, str]:
+    """The table of intersections and its caption."""
+    page, of = study["composition"], ""
+    if len(page):
+        of = f" ({page['intersections'].iloc[0]} intersections)"
+    ends = {f"difference {end}": f"minus direct fit_{end}" for end in ("low", "high")}
+    page = page.drop(columns="intersections").rename(columns=ends)
+    return page, f"KL of people who are in two groups{of}, default run, with 95% intervals"
