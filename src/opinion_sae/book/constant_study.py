@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from opinion_sae.book import sentences
+from opinion_sae.book.figures import latents, training
+from opinion_sae.book.figures.style import nothing
 from opinion_sae.book.study_tables import StudyTables
 
 ABSENT = "Nothing of it has been made yet."
+NOT_RUN = "this study has not been run"
 
 
 def scratch(study: StudyTables) -> str:
     """`joint_training` of the SAE from scratch."""
     return ABSENT if study["scratch"].empty else sentences.joint_training(study["scratch"])
+
+
+def scratch_figure(study: StudyTables) -> Figure:
+    """The training of the SAE from scratch."""
+    return nothing(NOT_RUN) if study["scratch"].empty else training.joint_training(study["scratch"])
 
 
 def joint_costs(study: StudyTables) -> str:
@@ -23,6 +32,11 @@ def joint_costs(study: StudyTables) -> str:
 def tilt(study: StudyTables) -> str:
     """What the tilted loss does for the worst-off group."""
     return ABSENT if study["tilt"].empty else sentences.tilt(study["tilt"])
+
+
+def tilt_figure(study: StudyTables) -> Figure:
+    """Mean and worst-off group against the tilt."""
+    return nothing(NOT_RUN) if study["tilt"].empty else latents.tilt(study["tilt"])
 
 
 def composition(study: StudyTables) -> tuple[pd.DataFrame, str]:
