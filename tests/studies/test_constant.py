@@ -83,6 +83,8 @@ def test_what_the_chapters_say_turns_with_the_tables(tables, tmp_path):
     none = load_tables("constant", tmp_path)
     for sentence in (constant_study.tilt, constant_study.scratch, constant_study.joint_costs):
         assert sentence(none) == constant_study.ABSENT
+    for figure in (constant_study.tilt_figure, constant_study.scratch_figure):
+        assert [text.get_text() for text in figure(none).axes[0].texts] == [constant_study.ABSENT]
     page, caption = constant_study.composition(none)
     assert page.empty and "intersections)" not in caption and "has not been run" in note(none)
     for name, table in tables.items():
@@ -97,3 +99,4 @@ def test_what_the_chapters_say_turns_with_the_tables(tables, tmp_path):
     read["joint"].loc[read["joint"]["training"].str.startswith("from scratch"), ["fvu", "fvu_at_answers"]] = 0.5
     assert "leaves 1.00 times" in constant_study.joint_costs(read)
     assert "Over 1 epochs" in constant_study.scratch(read)
+    assert len(constant_study.tilt_figure(read).axes) == 2 and len(constant_study.scratch_figure(read).axes) == 4

@@ -11,7 +11,6 @@ from opinion_sae.book.figures.style import nothing
 from opinion_sae.book.study_tables import StudyTables
 
 ABSENT = "Nothing of it has been made yet."
-NOT_RUN = "this study has not been run"
 
 
 def scratch(study: StudyTables) -> str:
@@ -21,7 +20,7 @@ def scratch(study: StudyTables) -> str:
 
 def scratch_figure(study: StudyTables) -> Figure:
     """The training of the SAE from scratch."""
-    return nothing(NOT_RUN) if study["scratch"].empty else training.joint_training(study["scratch"])
+    return nothing(ABSENT) if study["scratch"].empty else training.joint_training(study["scratch"])
 
 
 def joint_costs(study: StudyTables) -> str:
@@ -36,7 +35,7 @@ def tilt(study: StudyTables) -> str:
 
 def tilt_figure(study: StudyTables) -> Figure:
     """Mean and worst-off group against the tilt."""
-    return nothing(NOT_RUN) if study["tilt"].empty else latents.tilt(study["tilt"])
+    return nothing(ABSENT) if study["tilt"].empty else latents.tilt(study["tilt"])
 
 
 def composition(study: StudyTables) -> tuple[pd.DataFrame, str]:
