@@ -192,6 +192,8 @@ def leaderboard(board: Board, seeds: Mapping[str, Sequence[Table]], parts: Mappi
             board.rows[key] = board.row(name, tables[name], part, plain, reference)
         rows.append(board.rows[key] | by_seed.get(name, {}) | board.cost(name, {**part, **cost}))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    some = (table["n_questions"] < table["n_questions"].max()) & table["ms_per_answer"].isna()
+    table.loc[some, "total_seconds"] = np.nan  # those were asked a few questions, and nobody knows what all would take
     return with_ranks(table, {name: board.gains(name, of)[1] for name, of in tables.items()})
 
 

@@ -169,25 +169,32 @@ def _of_method(row: dict[Any, Any], whole: float) -> str:
         side = "above" if low > 0 else "below" if high < 0 else "not to be told from"
         said.append(f"{side} {prose(REFERENCE)}")
     cost = [f"harmonic mean {plain(row['harmonic_mean'])}"] if pd.notna(row["harmonic_mean"]) else []
-    cost += [f"{row['total_seconds']:.3g} s"] if pd.notna(row["total_seconds"]) else []
+    cost += [f"{_short(row['total_seconds'])} s"] if pd.notna(row["total_seconds"]) else []
     return "; ".join([", ".join(said), *cost]) + "."
 
 
 def unasked_sentence(found: pd.DataFrame) -> str:
     """What it would take to ask everything of the methods that were asked a few questions, from the time of those."""
+    if not len(found):
+        return NONE
     whole = found["n_questions"].max()
-    few = found[(found["n_questions"] < whole) & found["ms_per_answer"].notna()]
+    few = found[found["n_questions"] < whole].sort_values("total_seconds", kind="stable")
     if not len(few):
         return "Every method answered every question."
+    rows = few.to_dict("records")
     listed = [
         f"{prose(row['method'])} {row['total_seconds'] / 60:.0f} minutes ({row['ms_per_answer']:.0f} ms an answer)"
-        for row in few.sort_values("total_seconds", kind="stable").to_dict("records")
+        for row in rows
+        if pd.notna(row["ms_per_answer"])
     ]
-    return f"To ask all {whole:.0f} questions for every group would take {'; '.join(listed)}."
+    said = [f"To ask all {whole:.0f} questions for every group would take {'; '.join(listed)}."] if listed else []
+    untimed = [prose(row["method"]) for row in rows if pd.isna(row["ms_per_answer"])]
+    said += [f"How long all would take {', '.join(untimed)} is not known."] if untimed else []
+    return " ".join(said)
 
 
 def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
-    """How alike the gaps in two wordings of a question are: in people, and as the steadiest and the reference say."""
+    """How alike the gaps in two wordings of a question are: in people, and as the reference and others say."""
     path = results / "leaderboard.json"
     people: dict[str, Any] = read_json(path, dict).get("people", {}) if path.is_file() else {}
     known = found[found["reworded_r"].notna() & found["rank"].notna()]

@@ -202,21 +202,24 @@ def gaps_by_size(runs: Mapping[str, Published]) -> pd.DataFrame:
 
 
 def gaps_by_size_sentence(table: pd.DataFrame) -> str:
-    """Of `gaps_by_size`: from the smallest model to the largest, and whether their intervals meet."""
+    """Of `gaps_by_size`: of the methods run with both, from the smallest model to the largest, and whether their
+    intervals meet."""
     if table["parameters"].nunique() < 2:
         return "There are not yet two models to compare."
-    said = []
+    said, ends = [], [table["parameters"].min(), table["parameters"].max()]
     for method in (name for name in BY_SIZE if name != "words"):
         rows = table[table["method"] == method]
-        if rows["parameters"].nunique() > 1:
+        if len(rows) and rows["parameters"].iloc[[0, -1]].tolist() == ends:
             small, large = rows.iloc[0], rows.iloc[-1]
-            meet = small["gap_r_low"] <= large["gap_r_high"] and large["gap_r_low"] <= small["gap_r_high"]
+            apart = small["gap_r_high"] < large["gap_r_low"] or large["gap_r_high"] < small["gap_r_low"]
             verb = "" if said else "goes "
             said.append(
                 f"{prose(method)} {verb}from {plain(small['gap_r'])} to {plain(large['gap_r'])} (intervals "
-                f"{'meet' if meet else 'lie apart'})"
+                f"{'lie apart' if apart else 'meet'})"
             )
-    few, many = (f"{size / 1e6:,.0f} million" for size in (table["parameters"].min(), table["parameters"].max()))
+    if not said:
+        return "No method was run with both the smallest model and the largest."
+    few, many = (f"{size / 1e6:,.0f} million" for size in ends)
     words = table.loc[table["method"] == "words", "gap_r"]
     beside = f"; words alone, which no model reads, stand at {plain(words.iloc[0])}" if len(words) else ""
     return f"From {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
