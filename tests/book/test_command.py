@@ -85,9 +85,16 @@ def test_check_says_what_would_run(place, capsys):
 
 
 def test_a_full_folder_of_temporary_files_is_named_before_anything_runs(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("TMPDIR", "TMP"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     preflight.check_room()
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"):
+        preflight.check_room(least=1 << 60)
+    monkeypatch.setenv("TMPDIR", str(other))  # so full that gettempdir passed over it
+    with pytest.raises(OSError, match=f"No space left on device: '{other}'"):
         preflight.check_room(least=1 << 60)
 
 

@@ -42,11 +42,13 @@ def check_run(profile: Profile) -> str:
 def check_room(least: int = 1 << 20) -> None:
     """Raise OSError that names the folder of temporary files if it has no room for `least` bytes.
 
-    What solves snakemake's order of jobs writes there, and when it cannot says something else.
+    What solves snakemake's order of jobs writes to that of the environment, and when it cannot says something else;
+    `gettempdir` passes over one without any room.
     """
-    folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < least:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
+    chosen = [os.environ.get(name, "") for name in ("TMPDIR", "TMP")]
+    for folder in [*filter(os.path.isdir, chosen), tempfile.gettempdir()]:
+        if shutil.disk_usage(folder).free < least:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)
 
 
 def fetch(profile: Profile) -> None:
