@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.gap_report import with_interval
+from opinion_sae.book.gap_report import measured
 from opinion_sae.book.paths import PUBLISHED, ROOT
+from opinion_sae.book.published import model_name
 from opinion_sae.book.typeset import Shown, table
+from opinion_sae.score.metrics import ENDS
 
 PLACES = {"last": "last token", "question": "question's tokens", "options": "option ends"}
-ENDS = ("", "_low", "_high")
 COUNT = ("n_questions", "n_groups", "n_pairs")
 COLUMNS = {  # of each table: all, and those that hold numbers; words and the model's answers have no layer
     "places": ("place", "layer", *COUNT[:2], *(f"gap_r{end}" for end in ENDS), "behind_low", "behind_high"),
@@ -34,10 +35,9 @@ class Mapped(NamedTuple):
     @property
     def name(self) -> str:
         """The model, without the folder that it lies in, and the surveys."""
-        model = str(self.about["profile"]["model"]).rpartition("/")[2].rpartition(":")[2].removesuffix(".gguf")
         surveys = self.about["profile"]["survey"]
         named = [str(one).partition(":")[0] for one in ([surveys] if isinstance(surveys, str) else surveys)]
-        return f"{model} on {' and '.join(named)}"
+        return f"{model_name(self.about['profile']['model'])} on {' and '.join(named)}"
 
     @property
     def hook_layer(self) -> int:
@@ -108,7 +108,7 @@ def decoded_sentence(one: Mapped) -> str:
         if len(rows):
             top = rows.loc[rows["gap_r"].idxmax()]
             tops[place] = top
-            at = f"at {layer_name(top['layer'])} with r = {_of(top, 'gap_r')}"
+            at = f"at {layer_name(top['layer'])} with r = {measured(top, 'gap_r')}"
             said.append(f"the {label} {at}, {_tied(rows, top)}")
     if not tops:
         return "No place has been read yet."
@@ -116,21 +116,21 @@ def decoded_sentence(one: Mapped) -> str:
     text = f"With {one.name}, group differences are read best from the {PLACES[best]}: the gap correlation peaks for "
     text += "; for ".join(said) + "."
     met = [
-        PLACES[place] for place, top in tops.items() if place != best and top["gap_r_high"] >= tops[best]["gap_r_low"]
+        PLACES[place]
+        for place, top in tops.items()
+        if place != best and not top["gap_r_high"] < tops[best]["gap_r_low"]
     ]
     if len(tops) > 1:
         text += f" The interval of the best peak meets {_all_of(met, len(tops) - 1)}."
     words = one.of("places", "words")
-    return text + (f" Words alone reach {_of(words.iloc[0], 'gap_r')}, {_beside(words.iloc[0])}." if len(words) else "")
-
-
-def _of(row: pd.Series, name: str) -> str:
-    return with_interval(*(float(row[f"{name}{end}"]) for end in ENDS))
+    return text + (
+        f" Words alone reach {measured(words.iloc[0], 'gap_r')}, {_beside(words.iloc[0])}." if len(words) else ""
+    )
 
 
 def _tied(rows: pd.DataFrame, top: pd.Series) -> str:
     """The layers whose distance from the peak may be 0, by the paired interval."""
-    tied = [int(layer) for layer in rows.loc[rows["behind_low"] <= 0, "layer"] if layer != top["layer"]]
+    tied = [int(layer) for layer in rows.loc[~(rows["behind_low"] > 0), "layer"] if layer != top["layer"]]
     if not tied:
         return "every other layer behind it"
     if len(tied) == len(rows) - 1:
@@ -194,7 +194,7 @@ def pairs_sentence(one: Mapped) -> str:
         if len(own):
             top, above = own.loc[own["pair_r"].astype(float).idxmax()], int((own["pair_r_low"] > 0).sum())
             sure = f"above 0 by its interval at {above or 'none'} of {len(own)} layers"
-            said.append(f"{_of(top, 'pair_r')} for the {label} ({layer_name(top['layer'])}; {sure})")
+            said.append(f"{measured(top, 'pair_r')} for the {label} ({layer_name(top['layer'])}; {sure})")
     if not said:
         return f"With {one.name}, no persona has been named yet."
     answers, row = one.of("personas", "answers"), one.tables["personas"].iloc[0]
@@ -203,7 +203,7 @@ def pairs_sentence(one: Mapped) -> str:
         "one direction read from what the persona changes predicts how far apart the groups answer with, at the best "
     )
     text += f"layer, r = {'; '.join(said)}."
-    own = f" The model's own answers under the personas: {_of(answers.iloc[0], 'pair_r')}." if len(answers) else ""
+    own = f" The model's own answers under the personas: {measured(answers.iloc[0], 'pair_r')}." if len(answers) else ""
     return text + own
 
 
@@ -232,7 +232,7 @@ def summary_table(maps: Sequence[Mapped]) -> Shown:
                     "run": one.name,
                     "place": label,
                     "peak": layer_name(top["layer"]),
-                    "r there": _of(top, "gap_r"),
+                    "r there": measured(top, "gap_r"),
                 }
-                rows.append(cells | {"r at the hook layer": f"{_of(hook, 'gap_r')}, {layer_name(one.hook_layer)}"})
+                rows.append(cells | {"r at the hook layer": f"{measured(hook, 'gap_r')}, {layer_name(one.hook_layer)}"})
     return table(pd.DataFrame(rows), "Where each place is read best")
