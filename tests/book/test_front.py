@@ -28,7 +28,8 @@ def gaps():
 def claims(**verdicts):
     """All supported but those named, such as words=('not supported', 'contradicted'): by correlation, by KL."""
     rows = []
-    pairs = [("delta-reading", reference) for reference in ("delta", "dense-reading", "words")]
+    references = ("delta", "dense-reading", "random-dictionary", "words")
+    pairs = [("delta-reading", reference) for reference in references]
     for method, reference in (*pairs, ("words+direct", "words")):
         name = "added" if method == "words+direct" else reference.replace("-", "_")
         found = verdicts.get(name, ("supported", "supported"))
@@ -40,8 +41,8 @@ def claims(**verdicts):
 def test_four_sentences_with_the_numbers_of_the_table(gaps):
     did, found, made_of, words = abstract(gaps, claims(), ABOUT).splitlines()
     assert "after layer 7 of a-model" in did and "1 groups" in did and "12 questions" in did
-    assert "0.20 (0.15 to 0.25) and closes 0.20" in found and "(0.10 and 0.10)" in found
-    assert "0.30 and 0.30" in made_of and "(0.40 and 0.40)" in made_of
+    assert "0.10 (0.05 to 0.15) and closes 0.10" in found and "(0.00 and 0.00)" in found
+    assert "0.20 and 0.20" in made_of and "(0.40 and 0.40), and" in made_of and "(0.30 and 0.30)" in made_of
     assert "0.50 (0.45 to 0.55) and 0.50" in words
     assert "together (0.60 and 0.60) make a read-out that does better than words alone on both measures" in words
 
@@ -56,6 +57,7 @@ def test_a_number_turns_with_the_table(gaps):
     [
         ("delta", 1, "one that is the same for every question"),
         ("dense-reading", 2, "its like without an autoencoder"),
+        ("random-dictionary", 2, "one on a dictionary drawn at random"),
         ("words", 3, "the words"),
     ],
 )
@@ -85,7 +87,7 @@ def test_the_table_has_six_rows_and_no_nan(gaps):
 
 def test_the_picture_shows_the_rows_of_the_table(gaps):
     figure = front_figure(front_rows(gaps))
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()][2] == "reading Δ"
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()][1] == "reading Δ"
     drawn = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
     assert drawn == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
 

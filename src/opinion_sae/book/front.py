@@ -17,7 +17,7 @@ from opinion_sae.book.markdown import captioned
 from opinion_sae.book.published import model_name
 from opinion_sae.score.names import label
 
-FRONT = ("toplines", "delta", "delta-reading", "delta-reading-64", "dense-reading", "words")
+FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
 SURE, UNSURE = {"supported": "better", "contradicted": "worse"}, "not supported"
 
 
@@ -70,7 +70,7 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     sure = {method: measured(row, "gap_r") for method, row in rows.iterrows()}
     groups = gaps.loc[gaps["group"] != "all", "group"].nunique()
     model, layer, n = model_name(about["model"]), about["hook_layer"], gaps["n_questions"].max()
-    read, few, dense = "delta-reading", "delta-reading-64", "dense-reading"
+    read, few, dense, drawn = "delta-reading", "delta-reading-64", "dense-reading", "random-dictionary"
     added, of_kl = (float(overall(gaps)[measure].to_dict()["words+direct"]) for measure in MEASURES)
     return "\n".join(
         [
@@ -82,7 +82,8 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"{beside(claims, 'delta', 'one that is the same for every question')} "
             f"({r['delta']} and {closed['delta']}).",
             f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
-            f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}).",
+            f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}), and "
+            f"{beside(claims, drawn, 'one on a dictionary drawn at random')} ({r[drawn]} and {closed[drawn]}).",
             f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}: "
             f"the reading offset {beside(claims, 'words', 'the words')}; words and latents read together "
             f"({plain(added)} and {plain(of_kl)}) make a read-out that "
