@@ -24,7 +24,7 @@ from opinion_sae.model.answers import letter_table
 from opinion_sae.model.prompts import build_prompts
 from opinion_sae.model.reading import PLACES
 from opinion_sae.score.gap_replicates import PooledGaps, interval, pooled_correlations, question_weights
-from opinion_sae.score.metrics import option_positions
+from opinion_sae.score.metrics import as_cells, option_positions
 from opinion_sae.studies import Given, Parts
 from opinion_sae.studies.layers import place_streams
 from opinion_sae.studies.named import Pairs, asked_of, far_pairs, named_shares, pair_gaps_of, pair_read_out
@@ -163,10 +163,9 @@ def _entering(ground: Ground, of: dict[str, list[np.ndarray]]) -> list[dict[str,
     return [*rows, {"place": "answers", "layer": None, **counts, **_with("pair_r", said)}]
 
 
-def _with(name: str, replicates: Float[np.ndarray, "replicate"]) -> dict[str, object]:
+def _with(name: str, replicates: Float[np.ndarray, "replicate"]) -> dict[str, float]:
     """The value itself, then its 95 % interval."""
-    low, high = interval(replicates[1:])
-    return {name: float(replicates[0]), f"{name}_low": low, f"{name}_high": high}
+    return as_cells(name, replicates[0], *interval(replicates[1:]))
 
 
 def _behind(difference: Float[np.ndarray, "replicate"]) -> dict[str, object]:

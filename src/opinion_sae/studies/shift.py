@@ -20,6 +20,7 @@ from opinion_sae.model.reading import Tokens, bag_of_latents, inverse_frequency,
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.gap_pairs import pair_to_show
 from opinion_sae.score.gaps import actual_gaps
+from opinion_sae.score.metrics import ENDS, as_cells
 from opinion_sae.studies import Given, Parts
 from opinion_sae.studies.seeded import Ground
 from opinion_sae.studies.specialised import GENERAL, Saes, Variant
@@ -302,7 +303,7 @@ def table(parts: Parts) -> pd.DataFrame:
                 cells |= {"questions": int(part["questions"][0])}
                 cells |= _mean("accuracy", values[:, 0]) | _mean("worst", values[:, 1])
                 rows.append(cells | _mean("gain", values[:, 1] - base[:, 1]))
-    ends = [f"{name}{end}" for name in ("accuracy", "worst", "gain") for end in ("", "_low", "_high")]
+    ends = [f"{name}{end}" for name in ("accuracy", "worst", "gain") for end in ENDS]
     rows.sort(key=lambda row: (list(FEATURES).index(row["features"]), TREATMENTS.index(row["treatment"]), row["taken"]))
     return pd.DataFrame(rows, columns=["features", "treatment", "taken", "draws", "questions", *ends])
 
@@ -310,4 +311,4 @@ def table(parts: Parts) -> pd.DataFrame:
 def _mean(name: str, values: Float[np.ndarray, "draw"]) -> dict[str, float]:
     """Over draws, which are not independent of each other, with 1.96 standard errors to either side."""
     error = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return {name: float(values.mean()), f"{name}_low": values.mean() - error, f"{name}_high": values.mean() + error}
+    return as_cells(name, values.mean(), values.mean() - error, values.mean() + error)
