@@ -138,7 +138,12 @@ def table(**changes):
 def test_sentences_turn_with_the_table():
     said = latent_report.read_page(table(), 2)
     assert "reads 3 latents and writes 0" in said and "every one of the 3 reads 1. There are 2 cards." in said
-    assert "Of 2 latents" in said and "for 1 (the interval" in said and "raises it for 1; latent 7 (road)" in said
+    assert (
+        "Of 2 latents" in said
+        and "for 1 (the interval" in said
+        and "raises it for 1, where" in said
+        and "latent 7 (road)" in said
+    )
     assert "read detection 0.75 (random latents 0.50) and fuzzing 0.60 (0.55)" in said
     turned = latent_report.removal_sentence(
         table(gap_r_low=-1.0, gap_r_high=1.0, gap_r_if_removed=[0.1, -0.2, 0.0, 0.0])

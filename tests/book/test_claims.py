@@ -87,7 +87,7 @@ def test_the_reviewers_are_answered_from_the_table(tiny):
     assert "brings the answers closer for 1 of 2 groups (x), corrected" in text
     cells["delta"] = [shared + 0.05 + noise]
     text = reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))
-    assert "of 1 claims, 0 are supported" in text and "and 1 contradicted. {doc}`/reproduce`" in text
+    assert "of 1 claims, 0 are supported" in text and "and 1 contradicted. Offsets that read" in text
     assert "closer for 0 of 2 groups and takes them further away for 2 (x, y), corrected" in text
     cells = {"delta": [shared], "uniform": [shared + 1 + noise]}
     assert "This run has none" in reviewers_page(claims_table(people, cells, CLAIMS, np.arange(30), 300))

@@ -113,9 +113,9 @@ def test_the_scale_of_the_committed_tables(tmp_path):
     assert all(paper.contains(*corner) for text in texts for corner in text.get_window_extent().get_points())
     assert "unsteered model, alone" in "".join(ElementTree.parse(tmp_path / "scale.svg").getroot().itertext())
     closed = gaps.set_index(["task", "group", "method"])["group_kl_closed"]["toplines", "all", "delta-reading-64"]
-    assert f"and {closed:.0%} of what is left" in one_question.scale_sentence(table, gaps)
+    assert f"and from toplines {closed:.0%} of what is left" in one_question.scale_sentence(table, gaps)
     worse = gaps.assign(group_kl_closed=-0.2)
-    assert "and nothing of what is left" in one_question.scale_sentence(table, worse)
+    assert "and from toplines nothing of what is left" in one_question.scale_sentence(table, worse)
 
 
 def test_an_option_called_none_stays_one(tmp_path):

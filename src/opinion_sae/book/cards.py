@@ -191,7 +191,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
         "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
-        f"{_percent(contexts['texts']['rate'])} of plain text's",
+        f"{_percent(contexts['texts']['rate'])} of the SAE's texts'",
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
         f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
         **{f"Label by {escape(one['by'])}": _other_label(one) for one in card["labels"]},
@@ -204,7 +204,7 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
     shown = "".join(
         f"<h4>{title}</h4>{_contexts(contexts[place][part])}"
-        for place, what in (("questions", "Questions"), ("texts", "Plain text"))
+        for place, what in (("questions", "Questions"), ("texts", "The SAE's texts"))
         for part, title in (("top", f"{what}, strongest"), ("middle", f"{what}, middling"))
         if contexts[place][part]
     )

@@ -15,7 +15,7 @@ from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import VERDICTS, Claim
 from opinion_sae.survey import Survey
 
-MARGIN = 0.005  # nats; about a sixtieth of the unsteered model's KL on the default surveys
+MARGIN = 0.005  # nats; about a ninetieth of the unsteered model's KL on the default surveys
 
 CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
 
@@ -31,7 +31,9 @@ def _no_worse(reference: str, command: str = "make book") -> Claim:
 
 CLAIMS = (
     Claim("On new questions, Δ is closer to the groups than the unsteered model is.", "delta", "unsteered"),
-    Claim("So is one offset shared by all groups.", "shared-delta", "unsteered"),
+    Claim(
+        "One offset shared by all groups is closer to them than the unsteered model is.", "shared-delta", "unsteered"
+    ),
     _better("delta", "uniform"),
     _better("delta", "position-prior"),
     _better("delta", "calibrated"),
@@ -42,12 +44,12 @@ CLAIMS = (
         figure="fig-delta-over-shared",
     ),
     Claim(
-        "That gain is the group's: it is larger than with shuffled group labels.",
+        "What the own part adds is the group's: it is more than with shuffled group labels.",
         "delta",
         "shuffled-groups",
         figure=CONTROLS,
     ),
-    Claim("A group is served better by its own Δ than by the others'.", "delta", "other-delta", figure=MATRIX),
+    Claim("A group is served better by its own Δ than by the other groups'.", "delta", "other-delta", figure=MATRIX),
     Claim("And better than by those of its attribute's other groups.", "delta", "sibling-delta", figure=MATRIX),
     Claim("It matters which latents Δ is on.", "delta", "random-latents", figure=CONTROLS),
     Claim("It matters which latents the group's own part is on.", "delta", "random-latents-deviation", figure=CONTROLS),
@@ -196,6 +198,7 @@ def reviewers_page(table: pd.DataFrame) -> str:
         "What was actually done?": (
             f"Δ was fitted and scored on {tested['n_questions'].max()} questions and {groups} groups, each question by "
             f"an offset fitted without it. In this run, of {len(tested)} claims, {count_verdicts(tested['verdict'])}. "
+            "Offsets that read the question are tested on group differences, in {doc}`/chapters/18_group_gaps`. "
             "{doc}`/reproduce` gives the commands."
         ),
         "Why such heavy notation?": "{doc}`/method` has the whole method in a few equations.",
@@ -218,5 +221,6 @@ def _on_groups(table: pd.DataFrame) -> str:
     found += f" and takes them further away for {len(further)} ({', '.join(further)})" if further else ""
     return (
         "Group by group in {doc}`/chapters/07_alignment`. Beyond one offset shared by all, the group's own part brings "
-        f"the answers {found}, corrected for the number of groups."
+        f"the answers {found}, corrected for the number of groups. How far an offset that reads the question tells "
+        "groups apart is in {doc}`/chapters/18_group_gaps`."
     )

@@ -107,8 +107,8 @@ def seeds_sentence(evaluated: Evaluated) -> str:
 
     def said(method: str) -> str:
         alone = each.loc[each["method"] == method, "gap_r"]
-        apart = f", {plain(alone.min())} to {plain(alone.max())} in single seeds" if len(alone) else ""
-        return f"{_cell(found, method)}{apart} for {prose(method)}"
+        apart = f", in single seeds {plain(alone.min())} to {plain(alone.max())}" if len(alone) else ""
+        return f"for {prose(method)} {_cell(found, method)}{apart}"
 
     listed, seeds = [said(method) for method in FIRST if method in found.index], found["n_seeds"].max()
     return (
@@ -191,6 +191,11 @@ def splits_sentence(evaluated: Evaluated) -> str:
             f"is {_cell(of, 'delta-reading-left-out')}; for the same fitted along, {_cell(of, 'delta-reading-fitted')}."
         )
     return said
+
+
+def first_page(evaluated: Evaluated) -> dict[str, str]:
+    """What the first page says of other seeds, and of topics and surveys that no fit has seen."""
+    return {"gaps_over_seeds": seeds_sentence(evaluated), "gaps_left_out": splits_sentence(evaluated)}
 
 
 def _left_out(split: str) -> str:

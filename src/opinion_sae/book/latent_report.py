@@ -136,8 +136,9 @@ def removal_sentence(table: pd.DataFrame) -> str:
     most = part.sort_values("gap_r_if_removed", kind="stable").iloc[0]
     return (
         f"Of {counted(len(part), 'latent')} that some fold reads, taking one out lowers the gap correlation clearly "
-        f"for {worse} (the interval lies below 0) and raises it for {better}; latent {most['latent']} "
-        f"({most['label']}) costs most: {most['gap_r_if_removed']:+.3f}."
+        f"for {worse} (the interval lies below 0) and raises it for {better}, where chance alone "
+        f"would put about one in forty on either side; latent {most['latent']} ({most['label']}) costs most: "
+        f"{most['gap_r_if_removed']:+.3f}."
     )
 
 

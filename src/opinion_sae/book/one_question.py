@@ -180,8 +180,8 @@ def scale_sentence(table: pd.DataFrame, gaps: pd.DataFrame) -> str:
     return (
         f"The unsteered model is off by {unsteered:.2f} nats, {unsteered / known:.0f} times as far as everybody's "
         f"answers are from a group's ({known:.3f}); sampling noise is {floor:.3f}. "
-        f"{_capital(prose(READING))} closes {alone:.0%} of the way down to the noise alone, and {given} of "
-        "what is left between everybody and the group from toplines."
+        f"{_capital(prose(READING))} closes {alone:.0%} of the way down to the noise where it has to answer alone, "
+        f"and from toplines {given} of what is left between everybody and the group."
     )
 
 

@@ -261,7 +261,7 @@ def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seco
         f"one token are small work for one, which may reach a tenth of that: hence the upper end, {DOUBT} times the "
         "estimate. Weights are taken to load as fast as they were made here, once for each chapter that needs them.",
         "- *Left out*: joint training, the controls of constant offsets, steering and side effects (a whole book of "
-        f"the default run takes {whole:.1f} times its chapters 03, 04 and 17), the direct read-outs, which stay on the "
+        f"the default run takes {whole:.1f} times its chapters 03, 04 and 17), the read-outs, which stay on the "
         "CPU, and waiting in a queue.",
     ]
 

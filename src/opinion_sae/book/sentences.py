@@ -120,12 +120,12 @@ def _sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def against(table: pd.DataFrame) -> str:
-    """Of `controls.csv`, all groups: what the offset is surely closer than, and what surely further."""
+    """Of `controls.csv`, all groups: what the offset is closer than by the interval, and what further."""
     closer, further = _sides(table)
     named = f": {', '.join(label(name) for name in further['reference'])}" if len(further) else ""
     return (
-        f"The offset is surely closer to the groups than {len(closer)} of {len(table)} references and controls, and "
-        f"surely further than {len(further)}{named}."
+        f"By its 95% interval the offset is closer to the groups than {len(closer)} of {len(table)} references and "
+        f"controls, and further than {len(further)}{named}."
     )
 
 
@@ -187,7 +187,7 @@ def latent_path_by_group(table: pd.DataFrame) -> str:
     kl = rows.groupby(["method", "group"])["kl"].first()
     below = int((kl["refitted"] < kl["dense"]).sum())
     of = f"{below} of {len(kl['dense'])} groups"
-    return f"With fewest latents the refitted offset has a lower KL than the dense vector for {of}."
+    return f"With the fewest latents the refitted offset has a lower KL than the dense vector for {of}."
 
 
 def tilt(table: pd.DataFrame) -> str:

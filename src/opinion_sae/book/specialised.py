@@ -54,8 +54,9 @@ def findings(gaps: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     """The answers in short, of `gaps.csv` and `accuracy.csv`."""
     own = gaps[(gaps["start"] != "general") & (gaps["latents"] == 0)]
     better = int((own["gap_r_gain_low"] > 0).sum())
-    said = f"{better or 'none'} of {len(own)} specialised SAEs makes a reading offset with a higher gap correlation"
-    said = said if len(own) else "whether a specialised SAE makes a better reading offset has not been measured"
+    said = f"{better or 'none'} of {len(own)} specialised SAEs makes a reading Δ with a higher gap correlation"
+    said += " than the book's"
+    said = said if len(own) else "whether a specialised SAE makes a better reading Δ has not been measured"
     cut = accuracy[(accuracy["treatment"] == "retrained") & (accuracy["taken"] == TAKEN)]
     if cut.empty:
         return said + "."

@@ -134,8 +134,8 @@ def probing_sentence(study: StudyTables) -> str:
         return note(study)
     ends = [f"{100 * absorbed[name].value:.0f}% ({LABELS[name]})" for name in extremes(absorbed)]
     return (
-        f"Sixteen latents tell {'; '.join(parts)}. Of words whose first letter the stream tells, between "
-        f"{ends[0]} and {ends[1]} have it absorbed."
+        f"Sixteen latents tell (chance is 0.50) {'; '.join(parts)}. Of words whose first letter the stream tells, "
+        f"between {ends[0]} and {ends[1]} have it absorbed."
     )
 
 

@@ -28,7 +28,7 @@ def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str
     for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
         error = [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
         axes.errorbar(curve["strength"], curve[name], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4)
-        axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axes.axvline(0, color="black", linewidth=0.8)
         if spot is not None:
             at = curve.loc[curve["strength"] == spot, name]
             axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
