@@ -237,12 +237,12 @@ class AnswerPath:
         """Shares of the options and of their letters in each order of the options, in one pass."""
         shares, masses = [], []
         for items in torch.arange(len(self.prompts)).split(batch):
-            logits = self.lm.logits(self.run_upper(items, self.steered(items, offset)))
-            letters = self.letters[items].to(logits.device)[:, None].expand(-1, logits.shape[1], -1)
-            has_option = self.has_option[items][:, None]
-            on_letters = logits.gather(-1, letters).cpu().double().masked_fill(~has_option, NEVER)
+            x = self.run_upper(items, self.steered(items, offset))
+            letters = self.letters[items].to(x.device)[:, None].expand(-1, x.shape[1], -1)
+            on_letters = self.lm.logits(x, letters).cpu().double()  # in float32, whatever the model's own type
+            on_letters = on_letters.masked_fill(~self.has_option[items][:, None], NEVER)
             shares.append(on_letters.softmax(-1))
-            masses.append((on_letters.logsumexp(-1) - logits.logsumexp(-1).cpu()).exp())
+            masses.append((on_letters.logsumexp(-1) - self.lm.logits(x).float().logsumexp(-1).cpu()).exp().clamp_max(1))
         by_order = (torch.cat(part).unflatten(0, (-1, self.orders)) for part in (shares, masses))
         return NextToken(*(part.movedim(2, 0) for part in by_order))
 

@@ -1,8 +1,9 @@
 """The same question in other words: whether a method sees the same gaps in both wordings, and whether people show them.
 
-Pairs are ordinal questions of one survey that it says ask the same thing (`Question.cluster`), with the same options.
-In the General Social Survey each half of the people was asked one wording, so that people's gaps in the two have noise
-of their own; predicted gaps have none.
+Pairs are ordinal questions of one survey and one cluster (`Question.cluster`: the same thing or nearly so), with the
+same options. In the General Social Survey eleven of fourteen are the two wordings on public spending, each put to half
+the people; two are a question that another part of it asks again; one asks of abortion and of childbirth. Its people's
+gaps in the two have noise of their own; predicted gaps have none.
 """
 
 from __future__ import annotations
