@@ -8,7 +8,7 @@ from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import compare, leaders
 from opinion_sae.book.command import main
 from opinion_sae.book.figures.leaderboard import LOOKS, gain_and_cost
-from opinion_sae.book.leaderboard import COLUMNS, harmonic_mean, side_effect_ratio, with_ranks
+from opinion_sae.book.leaderboard import COLUMNS, harmonic_mean, leaves_the_model, side_effect_ratio, with_ranks
 from opinion_sae.methods.registry import KINDS, METHODS
 
 
@@ -177,6 +177,11 @@ def test_side_effect_ratio_by_hand():
     # the first is changed for the worse, the second for the better, the third not at all, nobody answered the fourth
     assert side_effect_ratio(shares, plain, table) == 0.5
     assert np.isnan(side_effect_ratio(shares, plain, plain))
+
+
+def test_text_and_facts_stay_the_models_under_what_reads_or_rescales_only():
+    assert all(leaves_the_model(name) for name in ("uniform", "words", "direct", "calibrated", "probe"))
+    assert not any(leaves_the_model(name) for name in ("delta-joint", "prompt-best", "lora", "unembedding"))
 
 
 def test_harmonic_mean():

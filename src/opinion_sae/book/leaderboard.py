@@ -103,17 +103,19 @@ class Board:
         kl, plain, floor = (cells[there].mean() for cells in (kl, plain, floor))
         return float(np.clip((plain - kl) / (plain - floor), 0, 1))
 
-    def factors(self, table: Table, part: Part, plain: Part) -> dict[str, float]:
+    def factors(self, name: str, table: Table, part: Part, plain: Part) -> dict[str, float]:
         """AxBench's three factors and their harmonic mean (Wu et al. 2025), each from 0 to 1.
 
         target as above; fluency: 1 / the ratio of perplexities on plain text; ability: the ratio of the shares of
-        facts answered rightly; neither above 1. The strength is the one with the highest mean on validation questions
+        facts answered rightly; neither above 1, and both 1 where the model stays as it is. Only target where a change
+        of the model was not measured. The strength is the one with the highest mean on validation questions
         and on every other text and fact; reported are test questions, and the texts and facts that are left.
         """
         if "tested-at-1" not in part or not plain:
-            steers = "text_loss" in part and bool(plain)
-            kept = self._kept(part, plain, "", slice(None)) if steers else {"fluency": 1.0, "ability": 1.0}
-            return _with_mean({"target": self.target(table), **kept})
+            target = {"target": self.target(table)}
+            if "text_loss" in part and plain:
+                return _with_mean(target | self._kept(part, plain, "", slice(None)))
+            return _with_mean(target | {"fluency": 1.0, "ability": 1.0}) if leaves_the_model(name) else target
         by_strength = {}
         for strength in STRENGTHS:
             end = "" if strength == 1 else f"-at-{strength:g}"
@@ -155,7 +157,7 @@ class Board:
         steered = {} if name == "unsteered" else part
         (cells, replicates), first = self.gains(name, tables), tables[0]
         row: dict[str, object] = {"method": name, "kind": METHODS[name].kind if name in METHODS else "reference"}
-        row |= cells | self.besides(first, steered, plain) | self.factors(first, steered, plain)
+        row |= cells | self.besides(first, steered, plain) | self.factors(name, first, steered, plain)
         row |= self.wordings(first, steered) | consistency(self.survey, first)
         return row | minus_reading(self, first, replicates, reference)
 
@@ -232,6 +234,11 @@ def side_effect_ratio(shares: Float[np.ndarray, "group question option"], plain:
     changed = answered & (before != after)[..., 0]
     old, new = (np.take_along_axis(shares, chosen, -1)[..., 0] for chosen in (before, after))
     return float((new < old)[changed].mean()) if changed.any() else float("nan")
+
+
+def leaves_the_model(name: str) -> bool:
+    """Whether text and facts are the unsteered model's under a method: it reads only, or rescales the answers."""
+    return name not in METHODS or METHODS[name].kind in ("reference", "read only") or name == "calibrated"
 
 
 def harmonic_mean(values: Sequence[float]) -> float:

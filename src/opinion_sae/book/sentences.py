@@ -90,7 +90,7 @@ def delta_training(history: pd.DataFrame) -> str:
 
 
 def joint_training(history: pd.DataFrame) -> str:
-    """Of `joint_history.csv`: from the first epoch to the last, means over folds."""
+    """Of `joint_history.csv`: from the first epoch to the last, means over folds where there are several."""
     epochs = (
         history[history["stage"] == "joint"].groupby("epoch")[["validation_kl", "validation_reconstruction"]].mean()
     )
@@ -98,7 +98,7 @@ def joint_training(history: pd.DataFrame) -> str:
     return (
         f"Over {len(epochs) - 1} epochs validation KL goes from {start['validation_kl']:.3f} to "
         f"{end['validation_kl']:.3f}, and unexplained variance from {start['validation_reconstruction']:.3f} to "
-        f"{end['validation_reconstruction']:.3f} (means over folds)."
+        f"{end['validation_reconstruction']:.3f}{' (means over folds)' if 'fold' in history else ''}."
     )
 
 

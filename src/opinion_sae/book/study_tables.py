@@ -123,7 +123,7 @@ def note(study: StudyTables) -> str:
         return f"This study has not been run: {command} does that, after `make book`."
     seconds, rate = study.about["seconds"], study.about["throughput"].get("gflops_float32")
     said = f"Made by {command} in {seconds['total'] / 60:.0f} minutes on {study.about['machine']}"
-    said += f", {rate:.0f} GFLOP/s in float32 at the start of its last run, beside other work." if rate else "."
+    said += f", {rate:.0f} GFLOP/s in float32 at the start of its last run." if rate else "."
     if study.about["missing"]:
         done = len(seconds) - 1
         said += f" It can be gone on with: {done} of {done + len(study.about['missing'])} items are there."

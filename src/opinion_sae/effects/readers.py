@@ -97,7 +97,7 @@ def so_far(offset: Steered, x: Float[Tensor, "token d"]) -> Float[Tensor, "token
     if place == "last":
         return read
     total = read.cumsum(0)
-    return total if sae is not None else total / torch.arange(1, len(x) + 1)[:, None]
+    return total if sae is not None else total / torch.arange(1, len(x) + 1, device=x.device)[:, None]
 
 
 def nothing_read(offset: Steered, items: int, d: int) -> Float[Tensor, "item read"]:
