@@ -49,7 +49,7 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
         ),
         (
             f"Equal shares, the same for every option, have a KL of {kl['uniform']:.3f}, the unsteered model {kl['unsteered']:.3f}",
-            "headline",
+            "methods by KL (chapter 07)",
             "02_unsteered",
         ),
         (
@@ -58,7 +58,11 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
             "training the SAE",
             "03_sae",
         ),
-        (f"One offset for all groups, against none: {difference('shared-delta', 'unsteered')}", "headline", "04_delta"),
+        (
+            f"One offset for all groups, against none: {difference('shared-delta', 'unsteered')}",
+            "methods by KL (chapter 07)",
+            "04_delta",
+        ),
         (
             f"Offsets with the groups' own part, which {used} of {len(kept)} folds use, against it: "
             + difference("delta", "shared-delta"),
@@ -67,7 +71,7 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
         ),
         (
             f"Δ against {prose('dense')}, fitted with the same loss: {difference('delta', 'dense')}",
-            "headline",
+            "methods by KL (chapter 07)",
             "04_delta",
         ),
         (
@@ -77,14 +81,14 @@ def claims(results: Path) -> list[tuple[str, str, str]]:
         ),
         (
             f"Δ against {prose('position-prior')}, which reads no question: {difference('delta', 'position-prior')}",
-            "headline",
+            "methods by KL (chapter 07)",
             "06_controls",
         ),
         (_few_latents(pd.read_csv(results / "path.csv")), "few latents", "08_budget"),
         (
             f"{pd.read_csv(results / 'fixed_part.csv')['constant share'].mean():.1%} of what Δ adds to the residual "
             "stream is the same for every question",
-            "offsets across groups",
+            "how much of Δ is fixed (a table)",
             "09_latents",
         ),
         (
@@ -176,18 +180,18 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
     ours = Evaluated(run.results, "")  # of this run, or its chapters would have left them out
     gaps = f"\n{seeds_sentence(ours)}" if len(ours.table("gaps")) else ""
     slow = [method for method in ("lora", "prompt-best", "few-shot") if method in run.kl]
-    more = f"It also runs what a book has no time for. Held-out KL: {run.have(*slow)} " if slow else ""
+    more = f"\nIt also runs what a book has no time for. Held-out KL: {run.have(*slow)}." if slow else ""
     return (
         f"{said}, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part "
         f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {len(seeds)} claims, "
-        f"{count_verdicts(seeds['verdict'])}.{_contradicted(seeds)}{gaps}\n"
-        f"{more}(`results/default/evaluate.csv`)."
+        f"{count_verdicts(seeds['verdict'])} (`results/default/evaluate*.csv`).{_contradicted(seeds)}{gaps}{more}"
     )
 
 
 def summary(root: Path) -> str:
     """The paragraphs below the table, a sentence a line."""
     ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
+    largest = Run(root / "opinionqa-qwen-1.5b")
     own = ("delta", "shared-delta")
     there = [method for method in ("position-prior", "calibrated", "unembedding", "probe") if method in other.kl]
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
@@ -206,7 +210,10 @@ On OpinionQA there are {questions} questions and {groups} groups (`make tables P
 {gaps_sentence(other.table("gaps"))}
 {gap_claims_page(other.table("gap_claims"))}
 Without the toplines the groups' own part of the constant Δ changes the KL of {prose("shared-delta")} there by {_change(other.pairs.loc[own], "kl_difference")}, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims; Δ has a KL of {other.kl["delta"]:.3f}, {other.have(*there)}.
-Qwen2.5-Coder-0.5B-Instruct, nearly four times as large, has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
+With Qwen2.5-Coder-1.5B-Instruct (profile `opinionqa-qwen-1.5b`):
+{gaps_sentence(largest.table("gaps"))}
+{gap_claims_page(largest.table("gap_claims"))}
+Qwen2.5-Coder-0.5B-Instruct has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
 
 {_over_seeds(ours, own)}
 """
