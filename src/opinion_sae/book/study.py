@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -92,12 +93,19 @@ def where() -> dict[str, Any]:
 
 
 def hashes_of(given: Given) -> dict[str, str]:
-    """What every item depends on: model and its type, survey, activations and hook layer."""
+    """What every item depends on: model and its type, survey and splits, activations, hook layer and replicates."""
     with (given.work / "activations.safetensors").open("rb") as file:
         activations = hashlib.file_digest(file, "sha256").hexdigest()
     model = f"{given.lm.sha256} in {given.lm.dtype}"
-    layer = str(given.answers.hook_layer)
-    return {"model": model, "data": survey_hash(given.survey), "activations": activations, "hook_layer": layer}
+    parts = [[part.tolist() for part in split[1:]] for split in given.splits]
+    return {
+        "model": model,
+        "data": survey_hash(given.survey),
+        "splits": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        "activations": activations,
+        "hook_layer": str(given.answers.hook_layer),
+        "replicates": str(given.replicates),
+    }
 
 
 def what_is_given(profile: Profile, run: Run, name: str) -> Given:
