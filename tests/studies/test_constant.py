@@ -94,9 +94,9 @@ def test_what_the_chapters_say_turns_with_the_tables(tables, tmp_path):
         pd.testing.assert_frame_equal(read[name], table, rtol=1e-4, check_dtype=False)
     page, caption = constant_study.composition(read)
     assert "(2 intersections)" in caption and "minus direct fit_low" in page and "intersections" not in page
+    assert len(constant_study.tilt_figure(read).axes) == 2 and len(constant_study.scratch_figure(read).axes) == 4
     read["tilt"].loc[read["tilt"]["t"] == 20, "value"] = 0.5
     assert "(t = 20)" in constant_study.tilt(read) and "to 0.500" in constant_study.tilt(read)
     read["joint"].loc[read["joint"]["training"].str.startswith("from scratch"), ["fvu", "fvu_at_answers"]] = 0.5
     assert "leaves 1.00 times" in constant_study.joint_costs(read)
     assert "Over 1 epochs" in constant_study.scratch(read)
-    assert len(constant_study.tilt_figure(read).axes) == 2 and len(constant_study.scratch_figure(read).axes) == 4
