@@ -49,9 +49,8 @@ def dose_cells(
         some = answers.for_questions(torch.from_numpy(questions))
         shares = torch.from_numpy(survey.shares[:, questions]).float()
         for strength in strengths:
-            dose = delta.scaled(strength)
-            asked = some.next_token(dose)
-            cells = kl(shares, asked.options.mean(2).log().float()).numpy()
+            asked = some.next_token(delta.scaled(strength) if strength else None)  # at 0 all groups answer alike
+            cells = kl(shares, asked.options.mean(2).log().float().expand(len(shares), -1, -1)).numpy()
             mass = np.where(np.isnan(cells), np.nan, asked.mass.mean(-1).numpy())
             row = {"strength": strength, "fold": fold, "question": questions}
             row |= {"kl": by_group(survey, cells)["all"], "option_mass": by_group(survey, mass)["all"]}
