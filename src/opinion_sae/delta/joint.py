@@ -84,9 +84,10 @@ def fit_joint(
 ) -> tuple[GroupDelta, pd.DataFrame]:
     """Minimise L_reconstruction + lambda L_sparsity + beta KL(h_g || p_g) + gamma |Delta|_1 over SAE and Delta.
 
-    Each step takes one batch of questions for the KL and `token_steps` batches of activations for the first two terms
-    (more of them for an SAE that starts from scratch). L_reconstruction is the fraction of variance unexplained, the
-    mean over these batches and one of the questions' last tokens: the SAE has to be right where Delta is written too.
+    Each step takes one batch of questions for the KL and one of activations for the first two terms; with `token_steps`
+    above 1, as for an SAE that starts from scratch, steps on these two terms alone come before it, a batch each.
+    L_reconstruction is the fraction of variance unexplained, the mean over the batch and the questions' last tokens:
+    the SAE has to be right where Delta is written too.
     L_sparsity is the mean |z|_1 of a token in units of its value at the start, so both begin near or below 1; lambda is
     `sparsity` (a top-k SAE has its L0 fixed and needs little), beta `kl_weight`, gamma `l1`. Without `keep_error` the
     model reads the SAE's output alone. The SAE is trained in place, its decoder rows kept at norm 1.
@@ -149,35 +150,41 @@ class _Joint:
         return [tokens[index] for index in indices]
 
     def epoch(self, train: Tensor, epoch: int) -> dict[str, float]:
-        """One step per batch of questions, in random order; the means of the terms."""
-        sae, steps = self.delta.sae, []
+        """One step on all terms per batch of questions, in random order; the means of the terms in these."""
+        steps = []
         chunks = train[torch.randperm(len(train), generator=self.generator)].split(self.settings.batch)
         for chunk in chunks:
-            terms = self.terms(chunk, self.draw())
-            loss = sum(self.weights[name] * terms[name] for name in TERMS)
-            check_finite(loss, f"joint training, epoch {epoch}, questions {chunk.tolist()}")
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
+            *before, last = self.draw()
+            where = f"joint training, epoch {epoch}, questions {chunk.tolist()}"
+            for batch in before:
+                self.step(self.coded(chunk, batch), where)
+            log_probs = self.answers.log_probs(self.delta, chunk)
+            kl = mean_kl(self.shares[:, chunk].to(log_probs.device), log_probs)
+            terms = {**self.coded(chunk, last), "kl": kl}
+            self.step(terms, where)
             proximal_step(self.optimiser, self.delta, self.weights["l1"])
-            with torch.no_grad():
-                sae.W_dec.copy_(normalize(sae.W_dec, dim=1))
             steps.append([terms[name].item() for name in TERMS])
         return dict(zip(TERMS, np.mean(steps, axis=0), strict=True))
 
-    def terms(self, questions: Tensor, batches: Sequence[Float[Tensor, "batch d"]]) -> dict[str, Float[Tensor, ""]]:
-        """The terms that have gradients: reconstruction and sparsity of the batches, KL of the questions."""
+    def step(self, terms: dict[str, Float[Tensor, ""]], where: str) -> None:
+        """One of Adam's, on the weighted sum of these terms; decoder rows keep norm 1."""
+        loss = sum((self.weights[name] * term for name, term in terms.items()), start=torch.zeros(()))
+        check_finite(loss, where)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            self.delta.sae.W_dec.copy_(normalize(self.delta.sae.W_dec, dim=1))
+
+    def coded(self, questions: Tensor, batch: Float[Tensor, "batch d"]) -> dict[str, Float[Tensor, ""]]:
+        """Reconstruction and sparsity of a batch of activations and of the questions' last tokens."""
         written = self.answers.residual[self.answers.items(questions)]
-        coded = [code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in (*batches, written)]
-        fvu = [reconstruction(x, x_hat) for x, (_, x_hat) in zip(batches, coded[:-1], strict=True)]
-        fvu.append(reconstruction(written, coded[-1][1], self.spread))
-        active = [values.sum(1).mean() / self.size for values, _ in coded]
-        log_probs = self.answers.log_probs(self.delta, questions)
-        return {
-            "reconstruction": torch.stack(fvu).mean(),
-            "sparsity": torch.stack(active).mean(),
-            "kl": mean_kl(self.shares[:, questions].to(log_probs.device), log_probs),
-        }
+        (values, output), (at_answers, answers) = (
+            code_and_output(self.delta.sae, x, self.answers.lm.dtype) for x in (batch, written)
+        )
+        fvu = (reconstruction(batch, output), reconstruction(written, answers, self.spread))
+        active = (values.sum(1).mean() / self.size, at_answers.sum(1).mean() / self.size)
+        return {"reconstruction": torch.stack(fvu).mean(), "sparsity": torch.stack(active).mean()}
 
     def judge(self, questions: Tensor) -> dict[str, float]:
         """The terms on questions, and on activations that the SAE was not trained on."""
