@@ -172,7 +172,7 @@ STUDIES = {
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # the longest, and what others wait for: started last, they would run on alone at the end
-FIRST = ["08_budget", "05_joint", "06_controls", "10_steering"]
+FIRST = ["06_controls", "05_joint", "17_reading", "12_side_effects", "10_steering"]
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
