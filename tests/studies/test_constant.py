@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from opinion_sae.artifacts import write_csv
-from opinion_sae.book import constant_study
-from opinion_sae.book.study_tables import load_tables, note
+from opinion_sae.book import constant_study, scratch_study
+from opinion_sae.book.study_tables import ABSENT, load_tables, note
 from opinion_sae.delta.files import load_answers, save_answers
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.settings import JointSettings
@@ -81,10 +81,10 @@ def test_items_depend_on_what_the_profile_says_and_parts_that_are_missing_leave_
 
 def test_what_the_chapters_say_turns_with_the_tables(tables, tmp_path):
     none = load_tables("constant", tmp_path)
-    for sentence in (constant_study.tilt, constant_study.scratch, constant_study.joint_costs):
-        assert sentence(none) == constant_study.ABSENT
-    for figure in (constant_study.tilt_figure, constant_study.scratch_figure):
-        assert [text.get_text() for text in figure(none).axes[0].texts] == [constant_study.ABSENT]
+    for sentence in (constant_study.tilt, scratch_study.scratch, scratch_study.joint_costs):
+        assert sentence(none) == ABSENT
+    for figure in (constant_study.tilt_figure, scratch_study.scratch_figure):
+        assert [text.get_text() for text in figure(none).axes[0].texts] == [ABSENT]
     page, caption = constant_study.composition(none)
     assert page.empty and "intersections)" not in caption and "has not been run" in note(none)
     for name, table in tables.items():
@@ -94,9 +94,9 @@ def test_what_the_chapters_say_turns_with_the_tables(tables, tmp_path):
         pd.testing.assert_frame_equal(read[name], table, rtol=1e-4, check_dtype=False)
     page, caption = constant_study.composition(read)
     assert "(2 intersections)" in caption and "minus direct fit_low" in page and "intersections" not in page
-    assert len(constant_study.tilt_figure(read).axes) == 2 and len(constant_study.scratch_figure(read).axes) == 4
+    assert len(constant_study.tilt_figure(read).axes) == 2 and len(scratch_study.scratch_figure(read).axes) == 4
     read["tilt"].loc[read["tilt"]["t"] == 20, "value"] = 0.5
     assert "(t = 20)" in constant_study.tilt(read) and "to 0.500" in constant_study.tilt(read)
     read["joint"].loc[read["joint"]["training"].str.startswith("from scratch"), ["fvu", "fvu_at_answers"]] = 0.5
-    assert "leaves 1.00 times" in constant_study.joint_costs(read)
-    assert "Over 1 epochs" in constant_study.scratch(read)
+    assert "leaves 1.00 times" in scratch_study.joint_costs(read)
+    assert "Over 1 epochs" in scratch_study.scratch(read)

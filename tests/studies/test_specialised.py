@@ -11,6 +11,7 @@ import torch
 from opinion_sae.artifacts import write_json
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.settings import FitSettings
+from opinion_sae.model.activations import PROMPT_ENDS
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.train import train_sae, unexplained
 from opinion_sae.studies import Given, seeded, shift, specialised
@@ -57,7 +58,7 @@ def test_the_seed_set_knows_no_test_question(ground):
     assert not set(ground.seed_questions) & set(ground.given.splits[0].test)
     prompts = ground.given.answers.prompts
     asked = sum(prompts[i].asked[1] - prompts[i].asked[0] for i in ground.seed_questions)
-    assert len(ground.seed) == asked + 32 * len(ground.seed_questions)
+    assert len(ground.seed) == asked + PROMPT_ENDS * len(ground.seed_questions)
     assert set(ground.asked.piece.tolist()) == set(ground.given.splits[0].test.tolist())
     assert len(ground.last) == len(ground.given.splits[0].test)
 
@@ -105,7 +106,7 @@ def test_no_step_leaves_the_sae_as_it_was_and_steps_go_on_from_it(left, ground):
 
 
 def test_a_tilted_loss_lowers_the_largest_error(left, ground):
-    settings = {"steps": 150, "batch": 64, "lr": 1e-3, "seed": 0}
+    settings = {"steps": 400, "batch": 64, "lr": 1e-3, "seed": 0}
     mean, tilted = (train_on(left.sae, ground.seed, None, tilt=tilt, **settings) for tilt in (0.0, 1e9))
     worst = [(ground.seed - sae(ground.seed)).pow(2).sum(1).max() for sae in (mean, tilted)]
     assert worst[1] < worst[0] and unexplained(tilted, ground.seed) > unexplained(mean, ground.seed)

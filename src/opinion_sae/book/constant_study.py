@@ -1,4 +1,4 @@
-"""What the study of constant offsets found (`studies.constant`), as chapters 05 and 08 show it."""
+"""What the study of constant offsets found (`studies.constant`), as chapter 08 shows it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from opinion_sae.book import sentences
-from opinion_sae.book.figures import latents, training
+from opinion_sae.book.figures import latents
 from opinion_sae.book.figures.style import nothing
-from opinion_sae.book.study_tables import StudyTables
-
-ABSENT = "Nothing of it has been made yet."
-
-
-def scratch(study: StudyTables) -> str:
-    """`joint_training` of the SAE from scratch."""
-    return ABSENT if study["scratch"].empty else sentences.joint_training(study["scratch"])
-
-
-def scratch_figure(study: StudyTables) -> Figure:
-    """The training of the SAE from scratch."""
-    return nothing(ABSENT) if study["scratch"].empty else training.joint_training(study["scratch"])
-
-
-def joint_costs(study: StudyTables) -> str:
-    """What joint training from scratch costs in reconstruction."""
-    return ABSENT if study["joint"].empty else sentences.joint_costs(study["joint"].set_index("training"))
+from opinion_sae.book.study_tables import ABSENT, StudyTables
 
 
 def tilt(study: StudyTables) -> str:

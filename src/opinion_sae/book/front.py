@@ -76,18 +76,18 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
             f"{groups} groups of people answered surveys, and predicted how each group differs from everybody on {n} "
-            "questions that were held out.",
+            "held-out questions.",
             f"An offset that reads the question predicts these gaps with a correlation of {sure[read]} and closes "
             f"{closed[read]} of the KL that everybody's answers leave; it "
             f"{beside(claims, 'delta', 'one that is the same for every question')} "
             f"({r['delta']} and {closed['delta']}).",
             f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
             f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}), and "
-            f"{beside(claims, drawn, 'one on a dictionary drawn at random')} ({r[drawn]} and {closed[drawn]}).",
+            f"{beside(claims, drawn, 'one on random directions')} ({r[drawn]} and {closed[drawn]}).",
             f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}: "
             f"the reading offset {beside(claims, 'words', 'the words')}; words and latents read together "
             f"({plain(added)} and {plain(of_kl)}) make a read-out that "
-            f"{beside(claims, 'words', 'words alone', 'words+direct')} (95% intervals over questions, tests corrected "
-            "for their number).",
+            f"{beside(claims, 'words', 'words alone', 'words+direct')} (95% intervals over questions, corrected "
+            "tests).",
         ]
     )

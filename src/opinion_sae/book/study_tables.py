@@ -13,6 +13,7 @@ from opinion_sae.book.paths import ROOT
 from opinion_sae.score.metrics import ENDS
 
 STUDIES = ROOT / "results" / "studies"
+ABSENT = "Nothing of it has been made yet."
 SAE = ("start", "strategy", "tilt")  # what an SAE is known by in the study of specialised ones
 WORDS = "architecture measure place start strategy sae features treatment task method"
 WORDS = frozenset(f"{WORDS} which group offset kind training stage".split())
