@@ -10,7 +10,7 @@ import pytest
 from opinion_sae import studies
 from opinion_sae.artifacts import Item, read_json
 from opinion_sae.book import study
-from opinion_sae.book.paths import ROOT, Run
+from opinion_sae.book.paths import ROOT, Run, studies_of
 from opinion_sae.book.profile import load_profile
 from opinion_sae.studies import Given
 
@@ -92,9 +92,9 @@ def test_data_is_asked_for_where_it_is_needed_and_nowhere_else(counted, monkeypa
 def test_only_the_default_run_writes_to_the_committed_tables(tmp_path, monkeypatch):
     monkeypatch.delenv("OPINION_SAE_HOME", raising=False)
     default = load_profile("default").run
-    assert study.folder_of(default, "size") == ROOT / "results" / "studies" / "size"
+    assert studies_of(default.results) == ROOT / "results" / "studies"
     for other in (Run("smoke", ROOT / "results" / "smoke"), Run("default", tmp_path / "default")):
-        assert study.folder_of(other, "size") == other.results / "studies" / "size"
+        assert studies_of(other.results) == other.results / "studies"
 
 
 def test_a_profile_without_a_book_is_told_to_make_one(tmp_path, monkeypatch):

@@ -38,12 +38,6 @@ def read_most(answers, offset, count):
     return (r != 0).sum(0).topk(count).indices.tolist()
 
 
-def test_of_what_is_written_only_the_first_are_audited(monkeypatch):
-    monkeypatch.setattr(audit, "WRITTEN", 1)
-    cards = [("write", 9), ("read", 3), ("write", 2), ("read", 1)]
-    assert audit.audited(cards) == [("read", 3), ("read", 1), ("write", 9)]
-
-
 def test_amplified_is_as_if_the_latents_weights_were_larger(case):
     answers, offset = case
     made = [Plan(j, np.array([1, 0]), np.array([4]), np.array([1])) for j in read_most(answers, offset, 3)]

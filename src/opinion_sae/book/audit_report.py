@@ -9,6 +9,7 @@ import pandas as pd
 from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import FEW, measured
 from opinion_sae.book.sentences import decimals, with_ends
+from opinion_sae.book.study_tables import ABSENT, StudyTables, note
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.audit import LEAST
@@ -47,6 +48,18 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
     )
 
 
+def written_sentence(study: StudyTables, bound: float) -> str:
+    """`audit_sentence` of what is written, from the study `audit`, and how that was made."""
+    if study["means"].empty:
+        return note(study)
+    return f"{audit_sentence(study['means'], study['written'], bound)} {note(study)}"
+
+
+def written_page(study: StudyTables, cards: Mapping[tuple[str, int], str], count: int) -> Shown:
+    """`audit_page` of what is written."""
+    return sentence(ABSENT) if study["written"].empty else audit_page(study["written"], cards, count)
+
+
 def share(off: float, on: float) -> str:
     """'36% as far', of what is meant."""
     return f"{off / on:.0%} as far" if on > 0 else "and those meant do not go the way that they should"
@@ -68,7 +81,7 @@ def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count:
         low, high = as_it_is["on_target_low"], as_it_is["on_target_high"]
         rows.append(
             [
-                Link(str(latent), cards[role, latent]),
+                Link(str(latent), cards[role, latent]) if (role, latent) in cards else str(latent),
                 as_it_is["meant_for"],
                 str(as_it_is["questions"]),
                 with_ends(as_it_is["on_target"], low, high, 4) + (f" ({FEW})" if pd.isna(low) else ""),

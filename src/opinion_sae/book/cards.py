@@ -1,8 +1,8 @@
 """Pages of latents: for each axis of the reading offset what it divides, and a card for every latent that it reads; and
 cards of all that it writes, by weight.
 
-Made from `cards.json`, and chapter 22's `causal_audit.csv`, when the book is staged. Whatever comes from questions,
-texts or tokens is escaped.
+Made from `cards.json`, chapter 22's `causal_audit.csv` and the study `audit`, when the book is staged. Whatever comes
+from questions, texts or tokens is escaped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.sentences import counted, with_ends
+from opinion_sae.book.study_tables import of_sae
 
 FILE, AUDIT = "cards.json", "causal_audit.csv"
 LABELS = "labels.csv"  # of `opinion-sae label`
@@ -38,8 +39,9 @@ def pages(results: Path) -> dict[str, str]:
     found = read_json(path)
     labels = read_labels(results, found.get("sae", ""))
     places, audit = addresses(found["cards"]), results / AUDIT
+    turned = of_sae("audit", results, found.get("sae", ""))["written"]
     at = {latent: place for (_, latent), place in sorted(places.items(), reverse=True)}  # where it is read, if it is
-    audited = on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {}
+    audited = on_cards(turned) | (on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {})
     cards = []
     for card in found["cards"]:
         rows = labels[labels["latent"] == card["latent"]]
@@ -129,7 +131,7 @@ def _written(number: int, pages: Sequence[Sequence[Mapping[str, Any]]], at: Mapp
         f"{'' if number else '(what-is-written)='}\n# What is written, {ranks[number]}\n",
         f"Latents that the groups' own part of the offset writes, fitted to all questions, the same on every axis: "
         f"{ranks[number]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
-        "Chapter {doc}`../chapters/22_causal_audit` turns those with the largest weights up and down.\n",
+        "Chapter {doc}`../chapters/22_causal_audit` turns them up and down.\n",
         "## In order of weight\n",
         _listed([(card["weight"], card) for card in cards], "+.3g"),
         "## Cards\n",

@@ -29,6 +29,11 @@ def home() -> Path:
     return folder.resolve()
 
 
+def studies_of(results: Path) -> Path:
+    """Where the tables of a run's studies lie: results/studies for the default run, else among the run's own."""
+    return home() / "results" / "studies" if results == ROOT / "results" / "default" else results / "studies"
+
+
 @dataclass(frozen=True)
 class Run:
     """The folders of one run of the book, named after the last part of its results folder."""

@@ -15,7 +15,7 @@ import numpy as np
 from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
 from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.execute import machine, throughput, versions
-from opinion_sae.book.paths import ROOT, Run, home, open_run
+from opinion_sae.book.paths import Run, open_run, studies_of
 from opinion_sae.book.profile import Profile
 from opinion_sae.studies import DATA, STUDIES, Constant, Given, Parts, load_study
 from opinion_sae.survey import load_survey, survey_hash
@@ -27,13 +27,6 @@ def listed() -> str:
     """The studies that there are, and how long each takes."""
     found = {name: load_study(name) for name in STUDIES}
     return "\n".join(f"{name:14} {study.TITLE} ({study.TIME})" for name, study in found.items())
-
-
-def folder_of(run: Run, name: str, root: Path = ROOT) -> Path:
-    """Where a study's tables go: results/studies/<name> for the default run, else among the run's own results."""
-    if run.results == root / "results" / "default":
-        return home() / "results" / "studies" / name
-    return run.results / "studies" / name
 
 
 def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | None = None) -> Path:
@@ -58,7 +51,7 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | 
     parts = {key: recalled(given.folder / f"{key}.safetensors", item.about) for key, item in items.items()}
     to_make = [key for key, part in parts.items() if part is None]
     to_make = [key for key in to_make if not chosen or key.startswith(tuple(chosen))]
-    target, start = folder_of(run, name), time.monotonic()
+    target, start = studies_of(run.results) / name, time.monotonic()
     about = {
         "command": f"opinion-sae study {'--data PATH ' if data else ''}{name} -- {profile.run.name}",
         "profile": asdict(profile),

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
-from opinion_sae.book.paths import ROOT
+from opinion_sae.book.paths import ROOT, studies_of
 from opinion_sae.score.metrics import ENDS
 
 STUDIES = ROOT / "results" / "studies"
 ABSENT = "Nothing of it has been made yet."
 SAE = ("start", "strategy", "tilt")  # what an SAE is known by in the study of specialised ones
 WORDS = "architecture measure place start strategy sae features treatment task method"
-WORDS = frozenset(f"{WORDS} which group offset kind training stage".split())
+WORDS = frozenset(f"{WORDS} which group offset kind training stage role meant_for sae_sha256".split())
 
 
 class Columns(NamedTuple):
@@ -76,6 +76,16 @@ FILES = {  # by study the tables that are shown
             + ("validation_sparsity", "l1_shared", "l1_deviation"),
         ),
     },
+    "audit": {
+        "written": Columns(
+            ("role", "latent", "meant_for", "strength", "sae_sha256"),
+            ("latent", "questions", "strength", *_ranges("on_target"), "off_target", "bounded_from", "bounded_to"),
+        ),
+        "means": Columns(
+            ("role", "strength", "sae_sha256"),
+            ("strength", "latents", *_ranges("on_target", "off_target", "off_target_kl")),
+        ),
+    },
 }
 
 
@@ -104,6 +114,18 @@ def load_tables(name: str, folder: Path = STUDIES) -> StudyTables:
     check_fields(about, fields, str(path / "study.json"), more=True)
     check_fields(about["seconds"], {"total": float}, f"{path / 'study.json'}: seconds", more=True)
     return StudyTables(name, tables, about)
+
+
+def of_sae(name: str, results: Path, sha256: str) -> StudyTables:
+    """The rows of this SAE in a study's tables (`load_tables`): of the run with these results, else of the default run.
+    Without rows where neither has any."""
+    found = StudyTables(name, {}, {})
+    for folder in dict.fromkeys([studies_of(results), STUDIES]):
+        found = load_tables(name, folder)
+        found = found._replace(tables={file: of[of["sae_sha256"] == sha256] for file, of in found.tables.items()})
+        if any(map(len, found.tables.values())):
+            return found
+    return found._replace(about={})
 
 
 def _table(path: Path, columns: Columns) -> pd.DataFrame:

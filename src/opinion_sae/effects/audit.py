@@ -28,7 +28,6 @@ from opinion_sae.survey import Survey
 
 STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent, or written: 0 takes it out, 1 leaves it
 TARGETS = 4  # groups that a latent moves most, as on its card; as many others are drawn
-WRITTEN = 64  # latents that are written and audited, those with the largest weights; each runs the model anew
 QUESTIONS = {"read": 4, "write": 3}  # at most, per latent and fold
 LEAST = 1e-4  # places; less is no move. Float32 rounds by 2e-7, in other ways with other numbers of threads
 AT_ONCE = 8  # latents; each row attends to all others of its question
@@ -51,12 +50,6 @@ class Plan(NamedTuple):
 
 Pull = Callable[[int], Float[Tensor, "question group"]]  # of a latent
 Way = Callable[[Plan, int, Float[np.ndarray, "strength group option"]], Float[np.ndarray, "target"]]
-
-
-def audited(cards: Sequence[Key]) -> list[Key]:
-    """Of latents with cards, those that are read and the first `WRITTEN` that are written, in this order."""
-    read, written = ([key for key in cards if key[0] == role] for role in QUESTIONS)
-    return read + written[:WRITTEN]
 
 
 class Turned:
@@ -243,7 +236,7 @@ def audit_table(
     bound: float,
     replicates: int = 2000,
 ) -> pd.DataFrame:
-    """`causal_audit.csv`: a row per role, latent and strength, in the order of `targets`.
+    """`causal_audit.csv`, the study's `written.csv`: a row per role, latent and strength, in the order of `targets`.
 
     Means over questions, with the interval of on_target over them (empty for fewer than two clusters); bounded_from and
     bounded_to: the range over which the latent is `bounded`.
@@ -268,8 +261,8 @@ def audit_table(
 def means_table(
     cells: pd.DataFrame, table: pd.DataFrame, clusters: Int[np.ndarray, "question"], replicates: int = 2000
 ) -> pd.DataFrame:
-    """`causal_audit_means.csv`: a row per role and strength, means over questions of the means over their latents, with
-    intervals; bounded: in how many of the latents' ranges the strength lies."""
+    """`causal_audit_means.csv`, the study's `means.csv`: a row per role and strength, means over questions of the means
+    over their latents, with intervals; bounded: in how many of the latents' ranges the strength lies."""
     rows = []
     for (role, strength), part in cells.groupby(["role", "strength"]):
         ranges = table[(table["role"] == role) & (table["strength"] == strength)]

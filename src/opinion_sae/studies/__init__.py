@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from opinion_sae.survey import Survey
 
 # modules of this room, in the order in which they are listed
-STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on", "places", "constant")
+STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on", "places", "constant", "audit")
 # what a user has to bring for some of them
 DATA = {"bios": "Bias in Bios, a file or folder of the Hub's LabHC/bias_in_bios"}
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from opinion_sae.book.audit_report import PARTS
-from opinion_sae.book.figures.style import WIDTH, legend_above, name_rows
+from opinion_sae.book.figures.style import WIDTH, legend_above, name_rows, nothing
+from opinion_sae.book.study_tables import ABSENT, StudyTables
 
 
 def audit_figure(table: pd.DataFrame, means: pd.DataFrame, bound: float) -> Figure:
@@ -38,6 +39,11 @@ def audit_figure(table: pd.DataFrame, means: pd.DataFrame, bound: float) -> Figu
     for axes in (shifts, costs):
         legend_above(axes, 1)
     return figure
+
+
+def written_figure(study: StudyTables, bound: float) -> Figure:
+    """The same of the latents that are written, from the study `audit`."""
+    return nothing(ABSENT) if study["written"].empty else audit_figure(study["written"], study["means"], bound)
 
 
 def gradient_figure(table: pd.DataFrame) -> Figure:
