@@ -21,7 +21,7 @@ from opinion_sae.studies.pieces import Spliced, Streams, chunks, streams, texts_
 from opinion_sae.studies.selection import bm25, in_turn, loss_gradient, mean_by, tracin
 
 STRATEGIES = ("dense", "random", "bm25", "tracin", "seed", "full")
-POOL = 320  # chunks that are chosen from, spread evenly over the text
+POOL = 2048  # chunks to choose from at most, spread evenly over the text; the default text has fewer
 SHARE = 5  # one chunk of the pool is chosen for so many
 SPLICED = 6  # held-out chunks of text, and as many questions, at which an SAE's output stands for the stream
 
