@@ -172,8 +172,8 @@ STUDIES = {
     "26_places": ["places"],
 }
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
-# the longest, and what others wait for: started last, they would run on alone at the end
-FIRST = ["06_controls", "05_joint", "17_reading", "12_side_effects", "10_steering"]
+# what others wait for, and the longest: started last, they would run on alone at the end
+FIRST = ["03_sae", "04_delta", "06_controls", "05_joint", "17_reading", "12_side_effects", "10_steering"]
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
