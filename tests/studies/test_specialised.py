@@ -41,7 +41,8 @@ def left(lm, tiny, tmp_path_factory):
     sae.save(work / "sae")
     training = {"width": 48.0, "k": 4.0, "steps": 80.0, "batch": 64.0, "lr": 1e-3}
     splits = by_question(np.arange(24) % 3)
-    return Given(answers, survey, splits, FitSettings(epochs=1), training, work, work / "study-specialised", 20)
+    folder = work / "study-specialised"
+    return Given(answers, survey, splits, FitSettings(epochs=1), training, work, folder, 20, texts="self")
 
 
 def embed(texts):
@@ -64,11 +65,19 @@ def test_the_seed_set_knows_no_test_question(ground):
 
 
 def test_strategies_choose_as_many_chunks_of_the_pool(ground):
-    of = {name: ground.expansion(name, 0) for name in ("dense", "bm25", "tracin", "random")}
-    pieces = {name: set(ground.streams.piece[tokens].tolist()) for name, tokens in of.items()}
-    assert {len(some) for some in pieces.values()} == {ground.count}
-    assert ground.expansion("seed", 0) is None and len(ground.expansion("full", 0)) == len(ground.streams.piece)
-    assert pieces["random"] != set(ground.streams.piece[ground.expansion("random", 1)].tolist())
+    every = streams(ground.given.lm, ground.pool, 1)
+    whole = [every.x[every.piece == number] for number in range(len(ground.pool))]
+    assert ground.count == len(ground.pool) // 5 > 1 and ground.expansion("seed", 0) is None
+    for name in ("dense", "bm25", "tracin"):
+        expected = torch.cat([whole[number] for number in ground.chosen[name].tolist()])
+        torch.testing.assert_close(
+            ground.expansion(name, 0).float().sum(0), expected.float().sum(0), atol=0.1, rtol=1e-2
+        )
+        assert len(ground.expansion(name, 0)) == len(expected)
+    assert set(ground.chosen["tracin"].tolist()) <= set(ground.chosen["first"].tolist())
+    assert len(ground.expansion("full", 0)) == len(every.x)
+    drawn = [ground.expansion("random", seed) for seed in (0, 1, 0)]
+    assert len(drawn[0]) and not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
     with pytest.raises(ValueError, match="strategy 'best' is not one of dense, random"):
         ground.expansion("best", 0)
 
@@ -98,7 +107,7 @@ def test_text_that_is_too_short_is_refused(lm):
 
 def test_no_step_leaves_the_sae_as_it_was_and_steps_go_on_from_it(left, ground):
     settings = {"batch": 32, "lr": 1e-3, "seed": 0}
-    same = train_on(left.sae, ground.seed, ground.streams.x, steps=1, **{**settings, "lr": 0.0})
+    same = train_on(left.sae, ground.seed, ground.expansion("full", 0), steps=1, **{**settings, "lr": 0.0})
     x = ground.seed[:20]
     torch.testing.assert_close(same(x), left.sae(x), rtol=1e-3, atol=1e-3)
     after = train_on(left.sae, ground.seed, None, steps=60, **settings)
@@ -115,6 +124,7 @@ def test_a_tilted_loss_lowers_the_largest_error(left, ground):
 def test_the_study_runs_and_its_tables_have_a_row_for_each_sae(left, monkeypatch):
     monkeypatch.setattr(seeded.Ground, "embed", staticmethod(embed))
     monkeypatch.setattr(specialised, "LATENTS", (2, 4, 8))
+    monkeypatch.setattr(specialised, "NEEDED", (2,))
     items = specialised.items(left)
     first = [
         "general-0",
@@ -124,6 +134,7 @@ def test_the_study_runs_and_its_tables_have_a_row_for_each_sae(left, monkeypatch
         "map",
         "gaps-general-0",
         "gaps-tuned-dense-0",
+        "needed-general-0",
         "labels-general-0",
     ]
     assert set(first) <= set(items)
@@ -137,7 +148,8 @@ def test_the_study_runs_and_its_tables_have_a_row_for_each_sae(left, monkeypatch
     assert set(own["start"]) == {"tuned"} and own["value"].between(-1, 1.0001).all()
     gaps = tables["gaps"].set_index(["start", "latents"])
     assert (gaps.loc["general", ["gap_r_gain", "gap_r_gain_low"]] == 0).all().all()
-    assert len(gaps) == 4 and set(tables["map"]["sae"]) == set(specialised.MAPPED)
+    assert sorted(gaps.index) == [("general", 0), ("general", 2), ("general", 64), ("tuned", 0), ("tuned", 64)]
+    assert set(tables["map"]["sae"]) == set(specialised.MAPPED)
     assert tables["labels"]["detection"].between(0, 1).all() and len(tables["labels"]) == 1
     assert isinstance(tables["unexplained"], pd.DataFrame) and len(tables["unexplained"]) == 4
 

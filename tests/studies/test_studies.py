@@ -7,8 +7,7 @@ import torch
 
 from opinion_sae.artifacts import made, recalled
 from opinion_sae.sae.architectures import ARCHITECTURES
-from opinion_sae.sae.autoencoder import load_sae
-from opinion_sae.studies import architectures, ground, size
+from opinion_sae.studies import architectures, ground, seeds, size
 from opinion_sae.studies.architectures import Name
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
@@ -20,6 +19,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(ground, "BATCH", 64)
     monkeypatch.setattr(ground, "STEPS", 6)
     monkeypatch.setattr(size, "WIDTHS", (16, 32, 64))
+    monkeypatch.setattr(size, "SEEDS", 2)
 
 
 def make(given, study, names):
@@ -38,7 +38,9 @@ def test_the_order_of_items_is_that_of_their_worth(given):
     assert names[2 * len(first)] == "topk-4-1" and names[3 * len(first) - 1] == "topk-2-0"
     assert names[-1] == "gaps-standard-8-0"
     assert len(names) == len(set(names)) == 2 * 3 * 9 + 2 * 9 + 2 + 2 * 9
-    assert list(size.items(given)) == ["16", "32", "64", "gaps-16", "gaps-32", "gaps-64"]
+    widths = ["16", "32", "64"]
+    of = [f"{kind}{width}-{seed}" for seed in range(2) for kind in ("", "gaps-") for width in widths]
+    assert list(size.items(given)) == of
 
 
 def test_every_architecture_is_trained_measured_and_read_with(given):
@@ -57,6 +59,10 @@ def test_every_architecture_is_trained_measured_and_read_with(given):
     assert row["value"] == pytest.approx(saes.loc["topk", "fvu"].mean())
     gap = long.loc[("topk", "gap_r")]
     assert -1 <= gap["low"] <= gap["high"] <= 1 and gap["n_seeds"] == 1
+    gain = long.loc[("book", "gap_r_gain")]
+    base = long.loc[("topk", "gap_r"), "value"]
+    assert gain["value"] == pytest.approx(long.loc[("book", "gap_r"), "value"] - base)
+    assert long.loc[("topk", "gap_r_gain"), "value"] == 0
     kept = architectures.sae_of(given, Name("topk", 4, 0))
     fvu, _, _ = ground.reconstructed(kept, given.activations.held_out)
     assert fvu == pytest.approx(parts["topk-4-0"]["fvu"].item())
@@ -65,8 +71,10 @@ def test_every_architecture_is_trained_measured_and_read_with(given):
 def test_an_offset_needs_its_sae(given):
     with pytest.raises(FileNotFoundError, match="make the item topk-4-0 first"):
         make(given, architectures, ["gaps-topk-4-0"])
-    with pytest.raises(FileNotFoundError, match="make the item 16 first"):
-        make(given, size, ["gaps-16"])
+    with pytest.raises(FileNotFoundError, match="make the item 16-1 first"):
+        make(given, size, ["gaps-16-1"])
+    with pytest.raises(FileNotFoundError, match="make the item 16-0 first"):  # which a wide one is split against
+        make(given, size, ["32-0"])
 
 
 def test_tables_of_nothing_have_no_rows(given):
@@ -75,34 +83,50 @@ def test_tables_of_nothing_have_no_rows(given):
 
 
 def test_widths_are_trained_split_and_fitted(given):
-    parts = make(given, size, ["16", "32", "64", "gaps-16"])
+    parts = make(given, size, ["16-0", "32-0", "64-0", "gaps-16-0", "16-1", "32-1"])
     tables = size.tables(given, parts)
     table = tables["size"].set_index("width")
-    assert list(table.index) == [16, 32, 64] and "split" not in parts["16"]
+    assert list(table.index) == [16, 32, 64] and "split" not in parts["16-0"]
+    assert list(table["n_seeds"]) == [2, 2, 1] and list(table["n_seeds_gaps"]) == [1, 0, 0]
     assert table.loc[16, "gap_r_low"] <= table.loc[16, "gap_r_high"] and np.isnan(table.loc[32, "gap_r"])
-    assert load_sae(given.folder / "saes" / "64").width == 64
-    assert list(tables["exponents"]["measure"]) == ["fvu", "fvu_at_answers", "processor"]
+    both = [parts[f"32-{seed}"]["fvu"].item() for seed in range(2)]
+    assert table.loc[32, "fvu"] == pytest.approx(np.mean(both)) and table.loc[32, "fvu_low"] < min(both)
+    assert np.isnan(table.loc[64, "fvu_low"])
+    assert size.kept_sae(given, size.Name(64, 0)).width == 64
+    exponents = tables["exponents"].set_index("measure")
+    assert list(exponents.index) == ["fvu", "fvu_at_answers", "processor"] and (exponents["n_seeds"] == 2).all()
+    slope = np.log(parts["32-1"]["fvu"] / parts["16-1"]["fvu"]) / np.log(2)
+    assert exponents.loc["fvu", "exponent_low"] < slope < exponents.loc["fvu", "exponent_high"]
 
 
 def test_splitting_by_hand():
-    narrow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    wide = torch.tensor([[0.9, 0.1, 0.0], [2.0, 0.3, 0.0], [0.1, 0.9, 0.0], [0.6, 0.6, 0.6]])
-    # two near the first, one near the second, none near the third; the last is near nobody (cosine 0.58)
+    tokens = torch.eye(4)
+    narrow = tokens[:, :3]  # each fires on a token of its own
+    wide = torch.stack([tokens[0], 2 * tokens[0] + 0.1 * tokens[3], tokens[1], tokens.sum(0), tokens[3]], dim=1)
+    # two with the first, one with the second, none with the third; one fires always, one where no narrow one does
     mean, share = size.split(narrow, wide)
     assert mean == pytest.approx(1.5) and share == pytest.approx(2 / 3)
+    assert np.isnan(size.split(narrow, wide[:, 4:])[0])
+
+
+def test_only_latents_that_fire_often_are_held_against_each_other(given, monkeypatch):
+    z = (given.sae.encode(given.activations.held_out) > 0).sum(0)
+    monkeypatch.setattr(size, "OFTEN", int(z.median()))
+    found = size.fired(given.sae, given.activations.held_out)
+    assert found.shape[1] == (z >= z.median()).sum() < given.sae.width
 
 
 def test_the_exponent_of_a_power_law_is_found():
     width = np.array([1.0, 2.0, 4.0, 8.0])
-    b, error, a = size.exponent(width, 3 * width**-0.5)
-    assert b == pytest.approx(-0.5) and error == pytest.approx(0, abs=1e-9) and a == pytest.approx(np.log(3))
-    assert np.isnan(size.exponent(width[:1], width[:1])[0])
+    assert size.exponent(width, 3 * width**-0.5) == pytest.approx((-0.5, np.log(3)))
 
 
-def test_students_interval_by_hand():
-    low, high = architectures.student(np.array([1.0, 2.0, 3.0]))  # mean 2, s = 1, t = 4.303, n = 3
+def test_intervals_over_seeds_by_hand():
+    low, high = seeds.student(np.array([1.0, 2.0, 3.0]))  # mean 2, s = 1, t = 4.303, n = 3
     assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
-    assert np.isnan(architectures.student(np.array([1.0]))[0])
+    assert np.isnan(seeds.student(np.array([1.0]))[0])
+    of = np.array([[0.0, *[0.0] * 400], [2.0, *[2.0] * 400]])  # nothing hangs on the questions, all on the seed
+    assert seeds.over_questions("r", of, 0) == {"r": 1.0, "r_low": 0.0, "r_high": 2.0}
 
 
 def test_the_ratio_is_to_topk_of_the_same_sparsity_and_seed():

@@ -119,4 +119,5 @@ def what_is_given(profile: Profile, run: Run, name: str) -> Given:
         run.work / f"study-{name}",
         profile.bootstrap,
         constant=Constant(profile.joint_settings(), steps, profile.tilts, epochs, crossed),
+        texts=profile.texts,
     )

@@ -27,6 +27,7 @@ TASKS = (
 
 
 HELD_OUT = 30  # one token is held out for so many to train on
+HELD_OUT_YEAR = 5  # addresses of the years that end in it are
 
 
 class Texts(NamedTuple):
@@ -84,12 +85,26 @@ def first_tokens(lm: LanguageModel, texts: Sequence[str], tokens: int) -> list[s
 
 def split_addresses(lm: LanguageModel, found: Sequence[tuple[int, str]], tokens: int, judged: int) -> Texts:
     """The latest addresses, and the beginnings of those of the years ending in 5, which are held out, in that time."""
-    kept, other = ([pair for pair in found if (pair[0] % 10 == 5) is last] for last in (False, True))
+    kept, other = ([pair for pair in found if (pair[0] % 10 == HELD_OUT_YEAR) is last] for last in (False, True))
     training = first_tokens(lm, [text for _, text in kept], tokens)
     since = kept[len(training) - 1][0]
     held_out = [text for year, text in other if year >= since] or [other[0][1]]
     beginnings = [part for text in held_out for part in first_tokens(lm, [text], judged // len(held_out))]
     return Texts(training, [], beginnings)
+
+
+def pool_texts(texts: str | list[str], training: Sequence[str], seed: int) -> list[str]:
+    """All text that a profile's `texts` name but what `load_texts` holds out: the addresses of every year that does not
+    end in 5, all of a folder, and of sources without an end, which are read or written anew, what is in `training`."""
+    found: list[str] = []
+    for source in parse_sources(texts):
+        if source == "addresses":
+            found += [text for year, text in addresses() if year % 10 != HELD_OUT_YEAR]
+        elif source not in BUILT_IN and not source.startswith("hf:"):
+            found += split_texts(folder_texts(source), 0.1, seed)[0]
+        elif source != "prompts":
+            found += [text for text in training if text not in found]
+    return found
 
 
 def text_activations(lm: LanguageModel, texts: Texts, hook_layer: int) -> Activations:

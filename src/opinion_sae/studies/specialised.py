@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -35,14 +35,15 @@ from opinion_sae.studies.dictionary import (
     ranks,
 )
 from opinion_sae.studies.ground import gaps
-from opinion_sae.studies.seeded import POOL, SHARE, SPLICED, STRATEGIES, Ground, spread
+from opinion_sae.studies.seeded import CHOSEN, SHARE, SPLICED, STRATEGIES, WHOLE, Ground, spread
+from opinion_sae.studies.seeds import SEEDS
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
 TIME = "two hours beside other work, of which the first seed takes one"
-SEEDS = 3
 TILTS = (500.0, 1e9)
 LATENTS = (16, 32, 64)  # active on a token when an SAE is held against the model; all are trained with the book's k
 FEW = 64  # latents that an axis of an offset may read
+NEEDED = (8, 16, 32, 128, 256)  # likewise, of the SAEs of which it is asked how many an offset needs
 LABELLED = 100  # latents of each SAE whose labels are scored
 SHOWN = 400  # decoder rows of each SAE in the map
 MAPPED = ("general-0", "tuned-dense-0", "tuned-dense-t500-0", "scratch-dense-0")
@@ -83,7 +84,7 @@ class Saes:
     def __call__(self, one: Variant) -> SparseAutoencoder:
         if one.start == "general":
             return self.given.sae
-        about = [self.given.sae.sha256(), self.settings, POOL, SHARE, self.given.seed]
+        about = [self.given.sae.sha256(), self.settings, self.ground.about, CHOSEN, SHARE, WHOLE, self.given.seed]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
         folder = self.given.folder / "saes" / f"{one.name}-{key}"
         if not (folder / "cfg.json").is_file():
@@ -92,8 +93,7 @@ class Saes:
 
     def _train(self, one: Variant) -> SparseAutoencoder:
         seed = self.given.seed + one.seed
-        tokens = self.ground.expansion(one.strategy, seed)
-        added = None if tokens is None else self.ground.streams.x[tokens]
+        added = self.ground.expansion(one.strategy, seed)
         return trained(self.given.sae, one, self.settings, self.ground.seed, added, seed)
 
 
@@ -169,22 +169,28 @@ def items(given: Given) -> dict[str, Item]:
     """Per SAE its measures; offsets that read its latents; the map of decoder rows."""
     ground = Ground(given)
     saes = Saes(given, ground)
-    about = [given.sae.sha256(), saes.settings, [POOL, SHARE, SPLICED], LATENTS]
+    about = [given.sae.sha256(), saes.settings, ground.about, [CHOSEN, SHARE, WHOLE, SPLICED], LATENTS]
 
     def measure(*some: Variant) -> dict[str, Item]:
         return {one.name: Item(about, partial(measured, ground, saes, one)) for one in some}
 
-    def offsets_of(*some: Variant) -> dict[str, Item]:
-        return {f"gaps-{one.name}": Item([*about, FEW], partial(offsets, saes, one)) for one in some}
+    def offsets_of(*some: Variant, needed: Sequence[int] = ()) -> dict[str, Item]:
+        kind, counts = ("needed", needed) if needed else ("gaps", (0, FEW))
+        return {f"{kind}-{one.name}": Item([*about, counts], partial(offsets, saes, one, counts)) for one in some}
+
+    def labels_of(*some: Variant) -> dict[str, Item]:
+        return {f"labels-{one.name}": Item([*about, LABELLED], partial(labelled, ground, saes, one)) for one in some}
 
     dense, scratch = Variant("tuned", "dense"), Variant("scratch", "dense")
+    shown = (dense, dense._replace(tilt=TILTS[0]), scratch)
     found = measure(GENERAL, dense, Variant("tuned", "random"), scratch, dense._replace(tilt=TILTS[0]))
     found |= offsets_of(GENERAL, dense, scratch) | measure(*variants(0)) | {"map": Item(about, lambda: mapped(saes))}
-    for one in (GENERAL, dense, dense._replace(tilt=TILTS[0]), scratch):
-        found[f"labels-{one.name}"] = Item([*about, LABELLED], partial(labelled, ground, saes, one))
-    found |= offsets_of(*(one for one in variants(0) if not one.tilt))
+    found |= labels_of(GENERAL, *shown) | offsets_of(GENERAL, dense, scratch, needed=NEEDED) | offsets_of(*variants(0))
     for seed in range(1, SEEDS):
-        found |= measure(*variants(seed)) | offsets_of(dense._replace(seed=seed), scratch._replace(seed=seed))
+        found |= measure(*variants(seed)) | labels_of(*(one._replace(seed=seed) for one in shown))
+        found |= offsets_of(dense._replace(seed=seed), scratch._replace(seed=seed))
+    for seed in range(1, SEEDS):
+        found |= offsets_of(*variants(seed))
     return found
 
 
@@ -238,11 +244,11 @@ def mapped(saes: Saes) -> dict[str, np.ndarray]:
     return places | {"row": drawn.numpy(), "explained": tables[GENERAL.name][1].numpy()}
 
 
-def offsets(saes: Saes, one: Variant) -> dict[str, np.ndarray]:
-    """`gaps` with the SAE's latents, reading all or `FEW`: both measures, first of all questions, then in every
-    replicate."""
+def offsets(saes: Saes, one: Variant, counts: Sequence[int]) -> dict[str, np.ndarray]:
+    """`gaps` with the SAE's latents by the number that may be read, 0 for all: both measures, first of all questions,
+    then in every replicate."""
     given, sae = saes.given, saes(one)
-    found = {name: np.stack([*gaps(given, sae, count).values()]) for name, count in (("all", None), ("few", FEW))}
+    found = {str(count): np.stack([*gaps(given, sae, count or None).values()]) for count in counts}
     given.answers.forget()
     return found
 
@@ -261,12 +267,14 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     """`quality`, `unexplained`, `dictionary`, `gaps`, `labels` and `map`, by the name of the file."""
     of, every = specialised_tables, [GENERAL, *(one for seed in range(SEEDS) for one in variants(seed))]
     kinds = {one.name: (one.start, one.strategy, one.tilt) for one in every}
-    saes, read = of.by_kind(parts, kinds), of.by_kind(parts, {f"gaps-{name}": kind for name, kind in kinds.items()})
+    saes, read, needed = (
+        of.by_kind(parts, {f"{item}{name}": kind for name, kind in kinds.items()}) for item in ("", "gaps-", "needed-")
+    )
     found = {
         "quality": of.quality(saes, LATENTS),
         "unexplained": of.unexplained(saes),
         "dictionary": of.dictionary(saes),
     }
-    found["gaps"] = of.gaps(read, FEW)
+    found["gaps"] = of.gaps([read, needed], given.seed)
     found["labels"] = of.labels(of.by_kind(parts, {f"labels-{name}": kind for name, kind in kinds.items()}))
     return found | ({"map": of.places(parts["map"])} if "map" in parts else {})

@@ -1,17 +1,16 @@
-"""The tables of the study of specialised SAEs, from the parts that are there; ranges are over seeds."""
+"""The tables of the study of specialised SAEs, from the parts that are there; intervals are over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from opinion_sae.score.gap_replicates import interval
 from opinion_sae.score.metrics import ENDS, as_cells
 from opinion_sae.studies import Parts
 from opinion_sae.studies.dictionary import FREQUENCIES, QUANTILES, RANKS
+from opinion_sae.studies.seeds import over_questions, over_seeds
 
 SAE = ["start", "strategy", "tilt"]
 MEASURES = {  # of `dictionary.csv`: what its rows are numbered by
@@ -24,12 +23,7 @@ Kind = tuple[str, str, float]
 Found = Mapping[Kind, Sequence[Mapping[str, np.ndarray]]]  # parts of one kind of SAE, one per seed
 
 
-def over_seeds(name: str, values: Float[np.ndarray, "seed"]) -> dict[str, float]:
-    """Mean over seeds, least and largest."""
-    return as_cells(name, values.mean(), values.min(), values.max())
-
-
-def about(kind: Kind, of: Sequence[object]) -> dict[str, object]:
+def about(kind: Kind, of: Sized) -> dict[str, object]:
     """The first columns of a row."""
     return {**dict(zip(SAE, kind, strict=True)), "n_seeds": len(of)}
 
@@ -77,29 +71,28 @@ def dictionary(found: Found) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*SAE, "n_seeds", "measure", "place", *(f"value{end}" for end in ENDS)])
 
 
-def gaps(found: Found, few: int) -> pd.DataFrame:
-    """Gap correlation and group KL closed of `delta-reading` on each SAE, and their difference from the book's SAE.
+def gaps(found: Sequence[Found], seed: int) -> pd.DataFrame:
+    """Gap correlation and group KL closed of `delta-reading` on each SAE by the number of latents that it may read (0:
+    all), and their difference from the book's SAE.
 
-    The mean over seeds, with 95 % intervals over questions; the same questions are drawn for all SAEs, so that the
-    difference is paired.
+    Means over seeds, with 95 % intervals over questions and seeds; the same questions are drawn for all SAEs, so that
+    the difference is paired.
     """
-    rows, own = [], found.get(("general", "", 0.0))
-    for kind, of in found.items():
-        for name, latents in (("all", 0), ("few", few)):
-            of_mean = np.mean([part[name] for part in of], axis=0)
-            cells: dict[str, object] = {"latents": latents}
-            for measure, values in zip(("gap_r", "group_kl_closed"), of_mean, strict=True):
-                cells |= _with_interval(measure, values)
-                if own is not None:
-                    base = own[0][name][0 if measure == "gap_r" else 1]
-                    cells |= _with_interval(f"{measure}_gain", values - base)
-            rows.append(about(kind, of) | cells)
+    rows, general = [], {}
+    for one in found:
+        general |= next(iter(one.get(("general", "", 0.0), ())), {})
+        for kind, of in one.items():
+            for count in sorted({count for part in of for count in part}, key=int):
+                values = np.stack([part[count] for part in of if count in part])
+                cells: dict[str, object] = {"latents": int(count)}
+                for number, measure in enumerate(("gap_r", "group_kl_closed")):
+                    cells |= over_questions(measure, values[:, number], seed)
+                    if count in general:
+                        gain = values[:, number] - general[count][number]
+                        cells |= over_questions(f"{measure}_gain", gain, seed)
+                rows.append(about(kind, values) | cells)
     columns = [f"{name}{gain}{end}" for name in ("gap_r", "group_kl_closed") for gain in ("", "_gain") for end in ENDS]
     return pd.DataFrame(rows, columns=[*SAE, "n_seeds", "latents", *columns])
-
-
-def _with_interval(name: str, replicates: Float[np.ndarray, "replicate"]) -> dict[str, float]:
-    return as_cells(name, replicates[0], *interval(replicates[1:]))
 
 
 def labels(found: Found) -> pd.DataFrame:
