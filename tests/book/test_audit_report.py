@@ -28,7 +28,7 @@ def audited(slope=0.01, low=-10.0, high=10.0):
 
 def means(slope=0.01):
     table = pd.DataFrame({"role": "read", "strength": STRENGTHS, "latents": 2, "questions": 5, "bounded": 1})
-    for name, size in (("on_target", slope), ("off_target", 0.003), ("off_target_kl", 0.001)):
+    for name, size in (("on_target", slope), ("on_size", 0.02), ("off_target", 0.003), ("off_target_kl", 0.001)):
         value = size * (table["strength"] if name == "on_target" else table["strength"].abs())
         table = table.assign(**{name: value, f"{name}_low": value - 0.001, f"{name}_high": value + 0.001})
     return table
@@ -44,8 +44,8 @@ def test_an_audit_in_a_sentence():
     assert "Of 2 latents 0 move the groups" in audit_report.audit_sentence(means(0.00006), audited(0.00006), 0.016)
     assert "by +0.000060 places" in audit_report.audit_sentence(means(0.00006), audited(), 0.016)
     assert "10 times as strong by +0.100" in said and "at -10 by -0.100" in said
-    assert "move by 0.030 (30% as far). 1 latents stay bounded" in said and "0.0160 nats" in said
-    assert "those meant do not go the way" in audit_report.audit_sentence(means(-0.01), audited(), 0.016)
+    assert "At 10 times those meant move by 0.200 whatever the direction, and other groups by 0.030. 1 latents" in said
+    assert "at no strength 0.0001 places or more the wrong way" in said and "0.0160 nats" in said
     assert " 0 latents stay bounded" in audit_report.audit_sentence(means(), audited(low=-1.0), 0.016)
     assert audit_report.audit_sentence(means().iloc[:0], audited().iloc[:0], 0.1) == audit_report.NOTHING
 

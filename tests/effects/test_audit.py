@@ -69,8 +69,10 @@ def test_shifts_by_hand():
     to 0.4: 0.15 on average. Of the others one goes to 0.6, one stays: 0.05."""
     p = np.full((5, 4, 2), 0.5)
     p[3] = [[0.3, 0.7], [0.6, 0.4], [0.4, 0.6], [0.5, 0.5]]
-    on, off, kl = audit._shifts(p, np.array([0.0, 1.0]), np.array([1.0, -1.0])).T
+    p[4] = [[0.4, 0.6], [0.4, 0.6], [0.5, 0.5], [0.5, 0.5]]  # both up: one the right way, one the wrong
+    on, size, off, kl = audit._shifts(p, np.array([0.0, 1.0]), np.array([1.0, -1.0])).T
     np.testing.assert_allclose(on, [0, 0, 0, 0.15, 0], atol=1e-12)
+    np.testing.assert_allclose(size, [0, 0, 0, 0.15, 0.1], atol=1e-12)
     np.testing.assert_allclose(off, [0, 0, 0, 0.05, 0], atol=1e-12)
     expected = (0.5 * np.log(0.5 / 0.4) + 0.5 * np.log(0.5 / 0.6)) / 2
     np.testing.assert_allclose(kl, [0, 0, 0, expected, 0], atol=1e-12)
@@ -93,14 +95,15 @@ def test_who_and_what_is_asked(case):
     read = answers.read(offset.sae, "question", torch.arange(0, len(answers.prompts), answers.orders))
     latents, questions = read_most(answers, offset, 2), np.arange(3)
     r = offset.weigh(read)
-    plan = audit.plans(lambda j: audit.meant(offset, r, j), questions, latents, 0, 4)[0]
+    targets = {latent: [4, 1, 0] for latent in latents}
+    plan = audit.plans(lambda j: audit.meant(offset, r, j), questions, targets, 0, 4)[0]
     assert set(plan.questions) == set(questions[(r[:, latents[0]] != 0).numpy()])
-    pull = (offset.codes() @ offset.a[:, 0, latents[0]]).abs()
-    assert plan.targets.tolist() == pull.topk(2).indices.tolist()  # of five groups, two and two
+    assert plan.targets.tolist() == [4, 1]  # of five groups, two and two
     assert len(plan.others) == 2 and not set(plan.others) & set(plan.targets)
     unread = offset.copy()
     unread.a.data[:, 0] = 0
-    assert audit.plans(lambda j: audit.meant(unread, r, j), questions, latents, 0, 4) == []
+    assert audit.plans(lambda j: audit.meant(unread, r, j), questions, targets, 0, 4) == []
+    assert audit.plans(lambda j: audit.meant(offset, r, j), questions, {latents[0]: []}, 0, 4) == []
 
 
 def test_an_audit_from_end_to_end(case, tiny):
@@ -109,13 +112,15 @@ def test_an_audit_from_end_to_end(case, tiny):
     splits = [tiny.split([0, 1], test=[2]), tiny.split([0], test=[0, 1])]
     latents, allowed = read_most(answers, offset, 4), np.array([True, True, False])
     keys = [("read", latent) for latent in latents] + [("write", 3), ("write", 8)]
-    cells, targets = audit.audit(answers, survey, splits, [offset, offset], keys, allowed)
-    assert set(cells["question"]) <= {0, 1} and (cells["fold"] == 1).all() and list(targets) == keys
+    targets = {key: [number % 5, (number + 2) % 5] for number, key in enumerate(keys)}
+    cells = audit.audit(answers, survey, splits, [offset, offset], targets, allowed)
+    assert set(cells["question"]) <= {0, 1} and (cells["fold"] == 1).all()
     out = cells[cells["strength"] == 0]
     assert len(out) and (out[audit.MEASURES].abs() < 1e-12).all(axis=None)
     table = audit_table(cells, targets, GROUPS, np.arange(3), bound=0.1, replicates=20)
     assert len(table) == 6 * len(STRENGTHS) and list(table) == audit.COLUMNS
-    assert table["meant_for"].str.count("; ").eq(1).all()
+    own = table.drop_duplicates(["role", "latent"]).set_index(["role", "latent"])["meant_for"].to_dict()
+    assert own == {key: "; ".join(GROUPS[g] for g in targets[key]) for key in keys}
     means = means_table(cells, table, np.arange(3), replicates=20)
     assert means["strength"].tolist() == [*STRENGTHS, *STRENGTHS] and means["bounded"].iloc[[2, 7]].tolist() == [4, 2]
 
@@ -127,19 +132,20 @@ def test_all_that_is_written_goes_the_way_that_it_goes(case, tiny):
     alone.b.data[:, :, :3] = alone.b.data[:, :, 4:] = 0
     alone.deviation.data[:, :3] = alone.deviation.data[:, 4:] = 0
     survey = tiny.survey(np.full((5, 3, 4), 0.25), tiny.questions, GROUPS, ["sex"] * 2 + ["age"] * 3)
-    cells, _ = audit.audit(answers, survey, [tiny.split([0], test=[1, 2])], [alone], [("write", 3)], np.ones(3, bool))
+    splits, targets = [tiny.split([0], test=[1, 2])], {("write", 3): [0, 2]}
+    cells = audit.audit(answers, survey, splits, [alone], targets, np.ones(3, bool))
     as_it_is = cells[cells["strength"] == 1]
     assert len(as_it_is) and (as_it_is["on_target"] >= 0).all() and as_it_is["on_target"].max() > 0
 
 
 def test_tables_by_hand():
-    rows = [("read", 7, 0, 0, s, 0.1 * s, 0.01 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
-    rows += [("read", 7, 1, 2, s, 0.3 * s, 0.03 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
+    rows = [("read", 7, 0, 0, s, 0.1 * s, 0.2 * abs(s), 0.01 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
+    rows += [("read", 7, 1, 2, s, 0.3 * s, 0.4 * abs(s), 0.03 * abs(s), 0.02 * abs(s)) for s in STRENGTHS]
     cells = pd.DataFrame(rows, columns=audit.CELLS)
-    table = audit_table(cells, {("read", 7): [1, 0]}, ("a", "b"), np.arange(3), bound=0.1, replicates=50).set_index(
-        "strength"
-    )
+    targets = {("write", 9): [0], ("read", 7): [1, 0]}  # of which the first was not asked
+    table = audit_table(cells, targets, list("abcd"), np.arange(3), bound=0.1, replicates=50).set_index("strength")
     one = table.loc[1.0]
+    assert (table["latent"] == 7).all() and one["on_size"] == pytest.approx(0.3)
     assert one["on_target"] == pytest.approx(0.2) and one["off_target"] == pytest.approx(0.02)
     assert one["meant_for"] == "b; a" and one["folds"] == 2 and one["questions"] == 2
     assert (table["bounded_from"] == -1).all() and (table["bounded_to"] == 1).all()  # at 10 the KL is 0.2

@@ -39,19 +39,17 @@ def test_fold_by_fold_is_as_all_at_once(made):
     given, parts = made
     tables = audit.tables(given, parts)
     folds = [ReadingDelta.load(given.work / f"reading-{n}.safetensors", given.sae) for n in range(3)]
-    keys = [("write", latent) for latent in audit.written(given)]
-    assert sorted(keys) == [("write", 1), ("write", 2), ("write", 3)]
+    _, targets = audit.written(given)
+    assert sorted(targets) == [("write", 1), ("write", 2), ("write", 3)] and all(map(len, targets.values()))
     everything = np.ones(len(given.survey.questions), bool)
-    cells, targets = effects.audit(given.answers, given.survey, given.splits, folds, keys, everything, given.seed)
+    cells = effects.audit(given.answers, given.survey, given.splits, folds, targets, everything, given.seed)
     assert len(cells) and cells["fold"].nunique() == 3
     clusters, bound = question_clusters(given.survey), audit.toplines_kl(given.survey)
     expected = effects.audit_table(cells, targets, given.survey.groups, clusters, bound, given.replicates)
     found = tables["written"].drop(columns="sae_sha256")
-    order = ["latent", "strength"]
-    pd.testing.assert_frame_equal(
-        found.sort_values(order, ignore_index=True), expected.sort_values(order, ignore_index=True)
-    )
-    assert list(dict.fromkeys(found["latent"])) == audit.written(given)
+    pd.testing.assert_frame_equal(found, expected)
+    assert list(dict.fromkeys(found["latent"])) == [latent for _, latent in targets]
+    assert found.groupby("latent")["folds"].first().to_dict() == {1: 2, 2: 2, 3: 2}
     assert set(tables["means"]["sae_sha256"]) == {given.sae.sha256()}
 
 

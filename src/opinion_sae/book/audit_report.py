@@ -41,10 +41,10 @@ def audit_sentence(means: pd.DataFrame, table: pd.DataFrame, bound: float) -> st
         f"to by {LEAST:g} places or more; all of them by {one['on_target']:+.{near}f} places on average "
         f"({one['on_target_low']:+.{near}f} to {one['on_target_high']:+.{near}f}){where}; {most:g} times as strong by "
         f"{far['on_target']:+.{wide}f} ({far['on_target_low']:+.{wide}f} to {far['on_target_high']:+.{wide}f}), and "
-        f"reversed at {least:g} by {of.loc[least, 'on_target']:+.{wide}f}. Other groups then move by "
-        f"{far['off_target']:.{wide}f} ({share(far['off_target'], far['on_target'])}). {len(whole)} latents stay "
-        f"bounded over the whole range from {least:g} to {most:g}: nowhere as far the wrong way, and the others' "
-        f"answers within {bound:.4f} nats of what they were."
+        f"reversed at {least:g} by {of.loc[least, 'on_target']:+.{wide}f}. At {most:g} times those meant move by "
+        f"{far['on_size']:.{wide}f} whatever the direction, and other groups by {far['off_target']:.{wide}f}. "
+        f"{len(whole)} latents stay bounded over the whole range from {least:g} to {most:g}: at no strength "
+        f"{LEAST:g} places or more the wrong way, and the others' answers within {bound:.4f} nats of what they were."
     )
 
 
@@ -58,11 +58,6 @@ def written_sentence(study: StudyTables, bound: float) -> str:
 def written_page(study: StudyTables, cards: Mapping[tuple[str, int], str], count: int) -> Shown:
     """`audit_page` of what is written."""
     return sentence(ABSENT) if study["written"].empty else audit_page(study["written"], cards, count)
-
-
-def share(off: float, on: float) -> str:
-    """'36% as far', of what is meant."""
-    return f"{off / on:.0%} as far" if on > 0 else "and those meant do not go the way that they should"
 
 
 def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count: int) -> Shown:

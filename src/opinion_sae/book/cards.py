@@ -41,7 +41,8 @@ def pages(results: Path) -> dict[str, str]:
     places, audit = addresses(found["cards"]), results / AUDIT
     turned = of_sae("audit", results, found.get("sae", ""))["written"]
     at = {latent: place for (_, latent), place in sorted(places.items(), reverse=True)}  # where it is read, if it is
-    audited = on_cards(turned) | (on_cards(read_csv(audit, AUDITED)) if audit.is_file() else {})
+    read = read_csv(audit, AUDITED) if audit.is_file() else turned[:0]
+    audited = on_cards(pd.concat([read[read["role"] == "read"], turned]))
     cards = []
     for card in found["cards"]:
         rows = labels[labels["latent"] == card["latent"]]

@@ -83,7 +83,7 @@ FILES = {  # by study the tables that are shown
         ),
         "means": Columns(
             ("role", "strength", "sae_sha256"),
-            ("strength", "latents", *_ranges("on_target", "off_target", "off_target_kl")),
+            ("strength", "latents", *_ranges("on_target", "on_size", "off_target", "off_target_kl")),
         ),
     },
 }

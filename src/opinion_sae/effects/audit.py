@@ -27,14 +27,14 @@ from opinion_sae.score.statistics import Effect, paired_effect
 from opinion_sae.survey import Survey
 
 STRENGTHS = (-10.0, -1.0, 0.0, 1.0, 10.0)  # times what is read of a latent, or written: 0 takes it out, 1 leaves it
-TARGETS = 4  # groups that a latent moves most, as on its card; as many others are drawn
+TARGETS = 4  # groups that a latent is meant for, those on its card; as many others are drawn
 QUESTIONS = {"read": 4, "write": 3}  # at most, per latent and fold
 LEAST = 1e-4  # places; less is no move. Float32 rounds by 2e-7, in other ways with other numbers of threads
 AT_ONCE = 8  # latents; each row attends to all others of its question
-MEASURES = ["on_target", "off_target", "off_target_kl"]
+MEASURES = ["on_target", "on_size", "off_target", "off_target_kl"]
 CELLS = ["role", "latent", "fold", "question", "strength", *MEASURES]
 COLUMNS = "role latent meant_for folds questions strength on_target on_target_low on_target_high".split()
-COLUMNS += "off_target off_target_kl bounded_from bounded_to".split()
+COLUMNS += "on_size off_target off_target_kl bounded_from bounded_to".split()
 
 Key = tuple[str, int]  # role and latent
 
@@ -108,26 +108,32 @@ def meant(offset: ReadingDelta, r: Float[Tensor, "question m"], latent: int) -> 
     return r[:, latent, None] * (offset.codes() @ offset.a[:, 0, latent])
 
 
+def most_targets(groups: int) -> int:
+    """Of so many groups a latent is meant for this many at most, so that as many others are left."""
+    return min(TARGETS, groups // 2)
+
+
 def plans(
     pull: Pull,
     questions: Int[np.ndarray, "question"],
-    latents: Sequence[int],
+    targets: Mapping[int, Sequence[int]],
     seed: int,
     most: int,
 ) -> list[Plan]:
-    """Of each latent: at most `most` of the questions on which it pulls at some group, spread evenly, with a start
-    of its own; the `TARGETS` groups that it pulls at most, and as many others drawn at random. None that pulls nowhere.
+    """Of each latent in `targets`, which has the groups that it is meant for: at most `most` of the questions on which
+    it pulls at some group, spread evenly, with a start of its own; at most `TARGETS` of those groups, and as many
+    others drawn at random. None that pulls nowhere.
     """
     found = []
-    for latent in latents:
-        pulled = pull(latent).detach().abs()
-        there, size = (pulled != 0).any(1).cpu().numpy(), pulled.mean(0)
-        if not there.any():
+    for latent, own in targets.items():
+        pulled = pull(latent).detach() != 0
+        there, groups = pulled.any(1).cpu().numpy(), pulled.shape[1]
+        meant_for = np.array(own[: most_targets(groups)], dtype=int)
+        if not there.any() or not len(meant_for):
             continue
-        count, order = min(TARGETS, len(size) // 2), size.argsort(descending=True, stable=True).cpu().numpy()
-        others = np.random.default_rng([seed, latent]).permutation(order[count:])[:count]
-        asked = spread(np.roll(questions[there], -latent), most)
-        found.append(Plan(latent, order[:count], others, asked))
+        rest = np.setdiff1d(np.arange(groups), meant_for)
+        others = np.random.default_rng([seed, latent]).permutation(rest)[: len(meant_for)]
+        found.append(Plan(latent, meant_for, others, spread(np.roll(questions[there], -latent), most)))
     return found
 
 
@@ -137,34 +143,35 @@ def audit(
     survey: Survey,
     splits: Sequence[Split],
     offsets: Sequence[ReadingDelta],
-    latents: Sequence[Key],
+    targets: Mapping[Key, Sequence[int]],
     allowed: Bool[np.ndarray, "question"],
     seed: int = 0,
-) -> tuple[pd.DataFrame, dict[Key, list[int]]]:
-    """A row per latent, fold, held-out question and strength (`CELLS`); and the groups that each latent is meant for.
+) -> pd.DataFrame:
+    """A row per latent, fold, held-out question and strength (`CELLS`). targets: the groups that each is meant for, the
+    same in all folds.
 
     on_target: mean over these groups of the shift of their place in the direction meant, in places, from the answer
-    with the latent taken out. What is read is meant to move a group as its weights and codes say (`meant`), what is
-    written as the groups' own part moves it in all, from the answer with Delta_shared alone. off_target: mean size of
-    the others' shift. off_target_kl: mean KL of the others' answer without the latent to that with it, nats. Only
-    questions with a scale that are `allowed` are asked. On questions on which a latent is not read nothing changes,
-    whatever its strength.
+    with the latent taken out; on_size: mean size of that shift, whatever its direction. What is read is meant to move a
+    group as its weights and codes say (`meant`), what is written as the groups' own part moves it in all, from the
+    answer with Delta_shared alone. off_target: mean size of the others' shift. off_target_kl: mean KL of the others'
+    answer without the latent to that with it, nats. Only questions with a scale that are `allowed` are asked. On
+    questions on which a latent is not read nothing changes, whatever its strength.
     """
-    positions, rows, targets = option_positions(survey.questions, answers.has_option.shape[1]), [], {}
+    positions, rows = option_positions(survey.questions, answers.has_option.shape[1]), []
     allowed = allowed & ~np.isnan(positions).any(1)
     for fold, (split, offset) in enumerate(zip(splits, progress(offsets, "audit"), strict=True)):
         asked = split.test[allowed[split.test]]
         if not len(asked):
             continue
         for role, turned, pull, way in _roles(answers, offset, asked, positions[asked]):
-            made = plans(pull, asked, [latent for one, latent in latents if one == role], seed, QUESTIONS[role])
-            targets |= {(role, plan.latent): plan.targets.tolist() for plan in made}
+            own = {latent: groups for (one, latent), groups in targets.items() if one == role}
+            made = plans(pull, asked, own, seed, QUESTIONS[role])
             for question, here in _by_question(made):
                 at = int(np.flatnonzero(asked == question)[0])
                 for plan, p in zip(here, _answered(answers, turned(offset, here), question), strict=True):
                     found = _shifts(p, positions[question], np.sign(way(plan, at, p)))
                     rows += [(role, plan.latent, fold, question, *one) for one in zip(STRENGTHS, *found.T, strict=True)]
-    return pd.DataFrame(rows, columns=CELLS), targets
+    return pd.DataFrame(rows, columns=CELLS)
 
 
 def _roles(
@@ -204,13 +211,13 @@ def _shifts(
     p: Float[np.ndarray, "strength group option"],
     positions: Float[np.ndarray, "option"],
     sign: Float[np.ndarray, "target"],
-) -> Float[np.ndarray, "strength 3"]:
-    """on_target, off_target and off_target_kl of one latent and question; the targets come first."""
+) -> Float[np.ndarray, "strength measure"]:
+    """`MEASURES` of one latent and question; the targets come first."""
     out, place, count = STRENGTHS.index(0.0), (p * positions).sum(-1), len(sign)
     shift = place - place[out]
     others = p[:, count:]
-    on, off = (sign * shift[:, :count]).mean(1), np.abs(shift[:, count:]).mean(1)
-    return np.stack([on, off, kl(np.broadcast_to(others[out], others.shape), others).mean(1)], axis=1)
+    on, (size, off) = (sign * shift[:, :count]).mean(1), (np.abs(part).mean(1) for part in np.split(shift, [count], 1))
+    return np.stack([on, size, off, kl(np.broadcast_to(others[out], others.shape), others).mean(1)], axis=1)
 
 
 def bounded(strength: float, on_target: float, off_target_kl: float, bound: float) -> bool:
@@ -236,7 +243,8 @@ def audit_table(
     bound: float,
     replicates: int = 2000,
 ) -> pd.DataFrame:
-    """`causal_audit.csv`, the study's `written.csv`: a row per role, latent and strength, in the order of `targets`.
+    """`causal_audit.csv`, the study's `written.csv`: a row per role, latent and strength, in the order of `targets`,
+    of those that are in `cells`.
 
     Means over questions, with the interval of on_target over them (empty for fewer than two clusters); bounded_from and
     bounded_to: the range over which the latent is `bounded`.
@@ -244,11 +252,17 @@ def audit_table(
     rows = []
     for (role, latent), own in targets.items():
         part = cells[(cells["role"] == role) & (cells["latent"] == latent)]
+        if part.empty:
+            continue
         means = part.groupby("strength")[MEASURES].mean()
         on, kl_off = (dict(means[name].astype(float)) for name in ("on_target", "off_target_kl"))
         held = [bounded(strength, float(on[strength]), float(kl_off[strength]), bound) for strength in STRENGTHS]
         low, high = bounded_range(held)
-        about = {"role": role, "latent": latent, "meant_for": "; ".join(groups[g] for g in own)}
+        about = {
+            "role": role,
+            "latent": latent,
+            "meant_for": "; ".join(groups[g] for g in own[: most_targets(len(groups))]),
+        }
         about |= {"folds": part["fold"].nunique()}
         for strength in STRENGTHS:
             effect = _over_questions(part[part["strength"] == strength], "on_target", clusters, replicates)

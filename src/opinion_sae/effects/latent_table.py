@@ -80,6 +80,11 @@ class Used:
         return [(self.whole.groups[g], float(value[g])) for g in most if value[g]]
 
 
+def groups_of(used: Used, keys: Sequence[Key]) -> dict[Key, list[int]]:
+    """The numbers of the groups on each latent's card (`Used.pull`)."""
+    return {key: [used.whole.groups.index(group) for group, _ in used.pull(key)] for key in keys}
+
+
 def _along(offset: ReadingOffset, order: Sequence[tuple[int, float]]) -> Float[Tensor, "axis latent"]:
     return torch.stack([sign * offset.a[max(column, 0), 0] for column, sign in order])
 
