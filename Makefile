@@ -1,4 +1,4 @@
-# make book | tables | html | select | evaluate | study | test | lint | bench | full-size | test-faults | test-slurm | clean | help
+# make book | tables | html | select | evaluate | study | test | pages | lint | bench | full-size | test-faults | test-slurm | clean | help
 #    PROFILE=name or path/to/profile.yaml
 PROFILE ?= default
 PYTHON ?= python3
@@ -21,7 +21,7 @@ PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
 READY := .venv/.ready
 
-.PHONY: help book tables html select evaluate study test lint bench full-size test-faults test-slurm clean
+.PHONY: help book tables html select evaluate study test pages lint bench full-size test-faults test-slurm clean
 
 help:
 	@echo "make book                 run every notebook and build the book: _build/html/index.html"
@@ -37,6 +37,7 @@ help:
 	@echo "make study                what the book shows but does not rerun: what there is, and how long each takes;"
 	@echo "                          NAME=architectures runs one after make book, and goes on where it was stopped"
 	@echo "make test                 lint, unit tests, a smoke book, and its chapters run once more"
+	@echo "make pages                the published book, looked at in a browser"
 	@echo "make lint                 form and types: ruff, basedpyright"
 	@echo "make bench                our speed beside other libraries', with the machine to itself, 12 minutes:"
 	@echo "                          benchmarks/*.json, *.csv; DEVICE=cuda for a GPU"
@@ -66,6 +67,10 @@ evaluate: $(READY)
 
 study: $(READY)
 	$(OPINION_SAE) study $(NAME) $(if $(NAME),-- "$$PROFILE" $(ITEMS))
+
+# The published book in a browser.
+pages: html
+	HTML=_build/html $(PY) -m pytest tests/book/test_pages.py
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

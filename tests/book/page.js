@@ -21,6 +21,7 @@
     metas: Object.fromEntries([...document.querySelectorAll("meta[name]")].map((meta) => [meta.name, meta.content])),
     ids: [...document.querySelectorAll("[id]")].map((element) => element.id),
     links: [...document.querySelectorAll("a[href]")].map((link) => link.href),
+    own: [...document.querySelectorAll("#main-content a[href]")].map((link) => link.href), // not of the sidebar
     sidebar: [...document.querySelectorAll("#pst-primary-sidebar nav a.internal")].map((link) => link.href.split("#")[0]),
     paths: [...document.querySelectorAll("#three-ways-to-read-it li")].map((item) => [...item.querySelectorAll("a")].map((link) => link.href)),
     turns: ["prev", "next"].map((way) => document.querySelector(`.prev-next-footer a.${way === "prev" ? "left" : "right"}-${way}`)?.href),
@@ -37,6 +38,23 @@
     if (document.documentElement.scrollWidth <= width) return [];
     const out = drawn().filter((element) => element.getBoundingClientRect().right > width + 1 && !held(element));
     return [...outermost(out).map(named), `the page is ${document.documentElement.scrollWidth} of ${width} pixels wide`];
+  };
+
+  // Words of tables that are broken over two lines. Long ones may be, and any where it has a hyphen or a slash.
+  const broken = () => {
+    const found = [], range = document.createRange();
+    for (const cell of document.querySelectorAll("td, th")) {
+      if (!cell.checkVisibility() || cell.closest("mjx-container")) continue;
+      const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+      for (let node = walker.nextNode(); node; node = walker.nextNode())
+        for (const word of node.data.matchAll(/[^\s\-\u2010-\u2015/]{2,17}/g)) {
+          range.setStart(node, word.index);
+          range.setEnd(node, word.index + word[0].length);
+          const tops = new Set([...range.getClientRects()].filter((one) => one.width).map((one) => Math.round(one.top)));
+          if (tops.size > 1) found.push(`'${word[0]}' is broken: ${named(cell)}`);
+        }
+    }
+    return found;
   };
 
   // What the first page shows, by how far down it ends; and the sidebar, by its entries and whether it has to scroll.
@@ -104,5 +122,5 @@
   // The theme makes what scrolls focusable 0.3 seconds after the window changed.
   const settled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 500))));
 
-  window.pageOf = { settled, facts, ends, sidebar, figures, wide, cut, thin, contrast, rest, scrollable };
+  window.pageOf = { settled, facts, ends, sidebar, figures, wide, broken, cut, thin, contrast, rest, scrollable };
 })();

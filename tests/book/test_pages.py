@@ -66,6 +66,7 @@ async def look(page, path):
         await page.evaluate(script.read_text(encoding="utf-8"))
     seen = {"name": name, "url": path.as_uri(), **await page.evaluate("pageOf.facts()"), "axe": []}
     seen |= {"ends": await page.evaluate("pageOf.ends()"), "contents": await page.evaluate("pageOf.sidebar()")}
+    seen["words"] = await page.evaluate("pageOf.broken()")
     await page.evaluate("pageOf.thin()")
     seen["axe"] += await page.evaluate("pageOf.rest()")
     for theme in ("light", "dark"):
@@ -75,6 +76,7 @@ async def look(page, path):
     await page.set_viewport_size(PHONE)
     await page.evaluate("pageOf.settled()")
     seen["phone"] = await page.evaluate("pageOf.wide()")
+    seen["words"] += [f"phone: {one}" for one in await page.evaluate("pageOf.broken()")]
     seen["letters"] = [*too_small(await page.evaluate("pageOf.figures()"))]
     seen["ends on a phone"] = await page.evaluate("pageOf.ends()")
     seen["axe"] += [f"phone: {one}" for one in await page.evaluate("pageOf.scrollable()")]
@@ -133,27 +135,25 @@ def pages(visited):
     return visited[0]
 
 
-@pytest.mark.parametrize("rule", ["console", "foreign", "images", "tables", "phone", "letters", "paper", "axe"])
+@pytest.mark.parametrize("rule", ["console", "foreign", "images", "tables", "phone", "words", "letters", "paper", "axe"])
 def test_no_page_has_a_finding(pages, rule):
     found = [f"{name}: {rule}: {one}" for name, page in pages.items() for one in page[rule]]
     assert not found, "\n".join(["", *found])
 
 
 def test_the_first_page_says_it_all_on_the_first_screen(pages):
-    """Sentences, picture and six rows on a screen, the first two of them on a phone."""
+    """Sentences, picture and six rows on a screen; on a phone the first two of them on one, the rows on the second."""
     first = pages["intro.html"]
     assert max(first["ends"].values()) <= SCREEN["height"], first["ends"]
     phone = first["ends on a phone"]
     assert max(phone["sentences"], phone["picture"]) <= PHONE["height"], phone
+    assert phone["table"] <= 2 * PHONE["height"], phone
 
 
 def test_the_sidebar_fits(pages):
-    """But where the appendices unfold."""
-    fold = {urldefrag(link)[0] for link in pages["appendices.html"]["links"]}
     for name, page in pages.items():
         assert page["contents"]["entries"] <= 13, name  # the first page and twelve more
-        if page["url"] not in fold:
-            assert page["contents"]["over"] <= 0, f"{name}: the sidebar is {page['contents']['over']} pixels too long"
+        assert page["contents"]["over"] <= 0, f"{name}: the sidebar is {page['contents']['over']} pixels too long"
 
 
 def test_three_kinds_of_reader_have_each_a_path_of_at_most_three_pages(pages):
@@ -162,15 +162,17 @@ def test_three_kinds_of_reader_have_each_a_path_of_at_most_three_pages(pages):
 
 
 def test_every_card_is_reached_from_the_offset_that_uses_it(pages):
-    """From the chapter of the offset to that of its latents, to the page of an axis; there the card has its name."""
+    """From the chapter of the offset to that of its latents, to the page of an axis, or to the first page of what is
+    written and from there to the others; there the card has its name."""
     cards = {name: page for name, page in pages.items() if name.startswith("cards/")}
     found = read_json(RESULTS / "cards.json") if (RESULTS / "cards.json").is_file() else {"cards": []}
-    of = {name: {urldefrag(link)[0] for link in page["links"]} for name, page in pages.items()}
+    of = {name: {urldefrag(link)[0] for link in page["own"]} for name, page in pages.items()}
     assert pages["chapters/09_latents.html"]["url"] in of["chapters/17_reading.html"]
     for address in addresses(found["cards"]).values():
         name, anchor = address.split("#")
-        page = cards[f"cards/{name}"]
-        assert page["url"] in of["chapters/09_latents.html"] and anchor in page["ids"]
+        page, over = cards[f"cards/{name}"], "cards/written.html" if name.startswith("written-") else ""
+        assert not over or cards[over]["url"] in of["chapters/09_latents.html"]
+        assert page["url"] in of[over or "chapters/09_latents.html"] and anchor in page["ids"]
 
 
 def test_every_link_leads_somewhere(pages):
