@@ -127,8 +127,36 @@ def test_tokens_and_rows_turn_with_their_table(dictionary):
     assert "0.300 (the book's SAE), 0.400 (trained on: sentence embeddings), 0.500" in said
     turned = dictionary.assign(value=0.9)
     assert "0.900 (the book's SAE)" in specialised.tokens(turned)
-    assert specialised.rows(dictionary).startswith("half of the live rows have a cosine of at least 0.400 with the row")
+    assert specialised.rows(dictionary).startswith("Half of the live rows have a cosine of at least 0.400 with the row")
     assert "0.900 with the nearest" in specialised.rows(turned)
+
+
+def test_how_few_latents_an_offset_needs(gaps):
+    more = pd.concat([gaps, gaps[gaps["latents"] == 64].assign(latents=16, gap_r=0.3)])
+    said = specialised.needed(more)
+    assert said.startswith(
+        "For 90% of the gap correlation that all latents give, an axis has to read 64 with the book's"
+    )
+    assert said.endswith("the fewest among 16, 64.")
+    assert "16 with the book's SAE" in specialised.needed(more.assign(gap_r=0.5))
+    worse = more.assign(gap_r=more["gap_r"].where(more["latents"] == 0, 0.1))
+    assert "more than 64 with the book's SAE" in specialised.needed(worse)
+    assert "has not been measured" in specialised.needed(gaps)
+
+
+def test_the_middle_latent_is_told_by_its_spread(dictionary):
+    rows = dictionary[dictionary["measure"] == "own"]
+    more = pd.concat([rows.assign(measure=measure) for measure in ("entropy", "maximum")])
+    said = specialised.spreads(more)
+    assert "entropy over tokens 0.30 nats (the book's SAE) to 0.60 nats (scratch: sentence embeddings)" in said
+    assert "strongest firing 0.30" in said and "0.90 nats" in specialised.spreads(more.assign(value=0.9))
+    assert specialised.spreads(dictionary) == "No spread is known."
+
+
+def test_the_map_says_how_little_it_shows():
+    table = pd.DataFrame([{"first_explained": 0.012, "second_explained": 0.01}])
+    assert "hold 2.2% of the variance" in specialised.on_the_plane(table)
+    assert specialised.on_the_plane(table.iloc[:0]) == ""
 
 
 def test_labels_are_told_by_their_scores():
@@ -141,8 +169,11 @@ def test_labels_are_told_by_their_scores():
 def test_the_probe_is_told_beside_the_oracle(accuracy):
     said = specialised.shift(accuracy)
     assert "with the oracle: the stream itself 0.20, 0.40 without 64 (clearly more), oracle 0.60" in said
-    turned = specialised.shift(accuracy.assign(worst=0.5, gain_low=-1.0))
-    assert "0.50, 0.50 without 64 (not clearly more), oracle 0.50" in turned
+    assert "The largest gain is without fitting the probe anew +0.10 and with as many drawn at random" in said
+    assert "one half" not in said
+    turned = specialised.shift(accuracy.assign(worst=0.4, gain_low=-1.0))
+    assert "0.40, 0.40 without 64 (not clearly more), oracle 0.40" in turned
+    assert "lies below one half even for the oracles" in turned
 
 
 def test_cards_are_told_beside_scores(accuracy):
@@ -154,6 +185,13 @@ def test_cards_are_told_beside_scores(accuracy):
     said = specialised.by_cards(turned)
     assert "in none of 4 cases" in said and said.endswith("+0.30, without 64 on an eighth of the width.")
     assert specialised.by_cards(accuracy.iloc[:0]) == ""
+
+
+def test_more_numbers_of_latents_get_a_panel_of_their_own(gaps, dictionary):
+    more = pd.concat([gaps, gaps[gaps["latents"] == 64].assign(latents=16)])
+    assert len(figures.gains(gaps).axes) == 1 and len(figures.gains(more).axes) == 2
+    assert [text.get_text() for text in figures.gains(more).axes[1].get_xticklabels()] == ["16", "64", "all"]
+    assert len(figures.tokens(dictionary).axes) == 3  # shares, errors, and the cosines, of which the middle is known
 
 
 def test_figures_draw_what_is_there_and_say_so_where_nothing_is(gaps, quality, dictionary, accuracy):

@@ -1,6 +1,7 @@
 """The studies' tables as the chapter reads them, and sentences that turn with their tables."""
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,8 +18,13 @@ ABOUT = {
     "missing": ["gaps-gated-32-0"],
 }
 VALUES = {  # measure: (topk, gated, book)
-    "fvu": (0.30, 0.25, 0.05),
-    "l0": (32.0, 30.0, 32.0),
+    "fvu": (0.30, 0.24, 0.05),
+    "fvu_at_l0": (0.30, 0.25, None),
+    "l0": (32.0, 24.0, 32.0),
+    "fvu_at_answers": (0.70, 0.90, 0.1),
+    "l0_at_answers": (32.0, 2.0, 32.0),
+    "stability": (0.30, 0.34, None),
+    "gap_r_gain": (0.0, 0.02, 0.05),
     "gap_r": (0.40, 0.42, 0.45),
     "group_kl_closed": (0.10, 0.12, 0.15),
     "topic_16": (0.86, 0.80, 0.9),
@@ -39,7 +45,8 @@ def rows(l0=32):
 
 @pytest.fixture
 def architectures(tmp_path):
-    more = [("topk", 16, "fvu", 1, 0.5, None, None), ("topk", 16, "l0", 1, 16.0, None, None)]
+    more = [("topk", 16, "fvu", 1, 0.6, None, None), ("topk", 16, "l0", 1, 16.0, None, None)]
+    more += [("topk", 64, "gap_r", 1, 0.39, 0.3, 0.5), ("gated", 64, "gap_r", 1, 0.44, 0.3, 0.5)]
     write_csv(tmp_path / "architectures" / "architectures.csv", pd.DataFrame([*rows(), *more], columns=[*LONG]))
     write_json(tmp_path / "architectures" / "study.json", ABOUT)
     return load_tables("architectures", tmp_path)
@@ -47,11 +54,13 @@ def architectures(tmp_path):
 
 @pytest.fixture
 def size(tmp_path):
-    table = pd.DataFrame({"width": [1024, 4096], "fvu": [0.4, 0.3], "dead": [0.0, 0.25], "processor": [2.0, 8.0]})
+    means = {"fvu": [0.4, 0.3], "dead": [0.0, 0.25], "processor": [2.0, 8.0]}
+    ends = {f"{name}{end}": value for name, value in means.items() for end in ("_low", "_high")}
+    table = pd.DataFrame({"width": [1024, 4096], "n_seeds": 3} | means | ends)
     table = table.assign(fvu_at_answers=0.5, split=[None, 1.5], kept=[None, 0.5], gap_r=[0.3, 0.35])
     write_csv(tmp_path / "size" / "size.csv", table.assign(gap_r_low=0.2, gap_r_high=0.5))
-    fits = [("fvu", -0.21, None, 0.5), ("processor", 1.0, None, -6.2)]
-    fits = pd.DataFrame(fits, columns=["measure", "exponent", "error", "constant"])
+    fits = [("fvu", -0.21, -0.25, -0.17, 0.5), ("processor", 1.0, None, None, -6.2)]
+    fits = pd.DataFrame(fits, columns=["measure", "exponent", "exponent_low", "exponent_high", "constant"])
     write_csv(tmp_path / "size" / "exponents.csv", fits)
     write_json(tmp_path / "size" / "study.json", ABOUT)
     return load_tables("size", tmp_path)
@@ -79,24 +88,41 @@ def test_the_note_says_command_time_machine_and_what_is_missing(architectures, t
 def test_the_sentence_of_reconstruction_turns(architectures):
     said = report.reconstruction_sentence(architectures)
     assert said == (
-        "The least variance is left unexplained by gated (0.25 (0.22 to 0.28), L0 30), the most by TopK (0.30 (0.27 to "
-        "0.33), L0 32). The book's own, TopK on many more tokens, leaves 0.05 (0.02 to 0.08)."
+        "At the same L0 of 32 on held-out text the least variance is left unexplained by gated (0.25 (0.22 to 0.28)), "
+        "the most by TopK (0.30 (0.27 to 0.33)). The book's own, TopK on many more tokens, leaves 0.05 (0.02 to 0.08)."
     )
-    other = report.reconstruction_sentence(changed(architectures, "fvu", "gated", value=0.6))
-    assert other.startswith("The least variance is left unexplained by TopK (0.30")
+    other = report.reconstruction_sentence(changed(architectures, "fvu_at_l0", "gated", value=0.6))
+    assert "unexplained by TopK (0.30" in other
+
+
+def test_the_sentence_of_what_is_kept_turns(architectures):
+    said = report.kept_sentence(architectures)
+    assert "0.70 (TopK) to 0.90 (gated) of the variance is left unexplained, with fewer latents active there" in said
+    assert "than on text by gated 2." in said
+    assert "0.30 (TopK) to 0.34 (gated) is the mean cosine with another seed's nearest row" in said
+    assert "1.0 (TopK) to 4.0 (gated) times TopK's processor time is taken by training." in said
+    more = report.kept_sentence(changed(architectures, "l0_at_answers", "gated", value=30.0))
+    assert "fewer" not in more and "(gated) of the variance is left unexplained. From seed" in more
 
 
 def test_the_sentence_of_gaps_turns(architectures):
     said = report.gaps_sentence(architectures)
-    assert "from 0.40 (TopK) to 0.42 (gated); every interval meets that of TopK, 0.40 (0.37 to 0.43)" in said
+    assert "from 0.40 (TopK) to 0.42 (gated). Question by question and seed by seed none differs" in said
+    assert "the largest gain is that of gated, +0.020, -0.010 to +0.050." in said
+    assert "At an L0 of 64 in training (one seed) it lies between 0.39 and 0.44." in said
     assert said.endswith("With the book's own SAE it is 0.45 (0.42 to 0.48).")
-    apart = report.gaps_sentence(changed(architectures, "gap_r", "gated", value=0.6, low=0.55, high=0.65))
-    assert "the intervals of gated do not meet that of TopK" in apart
+    apart = report.gaps_sentence(changed(architectures, "gap_r_gain", "gated", value=0.2, low=0.15, high=0.25))
+    assert "against TopK's it is higher with gated (+0.200, +0.150 to +0.250)." in apart
+    below = report.gaps_sentence(changed(architectures, "gap_r_gain", "gated", value=-0.2, low=-0.25, high=-0.15))
+    assert "it is lower with gated" in below
 
 
 def test_the_sentence_of_probes_turns(architectures):
     said = report.probing_sentence(architectures)
-    assert "a question's topic with an AUC of 0.80 to 0.86 (TopK)" in said
+    assert "a question's topic with an AUC of 0.80 to 0.86, above chance by its interval for 2 of 2" in said
+    assert "its party with an AUC of 0.50 to 0.52, above chance by its interval for none of 2" in said
+    apart = report.probing_sentence(changed(architectures, "topic_16", "gated", value=0.7, low=0.68, high=0.72))
+    assert "0.70 to 0.86 (TopK), above" in apart
     assert "between 4% (gated) and 20% (TopK)" in said
     assert "between 20% (TopK) and 50% (gated)" in report.probing_sentence(
         changed(architectures, "absorbed", "gated", value=0.5)
@@ -105,13 +131,15 @@ def test_the_sentence_of_probes_turns(architectures):
 
 def test_the_sentence_of_size_turns(size):
     said = report.size_sentence(size)
-    assert said.startswith("From 1,024 to 4,096 latents, variance unexplained goes from 0.40 to 0.30 (fitted: width to")
-    assert "it is least at 4,096, 0.30. Dead latents go from 0% to 25%, and processor time grows as width to" in said
-    assert "Of the narrowest SAE's latents 50% are found again in the widest, each as 1.5 on average." in said
+    assert said.startswith("From 1,024 to 4,096 latents, variance unexplained goes from 0.40 to 0.30; it is least")
+    assert "at 4,096, 0.30 (fitted: width to the power -0.21 (-0.25 to -0.17)). Dead latents go from 0% to 25%" in said
+    assert "and processor time grows as width to the power +1.00." in said
+    assert "50% of the narrowest SAE's latents fire with some of the widest's (correlation of 0.5 or more)" in said
+    assert "each in 1.5 on average." in said
     assert said.endswith("The gap correlation is 0.30 at 1,024 latents and 0.35 at 4,096.")
-    wider = size["size"].assign(fvu=[0.4, 0.7])
+    wider = pd.concat([size["size"], size["size"].iloc[1:].assign(width=8192, fvu=0.7)])
     said = report.size_sentence(size._replace(tables={**size.tables, "size": wider}))
-    assert "from 0.40 to 0.70" in said and "it is least at 1,024, 0.40" in said
+    assert "from 0.40 to 0.70" in said and "it is least at 4,096, 0.30, and grows beyond" in said
 
 
 def test_without_tables_all_of_them_say_so(tmp_path):
@@ -133,8 +161,10 @@ def test_tables_have_a_row_for_each(architectures, size):
 
 def test_figures_are_drawn_with_and_without_tables(architectures, size, tmp_path):
     lines = figures.frontier(architectures).axes[0].get_lines()
-    assert [line.get_label() for line in lines] == ["TopK", "gated", "the book's own"]
-    assert list(lines[0].get_xdata()) == [16, 32] and list(lines[0].get_ydata()) == [0.5, 0.3]
+    topk, gated = lines[0], lines[3]  # each followed by the caps of its intervals
+    assert list(topk.get_xdata()) == [16, 32] and list(topk.get_ydata()) == [1, 1]
+    at_24 = 0.6 * 0.5 ** (np.log(24 / 16) / np.log(2))  # on the line from (16, 0.6) to (32, 0.3) of the logarithms
+    assert gated.get_xdata()[0] == 24 and gated.get_ydata()[0] == pytest.approx(0.24 / at_24)
     assert (
         len(figures.gaps_by_architecture(architectures).axes) == len(figures.told_by_latents(architectures).axes) == 2
     )

@@ -129,6 +129,23 @@ def test_intervals_over_seeds_by_hand():
     assert seeds.over_questions("r", of, 0) == {"r": 1.0, "r_low": 0.0, "r_high": 2.0}
 
 
+def test_variance_unexplained_is_compared_at_the_same_l0():
+    rows = [("gated", l0, seed, l0, 8 / l0 + 0.01 * seed) for l0 in (4.0, 16.0) for seed in range(2)]
+    rows += [("topk", 4, 0, 16.0, 0.5), ("topk", 8, 0, 32.0, 0.4)]  # both above the L0 asked for
+    saes = pd.DataFrame(rows, columns=["architecture", "target_l0", "seed", "l0", "fvu"])
+    found = list(architectures._at_equal_l0(saes, 8))
+    assert [row[:4] for row in found] == [("gated", 8, "fvu_at_l0", 2)]
+    halfway = [np.sqrt((2 + 0.01 * seed) * (0.5 + 0.01 * seed)) for seed in range(2)]
+    assert found[0][4] == pytest.approx(np.mean(halfway))
+
+
+def test_stability_is_a_mean_over_pairs():
+    group = pd.DataFrame({"architecture": "topk", "target_l0": 4, "seed": [0, 1, 2], "dead": [0.0, 0.0, 0.3]})
+    rows = {row[2]: row for row in architectures._means(("topk", 4), group.assign(stability=[np.nan, 0.2, 0.5]))}
+    assert rows["stability"][3:5] == (3, pytest.approx(0.4)) and np.isnan(rows["stability"][5])  # (0.2 + 2 x 0.5) / 3
+    assert rows["dead"][5] == 0 and rows["dead"][6] < 1  # a share below 0 there is not
+
+
 def test_the_ratio_is_to_topk_of_the_same_sparsity_and_seed():
     saes = pd.DataFrame(
         [("topk", 4, 0, 2.0), ("gated", 4, 0, 6.0), ("topk", 8, 0, 3.0), ("gated", 8, 0, 6.0), ("gated", 4, 1, 1.0)],

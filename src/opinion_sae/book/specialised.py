@@ -24,6 +24,9 @@ FEATURES = {
 }
 TAKEN = 64  # features taken out, in the finding
 MIDDLE = 32  # latents active on a token, in the sentence
+TILTS = (0.0, 500.0, 1e9)  # of the loss; 0 is the mean
+SHOWN = (0, 64)  # latents that the offsets of all SAEs read: all, and so many
+ENOUGH = 0.9  # of the gap correlation with all latents
 
 
 def called(start: str, strategy: str = "", tilt: float = 0.0) -> str:
@@ -43,6 +46,7 @@ def named(table: pd.DataFrame) -> pd.DataFrame:
 
 def gap_rows(gaps: pd.DataFrame) -> pd.DataFrame:
     """What is shown of `gaps.csv`: a row per SAE and number of latents read."""
+    gaps = gaps[gaps["latents"].isin(SHOWN)].reset_index(drop=True)
     numbers = [f"{name}{end}" for name in ("gap_r", "gap_r_gain", "group_kl_closed") for end in ENDS]
     heads = {name: name.replace("gap_r_gain", "gain").replace("gap_r", "gap correlation") for name in numbers}
     rows = named(gaps)[["SAE", "latents", "n_seeds", *numbers]].rename(columns={"n_seeds": "seeds", **heads})
@@ -69,7 +73,7 @@ def findings(gaps: pd.DataFrame, accuracy: pd.DataFrame) -> str:
 
 def gains(gaps: pd.DataFrame) -> str:
     """Of `gaps.csv`: whether a specialised SAE makes better offsets."""
-    own = gaps[gaps["start"] != "general"]
+    own = gaps[(gaps["start"] != "general") & gaps["latents"].isin(SHOWN)]
     if own.empty:
         return "No offset has been fitted to a specialised SAE yet."
     said = []
@@ -86,6 +90,23 @@ def gains(gaps: pd.DataFrame) -> str:
     return "; ".join(said) + "."
 
 
+def needed(gaps: pd.DataFrame) -> str:
+    """Of `gaps.csv`: how few latents an offset needs, with the book's SAE and with specialised ones."""
+    said = []
+    for kind, part in gaps.groupby([*SAE], sort=False):
+        of = dict(zip(part["latents"], part["gap_r"], strict=True))
+        counts = sorted(count for count in of if count)
+        if len(counts) > 1 and 0 in of:
+            fewest = next((str(count) for count in counts if of[count] >= ENOUGH * of[0]), f"more than {counts[-1]}")
+            said.append(f"{fewest} with {called(*kind)}")
+    if not said:
+        return "How few latents an offset needs has not been measured yet."
+    return (
+        f"For {ENOUGH:.0%} of the gap correlation that all latents give, an axis has to read {', '.join(said)}: the "
+        f"fewest among {', '.join(str(count) for count in sorted(set(gaps['latents']) - {0}))}."
+    )
+
+
 def perplexity(quality: pd.DataFrame) -> str:
     """Of `quality.csv`, at `MIDDLE` latents a token: the model, the book's SAE, and those trained on from it."""
     own = quality[quality["k"] == MIDDLE]
@@ -96,7 +117,7 @@ def perplexity(quality: pd.DataFrame) -> str:
             return "No SAE that was trained on has been spliced in yet."
         plain = quality.loc[quality["start"] == "model", f"perplexity_{place}"].iloc[0]
         said.append(f"on held-out {place} perplexity is {plain:.1f} with the model as it is, {beside}")
-    return f"at {MIDDLE} latents a token, {'; '.join(said)}."
+    return f"At {MIDDLE} latents a token, {'; '.join(said)}."
 
 
 def unexplained(table: pd.DataFrame) -> str:
@@ -117,6 +138,28 @@ def _beside(table: pd.DataFrame, column: str, digits: int) -> str:
     return f"{general:.{digits}f} with the book's SAE and, trained on, from {ends[0]} to {ends[1]}"
 
 
+def spreads(dictionary: pd.DataFrame) -> str:
+    """Of `dictionary.csv`: on how many tokens, evenly spread, a latent fires, and how strongly at most."""
+    said = []
+    for measure, what, unit in (("entropy", "entropy over tokens", " nats"), ("maximum", "strongest firing", "")):
+        middle = dictionary[(dictionary["measure"] == measure) & (dictionary["place"] == "0.5")].sort_values("value")
+        if len(middle) > 1:
+            ends = [
+                f"{row['value']:.2f}{unit} ({called(row['start'], row['strategy'], row['tilt'])})"
+                for row in middle.iloc[[0, -1]].to_dict("records")
+            ]
+            said.append(f"{what} {ends[0]} to {ends[1]}")
+    return f"In the middle of its live latents an SAE has {'; '.join(said)}." if said else "No spread is known."
+
+
+def on_the_plane(table: pd.DataFrame) -> str:
+    """Of `map.csv`: how little two axes show."""
+    if table.empty:
+        return ""
+    held = table["first_explained"].iloc[0] + table["second_explained"].iloc[0]
+    return f"The two axes hold {held:.1%} of the variance of the book's rows, so nearness here says little."
+
+
 def tokens(dictionary: pd.DataFrame) -> str:
     """Of `dictionary.csv`: rare tokens' latents and errors, with the mean of the losses and with their tilted mean."""
     said = []
@@ -126,12 +169,11 @@ def tokens(dictionary: pd.DataFrame) -> str:
     ):
         rows = dictionary[(dictionary["measure"] == measure) & (dictionary["place"] == place)]
         of = {tuple(row[:3]): row[3] for row in rows[[*SAE, "value"]].itertuples(index=False)}
-        kinds = [
-            kind for kind in (("general", "", 0.0), ("tuned", "dense", 0.0), ("tuned", "dense", 500.0)) if kind in of
-        ]
+        kinds = [("general", "", 0.0), *(("tuned", "dense", tilt) for tilt in TILTS)]
+        kinds = [kind for kind in kinds if kind in of]
         if kinds:
-            said.append(f"of {what} " + ", ".join(f"{of[kind]:.3f} ({called(*kind)})" for kind in kinds))
-    return "; ".join(said) + "." if said else "No dictionary has been measured yet."
+            said.append(f"Of {what} " + ", ".join(f"{of[kind]:.3f} ({called(*kind)})" for kind in kinds))
+    return ". ".join(said) + "." if said else "No dictionary has been measured yet."
 
 
 def rows(dictionary: pd.DataFrame) -> str:
@@ -139,12 +181,12 @@ def rows(dictionary: pd.DataFrame) -> str:
     middle = dictionary[dictionary["place"] == "0.5"]
     of = {(*row[:3], row[3]): row[4] for row in middle[[*SAE, "measure", "value"]].itertuples(index=False)}
     said = []
-    for tilt in (0.0, 500.0):
+    for tilt in TILTS:
         if (own := of.get(("tuned", "dense", tilt, "own"))) is not None:
             said.append(f"{own:.3f} with the row that it was trained on from ({called('tuned', 'dense', tilt)})")
     if (near := of.get(("scratch", "dense", 0.0, "cosine"))) is not None:
         said.append(f"{near:.3f} with the nearest of the book's rows ({called('scratch', 'dense')})")
-    return "half of the live rows have a cosine of at least " + ", ".join(said) + "." if said else "No rows to compare."
+    return "Half of the live rows have a cosine of at least " + ", ".join(said) + "." if said else "No rows to compare."
 
 
 def labels(table: pd.DataFrame) -> str:
@@ -173,9 +215,18 @@ def shift(accuracy: pd.DataFrame) -> str:
         said.append(f"{one}, oracle {worst['balanced']:.2f}")
     if not said:
         return "No probe has been fitted yet."
+    more = {"zeroed": "without fitting the probe anew", "random": "with as many drawn at random and the probe anew"}
+    best = [
+        f"{words} {gains.max():+.2f}"
+        for name, words in more.items()
+        if len(gains := accuracy.loc[accuracy["treatment"] == name, "gain"])
+    ]
+    below = accuracy.loc[accuracy["treatment"] == "balanced", "worst"].max() < 0.5
     return (
         "Accuracy in the worst cell as the probe comes, at best with features taken out (more than as it comes, by the "
         f"interval of the gain), and with the oracle: {'; '.join(said)}."
+        + (f" The largest gain is {' and '.join(best)}." if best else "")
+        + (" The worst of four small cells lies below one half even for the oracles." if below else "")
     )
 
 

@@ -36,8 +36,8 @@ FILES = {  # by study the tables that are shown
         "architectures": Columns(("architecture", "target_l0", "measure"), ("n_seeds", "value", "low", "high"))
     },
     "size": {
-        "size": Columns(("width",), ("width", "fvu", "dead", "processor")),
-        "exponents": Columns(("measure",), ("exponent", "error", "constant")),
+        "size": Columns(("width",), ("width", *_ranges("fvu", "dead", "processor"))),
+        "exponents": Columns(("measure",), (*_ranges("exponent"), "constant")),
     },
     "specialised": {
         "quality": Columns((*SAE, "k"), _ranges("l0_text", "perplexity_text", "l0_questions", "perplexity_questions")),

@@ -19,6 +19,7 @@ from opinion_sae.studies.seeds import SEEDS, over_questions, student
 
 TITLE = "nine architectures of SAE at equal tokens and three sparsities"
 TIME = "about an hour of one core that has nothing else to do"
+SHARES = ("dead", "absorbed", "letter_accuracy", "letter_f1")  # whose intervals end at 0 and 1
 BOOK = "book"  # the book's own SAE, which has seen far more tokens
 
 
@@ -103,6 +104,7 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
     saes = pd.DataFrame(rows, columns=list(rows[0]) if rows else ["architecture", "target_l0", "seed"])
     saes = with_ratio(saes) if rows else saes
     long = [row for key, group in saes.groupby(["architecture", "target_l0"], sort=False) for row in _means(key, group)]
+    long += _at_equal_l0(saes, int(given.training["k"])) if rows else []
     for key, of in fitted.items():
         long += _over_questions(key, of, fitted.get(("topk", key[1]), ()), given.seed)
     columns = ["architecture", "target_l0", "measure", "n_seeds", "value", "low", "high"]
@@ -119,10 +121,31 @@ def with_ratio(saes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(key: tuple, group: pd.DataFrame) -> Iterator[tuple]:
+    """Of stability, for which a seed is held against all before it, the mean over pairs, which share seeds."""
     for measure in group.columns.drop(["architecture", "target_l0", "seed"]):
-        values = group[measure].dropna().to_numpy(float)
-        if len(values):
-            yield (*key, measure, len(values), values.mean(), *student(values))
+        there = group[group[measure].notna()]
+        values = there[measure].to_numpy(float)
+        if not len(values):
+            continue
+        if measure == "stability":
+            yield (*key, measure, len(values) + 1, np.average(values, weights=there["seed"]), np.nan, np.nan)
+            continue
+        ends = student(values)
+        yield (*key, measure, len(values), values.mean(), *(np.clip(ends, 0, 1) if measure in SHARES else ends))
+
+
+def _at_equal_l0(saes: pd.DataFrame, l0: int) -> Iterator[tuple]:
+    """`fvu_at_l0`: variance unexplained at the same L0 on held-out text, since most architectures meet theirs in
+    training alone: along straight lines of the logarithms between each seed's sparsities, of seeds that lie around it.
+    """
+    for name, group in saes[saes["architecture"] != BOOK].groupby("architecture", sort=False):
+        found = []
+        for _, own in group.sort_values("l0").groupby("seed"):
+            x, y = np.log(own["l0"].to_numpy(float)), np.log(own["fvu"].to_numpy(float))
+            if len(x) and x[0] <= np.log(l0) + 1e-9 and np.log(l0) - 1e-9 <= x[-1]:
+                found.append(np.exp(np.interp(np.log(l0), x, y)))
+        if found:
+            yield (name, l0, "fvu_at_l0", len(found), np.mean(found), *student(np.array(found)))
 
 
 def _over_questions(key: tuple, of: Sequence, base: Sequence, seed: int) -> Iterator[tuple]:

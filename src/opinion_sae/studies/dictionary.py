@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
-FREQUENCIES = (0, 1, 4, 16, 64, 256)  # a token's bin begins at so many times in the pool
+FREQUENCIES = (0, 1, 4, 16, 64, 256, 1024)  # a token's bin begins at so many times in the pool
 RANKS = (1, 11, 101, 1001)  # a token's bin begins at this rank by frequency in the pool
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 

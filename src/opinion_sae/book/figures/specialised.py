@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, legend_above, log_scale, name_rows, nothing
-from opinion_sae.book.specialised import FEATURES, STRATEGY, called
+from opinion_sae.book.specialised import FEATURES, SHOWN, STRATEGY, called
 from opinion_sae.book.study_tables import SAE
 
 COLOURS = {
@@ -23,6 +27,7 @@ KINDS = {  # of the figures that show a few SAEs only: colour, marker, line
     ("general", "", 0.0): ("#000000", "X", ":"),
     ("tuned", "dense", 0.0): ("#0072B2", "o", "-"),
     ("tuned", "dense", 500.0): ("#D55E00", "^", "--"),
+    ("tuned", "dense", 1e9): ("#CC79A7", "v", ":"),
     ("scratch", "dense", 0.0): ("#009E73", "s", "-."),
 }
 PROBES = {
@@ -35,69 +40,127 @@ PROBES = {
 
 
 def perplexity(quality: pd.DataFrame) -> Figure:
-    """Perplexity with an SAE spliced in against latents a token, on held-out questions and text; those trained on."""
+    """Perplexity with an SAE spliced in against latents a token: on held-out questions and text, those trained on and
+    those from scratch, beside the book's; means over seeds with 95 % intervals."""
     if quality.empty:
         return nothing("the study has not been run")
-    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 6.4))
-    for axes, place in zip(panels, ("questions", "text"), strict=True):
+    starts = [start for start in ("tuned", "scratch") if start in set(quality["start"])]
+    shown = [(start, place) for place in ("questions", "text") for start in starts]
+    figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 2.6 * len(shown) + 0.8), squeeze=False)
+    for axes, (start, place) in zip(panels[:, 0], shown, strict=True):
         l0, column = f"l0_{place}", f"perplexity_{place}"
-        for start, strategy in (("general", ""), *(("tuned", strategy) for strategy in STRATEGY)):
-            part = quality[(quality["start"] == start) & (quality["strategy"] == strategy) & (quality["tilt"] == 0)]
-            if len(part):
-                colour, marker = COLOURS.get(strategy, "#000000"), MARKS.get(strategy, "X")
-                error = [part[column] - part[f"{column}_low"], part[f"{column}_high"] - part[column]]
-                name = STRATEGY.get(strategy, "the book's SAE")
-                axes.errorbar(part[l0], part[column], error, color=colour, marker=marker, ms=4, lw=1.2, label=name)
+        for number, (of, strategy) in enumerate((("general", ""), *((start, strategy) for strategy in STRATEGY))):
+            part = quality[(quality["start"] == of) & (quality["strategy"] == strategy) & (quality["tilt"] == 0)]
+            if part.empty:
+                continue
+            style = {"color": COLOURS.get(strategy, "#000000"), "marker": MARKS.get(strategy, "X"), "ms": 4}
+            aside = part[l0] * 2 ** (0.08 * (number - 3))  # of the others
+            name = STRATEGY.get(strategy, "the book's SAE")
+            axes.errorbar(aside, part[column], _reach(part, column), lw=1, capsize=1.5, label=name, **style)
         plain = quality.loc[quality["start"] == "model", column].iloc[0]
         axes.axhline(plain, color="black", linestyle=":", linewidth=1)
-        axes.set_ylabel(f"perplexity, {place}")
+        axes.set_ylabel(f"{place}, {'trained on' if start == 'tuned' else start}")
         log_scale(axes.xaxis, 2)
         log_scale(axes.yaxis)
-    legend_above(panels[0])
-    panels[1].set_xlabel("L0 (latents a token)")
+    legend_above(panels[0, 0])
+    panels[-1, 0].set_xlabel("L0 (latents a token)")
     return figure
 
 
+def _reach(part: pd.DataFrame, column: str) -> list[pd.Series]:
+    """How far an interval goes to either side; 0 where there is none."""
+    low, high = part[column] - part[f"{column}_low"], part[f"{column}_high"] - part[column]
+    return [low.fillna(0), high.fillna(0)]
+
+
 def gains(gaps: pd.DataFrame) -> Figure:
-    """Gap correlation less that with the book's SAE, with 95 % intervals over questions, a row per SAE."""
-    own = gaps[gaps["start"] != "general"]
+    """Above, a row per SAE: gap correlation less that with the book's. Below: gap correlation against the latents that
+    an axis may read, furthest to the right all of them, of the SAEs of which more than two numbers are known. With 95 %
+    intervals over questions and seeds."""
+    own = gaps[(gaps["start"] != "general") & gaps["latents"].isin(SHOWN)]
     if own.empty:
         return nothing("the study has not been run")
     names = [called(*kind) for kind in own[[*SAE]].drop_duplicates().itertuples(index=False)]
-    figure, axes = plt.subplots(figsize=(WIDTH, ROW * len(names) + 1.3))
+    known = {kind: part for kind, part in gaps.groupby([*SAE], sort=False) if len(part) > len(SHOWN)}
+    heights = [ROW * len(names) + 1.3, *([3.2] if known else [])]
+    shape = {"figsize": (WIDTH, sum(heights)), "height_ratios": heights, "squeeze": False}
+    figure, panels = plt.subplots(len(heights), 1, **shape)
+    axes = panels[0, 0]
     for (latents, part), (marker, colour, move) in zip(
         own.groupby("latents"), (("o", "#0072B2", -0.1), ("d", "#E69F00", 0.15)), strict=False
     ):
         place = [names.index(called(*kind)) + move for kind in part[[*SAE]].itertuples(index=False)]
-        middle = part["gap_r_gain"]
-        error = [middle - part["gap_r_gain_low"], part["gap_r_gain_high"] - middle]
         label = f"{latents} latents read" if latents else "all latents read"
-        axes.errorbar(middle, place, xerr=error, fmt=marker, color=colour, ms=5, capsize=2, label=label)
+        style = {"fmt": marker, "color": colour, "ms": 5, "capsize": 2, "label": label}
+        axes.errorbar(part["gap_r_gain"], place, xerr=_reach(part, "gap_r_gain"), **style)
     axes.axvline(0, color="black", linewidth=1)
     name_rows(axes, names)
     legend_above(axes)
     axes.set_xlabel("gain in gap correlation over the book's SAE")
+    if known:
+        _needed(panels[1, 0], known)
     return figure
 
 
+def _needed(axes: Axes, known: Mapping[Any, pd.DataFrame]) -> None:
+    counts = sorted({count for part in known.values() for count in part["latents"] if count})
+    places = {count: number for number, count in enumerate([*counts, 0])}
+    for number, (kind, part) in enumerate(known.items()):
+        colour, marker, line = KINDS.get(kind, ("#777777", ".", "-"))
+        own = part.assign(at=part["latents"].map(places)).sort_values("at")
+        style = {"color": colour, "marker": marker, "ls": line, "ms": 4, "lw": 1.2, "capsize": 2}
+        axes.errorbar(own["at"] + 0.1 * (number - 1), own["gap_r"], _reach(own, "gap_r"), label=called(*kind), **style)
+    axes.set_xticks(range(len(places)), [str(count) if count else "all" for count in places])
+    axes.set_xlabel("latents that an axis may read")
+    axes.set_ylabel("gap correlation")
+    legend_above(axes, 1)
+
+
 def tokens(dictionary: pd.DataFrame) -> Figure:
-    """Share of tokens with a latent by frequency (above), and unexplained variance by rank (below)."""
+    """Share of tokens with a latent by frequency, unexplained variance by rank, means over seeds with 95 % intervals;
+    and below, a row per SAE, over its live latents: entropy of the tokens on which one fires, its strongest firing, and
+    the cosine of its decoder row with the nearest of the book's: the middle, half of the latents (thick) and four
+    fifths."""
     if dictionary.empty:
         return nothing("the study has not been run")
-    figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5.6))
     heads = {"covered": "times in the pool", "error": "rank by frequency"}
-    for axes, (measure, head) in zip(panels, heads.items(), strict=True):
-        part = dictionary[dictionary["measure"] == measure]
-        for kind, (colour, marker, line) in KINDS.items():
-            own = part[(part[[*SAE]] == pd.Series(dict(zip(SAE, kind, strict=True)))).all(axis=1)]
-            if len(own):
-                place = [name.removeprefix("from ") for name in own["place"]]
-                axes.plot(place, own["value"], line, marker=marker, ms=4, color=colour, label=called(*kind))
+    below = {"entropy": "entropy over tokens (nats)", "maximum": "strongest firing"}
+    below |= {"cosine": "cosine with the nearest of the book's rows"}
+    shown = {name: head for name, head in below.items() if name in set(dictionary["measure"])}
+    heights = [2.8, 2.8, *[ROW * len(KINDS) + 0.8] * len(shown)]
+    figure, panels = plt.subplots(len(heights), 1, figsize=(WIDTH, sum(heights)), height_ratios=heights)
+    for axes, (measure, head) in zip(panels[:2], heads.items(), strict=True):
+        for number, (kind, own) in enumerate(_of_kinds(dictionary[dictionary["measure"] == measure])):
+            colour, marker, line = KINDS[kind]
+            aside = [at + 0.06 * (number - 2) for at in range(len(own))]
+            style = {"color": colour, "marker": marker, "ls": line, "ms": 4, "lw": 1.2, "capsize": 1.5}
+            axes.errorbar(aside, own["value"], _reach(own, "value"), label=called(*kind), **style)
+            axes.set_xticks(range(len(own)), [name.removeprefix("from ") for name in own["place"]])
         axes.set_xlabel(f"{head}, from")
     panels[0].set_ylabel("share with a latent")
     panels[1].set_ylabel("variance unexplained")
     legend_above(panels[0], 1)
+    for axes, (measure, head) in zip(panels[2:], shown.items(), strict=True):
+        _spread(axes, dictionary[dictionary["measure"] == measure])
+        axes.set_xlabel(head)
     return figure
+
+
+def _spread(axes: Axes, part: pd.DataFrame) -> None:
+    rows = _of_kinds(part)
+    for place, (kind, own) in enumerate(rows):
+        at = dict(zip(own["place"], own["value"], strict=True))
+        for low, high, width in (("0.1", "0.9", 1.0), ("0.25", "0.75", 3.0)):
+            if {low, high} <= at.keys():
+                axes.plot([at[low], at[high]], [place, place], color=KINDS[kind][0], lw=width)
+        axes.plot(at["0.5"], place, KINDS[kind][1], color=KINDS[kind][0], ms=6, mec="white")
+    name_rows(axes, [called(*kind) for kind, _ in rows])
+
+
+def _of_kinds(part: pd.DataFrame) -> list[tuple[tuple[str, str, float], pd.DataFrame]]:
+    """The rows of each of `KINDS` that has some."""
+    found = [(kind, part[(part[[*SAE]] == pd.Series(dict(zip(SAE, kind, strict=True)))).all(axis=1)]) for kind in KINDS]
+    return [(kind, own) for kind, own in found if len(own)]
 
 
 def places(table: pd.DataFrame) -> Figure:
