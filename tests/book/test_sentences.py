@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from opinion_sae.artifacts import read_json
 from opinion_sae.book import sentences
 from opinion_sae.book.paths import ROOT
 
@@ -86,6 +87,20 @@ def test_what_was_not_run_is_said():
         pd.DataFrame(columns=["group"])
     )
     assert "No published run" in sentences.compare_models({}) + sentences.groups_by_model({})
+
+
+def test_what_the_sae_leaves_is_told_where_offsets_read_and_write():
+    quality = {"fvu": 0.15, "fvu_at_questions": 0.065, "fvu_at_answers": 0.132, "ce_recovered": 0.995}
+    said = sentences.sae_quality(quality)
+    assert "leaves 15.0% of the variance of held-out text, 6.5% at the questions' tokens, which offsets read" in said
+    assert "and 13.2% at the prompts' last tokens, where they write, unexplained" in said and "keeps 99.5%" in said
+    other = sentences.sae_quality({name: value for name, value in quality.items() if name != "fvu_at_questions"})
+    assert "of held-out text and 13.2% at the prompts'" in other
+
+
+def test_the_published_sae_is_good_enough_where_offsets_read_and_write():
+    quality = read_json(ROOT / "results" / "default" / "sae.json")
+    assert max(quality["fvu_at_questions"], quality["fvu_at_answers"]) <= 0.15
 
 
 def test_layers_speed_and_growth():

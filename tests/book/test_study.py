@@ -72,6 +72,20 @@ def test_items_may_be_chosen_by_the_beginnings_of_their_names(counted):
         study.study("counted", counted.profile, ["c"])
 
 
+def test_what_another_process_made_meanwhile_is_in_the_tables_too(counted, monkeypatch):
+    alone, others = study.made, [["b"]]
+
+    def meanwhile(path, item):
+        if others:
+            study.study("counted", counted.profile, others.pop())
+        return alone(path, item)
+
+    monkeypatch.setattr(study, "made", meanwhile)
+    target = study.study("counted", counted.profile, ["a-0"])
+    assert pd.read_csv(target / "values.csv")["item"].tolist() == ["a-0", "b-0"]
+    assert read_json(target / "study.json")["missing"] == ["a-1"]
+
+
 def test_a_study_that_there_is_not_is_refused_with_those_that_there_are(counted):
     with pytest.raises(ValueError, match="there is no study 'other'; there are counted"):
         study.study("other", counted.profile)

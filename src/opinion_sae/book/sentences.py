@@ -79,6 +79,19 @@ def sae_training(history: pd.DataFrame) -> str:
     )
 
 
+def sae_quality(quality: Mapping[str, float]) -> str:
+    """Of `sae.json`: where offsets read and write, and what the SAE costs the model."""
+    read = quality.get("fvu_at_questions")
+    said = [f"{quality['fvu']:.1%} of the variance of held-out text"]
+    said += [f"{read:.1%} at the questions' tokens, which offsets read"] if read is not None else []
+    said.append(f"{quality['fvu_at_answers']:.1%} at the prompts' last tokens, where they write")
+    return (
+        f"The SAE leaves {', '.join(said[:-1])} and {said[-1]}, unexplained; prompts are among what it was trained on. "
+        f"With its output in place of the stream the model keeps {quality['ce_recovered']:.1%} of what zeros there "
+        "would cost it."
+    )
+
+
 def delta_training(history: pd.DataFrame) -> str:
     """Of one method's rows of `delta_history.csv`: validation KL at the start and at each stage's best epoch."""
     kl = history.groupby(["stage", "fold"])["validation_kl"]

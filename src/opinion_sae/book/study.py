@@ -48,7 +48,7 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | 
     unknown = [one for one in chosen if not any(key.startswith(one) for key in items)]
     if unknown:
         raise ValueError(f"study {name}: no item begins with {', '.join(unknown)}; there are {', '.join(items)}")
-    parts = {key: recalled(given.folder / f"{key}.safetensors", item.about) for key, item in items.items()}
+    parts = _there(given, items)
     to_make = [key for key, part in parts.items() if part is None]
     to_make = [key for key in to_make if not chosen or key.startswith(tuple(chosen))]
     target, start = studies_of(run.results) / name, time.monotonic()
@@ -61,11 +61,15 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | 
         left = (time.monotonic() - start) / number * (len(to_make) - number) if number else 0.0
         said = f", about {left / 60:.0f} minutes left" if number else ""
         print(f"study {name}: {key}, item {number + 1} of {len(to_make)}{said}", flush=True)
-        parts[key] = made(given.folder / f"{key}.safetensors", items[key])
-        write(given, name, parts, target, about)
+        made(given.folder / f"{key}.safetensors", items[key])
+        write(given, name, _there(given, items), target, about)  # what another process has made too
     if not to_make:
         write(given, name, parts, target, about)
     return target
+
+
+def _there(given: Given, items: Mapping[str, Item]) -> dict[str, Mapping[str, np.ndarray] | None]:
+    return {key: recalled(given.folder / f"{key}.safetensors", item.about) for key, item in items.items()}
 
 
 def write(
