@@ -81,9 +81,9 @@ def test_what_another_process_made_meanwhile_is_in_the_tables_too(counted, monke
         return alone(path, item)
 
     monkeypatch.setattr(study, "made", meanwhile)
-    target = study.study("counted", counted.profile, ["a-0"])
-    assert pd.read_csv(target / "values.csv")["item"].tolist() == ["a-0", "b-0"]
-    assert read_json(target / "study.json")["missing"] == ["a-1"]
+    target = study.study("counted", counted.profile)
+    assert pd.read_csv(target / "values.csv")["item"].tolist() == ["a-0", "a-1", "b-0"]
+    assert read_json(target / "study.json")["missing"] == [] and counted.made == ["b-0", "a-0", "a-1"]
 
 
 def test_a_study_that_there_is_not_is_refused_with_those_that_there_are(counted):

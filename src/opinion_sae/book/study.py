@@ -61,8 +61,9 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | 
         left = (time.monotonic() - start) / number * (len(to_make) - number) if number else 0.0
         said = f", about {left / 60:.0f} minutes left" if number else ""
         print(f"study {name}: {key}, item {number + 1} of {len(to_make)}{said}", flush=True)
-        made(given.folder / f"{key}.safetensors", items[key])
-        write(given, name, _there(given, items), target, about)  # what another process has made too
+        if _there(given, {key: items[key]})[key] is None:  # another process may have made it meanwhile
+            made(given.folder / f"{key}.safetensors", items[key])
+        write(given, name, _there(given, items), target, about)
     if not to_make:
         write(given, name, parts, target, about)
     return target
