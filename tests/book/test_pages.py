@@ -135,7 +135,9 @@ def pages(visited):
     return visited[0]
 
 
-@pytest.mark.parametrize("rule", ["console", "foreign", "images", "tables", "phone", "words", "letters", "paper", "axe"])
+@pytest.mark.parametrize(
+    "rule", ["console", "foreign", "images", "tables", "phone", "words", "letters", "paper", "axe"]
+)
 def test_no_page_has_a_finding(pages, rule):
     found = [f"{name}: {rule}: {one}" for name, page in pages.items() for one in page[rule]]
     assert not found, "\n".join(["", *found])
