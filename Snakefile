@@ -75,7 +75,7 @@ CHAPTERS = {
         figures=["one_question.svg", "one_question_toplines.svg", "kl_scale.svg"],
         work=[],
     ),
-    "20_explorer": dict(needs=["03_sae", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
+    "20_explorer": dict(needs=["03_sae", "04_delta", "17_reading"], tables=["explorer.json"], figures=[], work=[]),
     "21_group_map": dict(
         needs=["03_sae", "04_delta", "17_reading"],
         tables=["group_map.csv", "group_map_distances.csv", "geometry.csv", "persona_likeness.csv"],

@@ -20,7 +20,8 @@ import yaml
 
 from opinion_sae.artifacts import read_cells, read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.cards import pages
+from opinion_sae.book.cards import CARDS, addresses, pages
+from opinion_sae.book.cards import FILE as CARDS_FILE
 from opinion_sae.book.clusters import clusters_page
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
@@ -88,8 +89,15 @@ def stage(run: Run) -> None:
 
 
 def explorer_script(path: Path) -> str:
-    """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none."""
-    found = read_json(path) if path.is_file() else None
+    """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none.
+
+    To the data come `cards`, from the file of cards beside it: for each latent that has one the card's address.
+    """
+    found, beside = read_json(path) if path.is_file() else None, path.with_name(CARDS_FILE)
+    if found is not None and beside.is_file():
+        at = addresses(read_json(beside, dict)["cards"])
+        cards = {latent: at.get(("read", int(latent))) for latent in found["latents"]}
+        found["cards"] = {latent: f"../{CARDS}/{card}" for latent, card in cards.items() if card}
     return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
 
 

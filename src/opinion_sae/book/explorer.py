@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from opinion_sae.artifacts import write_json
+from opinion_sae.delta.files import Answers, load_all_answers
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.effects.interpret import token_effects
@@ -21,6 +22,7 @@ from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import option_positions
+from opinion_sae.score.names import label
 from opinion_sae.score.toplines import everyone, group_weights
 from opinion_sae.survey import Question, Survey
 from opinion_sae.use.asked import Asked
@@ -30,6 +32,10 @@ from opinion_sae.use.published_run import PublishedRun
 FORMAT = "opinion-sae-explorer-1"
 LARGEST = 3_000_000  # bytes
 UNIT = 1000  # numbers are whole thousandths
+# in the page's order; its script knows these keys. The model as it is stands at strength 0 of the reading offset, and
+# from toplines it gives the toplines
+METHODS = ("unsteered", "toplines", "delta", "delta-reading-64", "words")
+BESIDE = ("delta", "words")  # whose answers come from the chapters that fitted them
 
 
 def numbers(table: Float[np.ndarray, "*row option"], options: int) -> str:
@@ -70,6 +76,7 @@ def page(
         "about": about,
         "attributes": [attribute for attribute, _ in groups],
         "groups": [group for _, group in groups],
+        "names": {method: label(method) for method in METHODS},
         "weights": [round(float(weight), 6) for weight in weights],
         "strengths": list(STRENGTHS),
         "latents": {str(latent): "" for latent in used},
@@ -85,31 +92,45 @@ def named(found: dict[str, Any], lm: LanguageModel, sae: SparseAutoencoder) -> d
     return found | {"latents": dict(zip(found["latents"], said, strict=True))}
 
 
-def held_out_page(
-    survey: Survey, answers: AnswerPath, splits: Sequence[Split], offsets: Sequence[ReadingDelta]
-) -> dict[str, Any]:
-    """Every question under the offset that was fitted without it, with people's answers beside.
+def answers_beside(work: Path) -> Answers:
+    """Held-out log p of the methods BESIDE, of those that a run's work folder has."""
+    known = load_all_answers(work, ("answers.safetensors", "answers-reading.safetensors"))
+    return {method: known[method] for method in BESIDE if method in known}
 
-    A question has `people` (shares), `people_n` (Kish's effective numbers) and `everyone` (log h_all) besides what
-    `answered` gives.
+
+def held_out_page(
+    survey: Survey,
+    answers: AnswerPath,
+    splits: Sequence[Split],
+    offsets: Sequence[ReadingDelta],
+    beside: Mapping[str, Float[np.ndarray, "group question option"]],
+) -> dict[str, Any]:
+    """Every question under the offset that was fitted without it, with people's and other methods' answers beside.
+
+    A question has `people` (shares), `people_n` (Kish's effective numbers), `everyone` (log h_all) and `methods` (log p
+    by method) besides what `answered` gives. beside: held-out log p by method; one that leaves a group of a question
+    without an answer (NaN) does not stand at that question.
     """
     known, rows = everyone(survey)[0], {}
     for split, offset in zip(progress(splits, "explorer"), offsets, strict=True):
         found = at_strengths(answers, offset, torch.from_numpy(split.test))
         for at, q in enumerate(split.test.tolist()):
             count = len(survey.questions[q].options)
+            logs = {method: table[:, q, :count] for method, table in beside.items()}
             rows[q] = answered(survey.questions[q], at, found) | {
                 "people": numbers(survey.shares[:, q], count),
                 "people_n": [round(float(n)) for n in np.nan_to_num(survey.effective[:, q])],
                 "everyone": numbers(known[q], count),
+                "methods": {name: numbers(table, count) for name, table in logs.items() if not np.isnan(table).any()},
             }
     groups = list(zip(survey.attributes, survey.groups, strict=True))
-    said = f"Held-out answers to {len(rows)} questions of {survey.name}, each under an offset fitted without it."
+    said = f"Held-out answers to {len(rows)} questions of {survey.name}, each by methods that were fitted without it."
     return named(page(groups, group_weights(survey), [rows[q] for q in sorted(rows)], said), answers.lm, offsets[0].sae)
 
 
 def asked_page(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel) -> dict[str, Any]:
-    """Questions of one's own under the run's offset; `everyone` only where toplines are known, and no people.
+    """Questions of one's own under the run's offset; `everyone` only where toplines are known, and neither people nor
+    methods that would have to be fitted.
 
     ValueError for a run whose offset does not read.
     """
@@ -127,7 +148,9 @@ def asked_page(run: PublishedRun, asked: Sequence[Asked], lm: LanguageModel) -> 
             rows.append(answered(one.question, at, found))
             if one.toplines:
                 rows[-1]["everyone"] = numbers(everyone(as_survey(run, [one]))[0, 0], len(one.question.options))
-    groups, weights = list(zip(run.attributes, run.groups, strict=True)), group_weights(as_survey(run, asked[:1]))
+    groups, question = list(zip(run.attributes, run.groups, strict=True)), asked[0].question
+    equal = Asked(question, (1 / len(question.options),) * len(question.options))  # any toplines: only sizes are used
+    weights = group_weights(as_survey(run, [equal]))
     return named(page(groups, weights, rows, "Predictions for questions of your own."), lm, run.offset.sae)
 
 
