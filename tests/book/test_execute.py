@@ -134,7 +134,7 @@ def test_the_summary_gathers_what_notebooks_left(place):
     results = place / "mine"
     numbers = json.loads((results / "numbers.json").read_text())
     assert "GFLOP/s in float32" in numbers.pop("machine") and numbers == {
-        "model": "packaged:smollm2-135m-instruct",
+        "model": "smollm2-135m-instruct",
         "time_total": "30 seconds",
         "n_questions": "25",
         "kl_unsteered": "0.331",

@@ -22,6 +22,7 @@ from typing import Any
 from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, parameters
+from opinion_sae.book.published import model_name
 from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
@@ -245,7 +246,7 @@ def summarise(profile: Profile) -> None:
         if path.stem in costs:
             check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
     numbers = {
-        "model": profile.model,
+        "model": model_name(profile.model),
         "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }

@@ -52,6 +52,11 @@ def model_name(model: str) -> str:
     return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
 
 
+def labeler_name(by: str) -> str:
+    """Who wrote or judged labels, in `labels.csv`: a model by its `model_name`, 'a at URL' and rules as they are."""
+    return by if " at " in by else model_name(by)
+
+
 def parameters(model: str) -> float:
     """How many a model has by its name: 'smollm2-135m-instruct' -> 1.35e8; NaN if that does not say."""
     found = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower())
