@@ -195,7 +195,7 @@ def cleaned(notebook: Any) -> str:
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
     version, the repository's own path, and stderr (progress and warnings). Code is tagged `hide-input`: a click on the
-    page shows it.
+    page shows it; a line that `only_says` something is left out, or a bar for it would part a figure from its sentence.
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -207,7 +207,8 @@ def cleaned(notebook: Any) -> str:
             cell.id = f"injected-{number}"
         if cell.cell_type != "code":
             continue
-        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+        hidden = "remove-input" if only_says(cell.source) else "hide-input"
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", [])} - {"hide-input", "remove-input"} | {hidden})
         warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
@@ -217,6 +218,17 @@ def cleaned(notebook: Any) -> str:
                 if isinstance(content, str):
                     out.data[kind] = anywhere(content)
     return warned
+
+
+def only_says(code: str) -> bool:
+    """Whether a cell is one line that shows a sentence, and computes nothing for cells after it."""
+    try:
+        lines = ast.parse(code).body
+    except SyntaxError:
+        return False
+    one = lines[0] if len(lines) == 1 and "\n" not in code.strip() else None
+    call = one.value if isinstance(one, ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("Markdown", "typeset.sentence")
 
 
 def anywhere(text: str) -> str:
