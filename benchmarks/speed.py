@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book.published import model_name
+from opinion_sae.book.profile import model_name
 
 FOLDER = Path(__file__).parent
 ASKED = {  # name: at least, aim; how often as fast as the peer, or (add_group) the share of the first group's cost

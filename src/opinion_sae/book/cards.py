@@ -16,7 +16,7 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.markdown import captioned
-from opinion_sae.book.published import labeler_name
+from opinion_sae.book.profile import model_name
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.study_tables import of_sae
 
@@ -82,6 +82,11 @@ def read_labels(results: Path, sae: str | None = None) -> pd.DataFrame:
     text = {"label": str, "by": str, "judge": str, "sae": str}
     table = read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
     return table if sae is None else table[table["sae"] == sae]
+
+
+def labeler_name(by: str) -> str:
+    """Who wrote or judged labels, in `labels.csv`: a model by its `model_name`, 'a at URL' and rules as they are."""
+    return by if " at " in by else model_name(by)
 
 
 def on_cards(table: pd.DataFrame) -> dict[tuple[str, int], str]:

@@ -21,8 +21,7 @@ from typing import Any
 
 from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
-from opinion_sae.book.profile import Profile, parameters
-from opinion_sae.book.published import model_name
+from opinion_sae.book.profile import Profile, model_name, parameters
 from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 

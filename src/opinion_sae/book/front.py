@@ -14,7 +14,7 @@ from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import measured, overall, plain
 from opinion_sae.book.markdown import captioned
-from opinion_sae.book.published import model_name
+from opinion_sae.book.profile import model_name
 from opinion_sae.score.names import label
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")

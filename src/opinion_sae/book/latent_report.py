@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opinion_sae.book.cards import SCORES, addresses
+from opinion_sae.book.cards import SCORES, addresses, labeler_name
 from opinion_sae.book.gap_report import FEW, plain
-from opinion_sae.book.published import labeler_name
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset

@@ -12,6 +12,7 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.profile import model_name
 from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -45,16 +46,6 @@ class Published(NamedTuple):
     def model(self) -> str:
         """`model_name` of the run's model."""
         return model_name(self.run["profile"]["model"])
-
-
-def model_name(model: str) -> str:
-    """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
-    return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
-
-
-def labeler_name(by: str) -> str:
-    """Who wrote or judged labels, in `labels.csv`: a model by its `model_name`, 'a at URL' and rules as they are."""
-    return by if " at " in by else model_name(by)
 
 
 def parameters(model: str) -> float:

@@ -45,18 +45,17 @@ def reading_path(table: pd.DataFrame) -> Figure:
 def name_fits(axes: Axes, table: pd.DataFrame, measure: str, places: Mapping[str, int]) -> None:
     """The name of either line where they are furthest apart, since they end together: one above its interval there, the
     other below."""
-    ends = [f"{measure}_low", f"{measure}_high"]
-    of = {fit: rows.set_index("latents")[[measure, *ends]] for fit, rows in table.groupby("fit")}
-    if not set(FITS) <= set(of):
+    rows = {(row["fit"], row["latents"]): row for row in table.to_dict("records") if not pd.isna(row[measure])}
+    known = [latents for latents in places if all((fit, latents) in rows for fit in FITS)]
+    apart = {latents: rows["refitted", latents][measure] - rows["cut", latents][measure] for latents in known}
+    if not apart:
         return
-    apart = (of["refitted"][measure] - of["cut"][measure]).dropna()
-    if apart.empty:
-        return
-    at = apart.abs().idxmax()
-    for shift, fit in enumerate(FITS):
-        row, above = of[fit].loc[at].fillna(of[fit][measure][at]), (fit == "refitted") == bool(apart[at] >= 0)
-        place = places[at] + 0.1 * shift, row[ends[above]]
-        dark = tuple(0.75 * part for part in to_rgb(FITS[fit][0]))
+    at = max(apart, key=lambda latents: abs(apart[latents]))
+    for shift, (fit, (colour, *_)) in enumerate(FITS.items()):
+        row, above = rows[fit, at], (fit == "refitted") == bool(apart[at] >= 0)
+        end = row[f"{measure}_{'high' if above else 'low'}"]
+        place = places[at] + 0.1 * shift, row[measure] if pd.isna(end) else end
+        dark = tuple(0.75 * part for part in to_rgb(colour))
         look = {"color": dark, "ha": "center", "va": "bottom" if above else "top", "gid": f"{measure}-of-{fit}"}
         axes.annotate(SAID[fit], place, (0, 3 if above else -3), textcoords="offset points", **look)
     axes.margins(y=0.12)
