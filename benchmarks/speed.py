@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.artifacts import read_json
+from opinion_sae.book.profile import model_name
 
 FOLDER = Path(__file__).parent
 ASKED = {  # name: at least, aim; how often as fast as the peer, or (add_group) the share of the first group's cost
@@ -49,8 +50,9 @@ def machine(found: Speed) -> str:
     products = ", ".join(f"{value:,} GFLOP/s in {dtype}" for dtype, value in about["gflops"].items())
     waiting = f" that wait {about['waiting']}ly" if "waiting" in about else ""
     chip = about["gpu"] or f"{about['cpu']}, {about['cores']} cores"
+    model = f"{model_name(about['model'])} in {about['dtype']}"
     return (
-        f"{chip}; torch {about['torch']}, {about['threads']} threads{waiting}; {about['model']} in {about['dtype']}; "
+        f"{chip}; torch {about['torch']}, {about['threads']} threads{waiting}; {model}; "
         f"matrix products {products}; memory {about['gbytes_per_s']} GB/s"
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from opinion_sae.artifacts import read_json, replacing
-from opinion_sae.book.claims import CLAIMS, count_verdicts
+from opinion_sae.book.claims import CLAIMS
 from opinion_sae.book.evaluated import Evaluated, seeds_sentence
 from opinion_sae.book.execute import products
 from opinion_sae.book.front import abstract, make_front
@@ -18,6 +18,7 @@ from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.report import kept_epochs, own_part, verdict
+from opinion_sae.book.sentences import count_verdicts, with_ends
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
 
@@ -160,7 +161,7 @@ class Run:
 
 
 def _change(row: pd.Series, value: str) -> str:
-    return f"{row[value]:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    return with_ends(row[value], row["low"], row["high"], 3)
 
 
 def _contradicted(table: pd.DataFrame) -> str:

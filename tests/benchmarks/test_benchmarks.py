@@ -208,6 +208,7 @@ def test_the_committed_results_have_the_form_of_the_design():
 
 def test_tables_and_figures_show_the_committed_files():
     found = speed.load_speed()
+    assert "packaged:" not in speed.machine(found)
     assert "GFLOP/s" in speed.machine(found) and speed.notes(found).startswith("evaluate_groups")
     table = speed.ratios(found)
     assert set(table["reached"]) <= {"aim", "at least", "below"} and table["share of the limit"].gt(0).all()

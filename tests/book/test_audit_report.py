@@ -117,11 +117,20 @@ def likeness(own=0.3):
 def test_likeness_in_a_sentence():
     said = audit_report.likeness_sentence(likeness())
     assert "On 9 questions" in said and "0.60 (0.40 to 0.80), and 0.30 (0.10 to 0.50)" in said
+    assert "2.0 times as far" in said and "clearly move 2 groups of 2 the same way (Up, Down), and 0 in opp" in said
+    against = audit_report.likeness_sentence(likeness(-0.3))
+    assert "clearly move 0 groups of 2 the same way, and 2 in opposite ways (Up, Down), beyond" in against
+
+
+def test_distances_on_the_map_have_a_row_per_map_and_their_units():
+    rows = [(m, fold, 0.5, 0.03) for fold in ("all", "0") for m in ("unsteered", "words")]
+    made = audit_report.distances_page(pd.DataFrame(rows, columns=["method", "fold", "explained", "distance"]))
+    heads = re.findall("<th[^>]*>([^<]*)</th>", made.html)
+    assert heads == ["questions of the map", "held by the plane", "unsteered model (places)", "words (places)"]
     assert (
-        "2.0 times as far" in said
-        and "alike for 2 of 2 groups (Up, Down) and clearly opposed for 0, not corrected" in said
+        re.findall("<td[^>]*>([^<]*)</td>", made.html)
+        == ["all", "50%", *["0.030"] * 2, "fold 0", "50%"] + ["0.030"] * 2
     )
-    assert "clearly opposed for 2 (Up, Down)" in audit_report.likeness_sentence(likeness(-0.3))
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(0)])

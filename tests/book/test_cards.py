@@ -85,7 +85,9 @@ def test_whether_other_seeds_have_it_is_said(page, tmp_path):
 def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
     write_json(tmp_path / "cards.json", {"sae": "ab", "axes": [AXIS], "cards": [CARD]})
     rows = [
-        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 20, "ab"),
+        (7, "m at <b>", "m at <b>", "</dd><script>", 0.5, None, 0.25, 0.75, 20, 1, "ab"),
+        (7, "packaged:a-model", "packaged:a-model", "packed", *[0.5] * 4, 20, 20, "ab"),
+        (7, "statistics", "the label's words", "road", *[0.5] * 4, 20, 20, "ab"),
         (8, "m", "m", "None", *[1] * 6, "ab"),
         (7, "m", "m", "of another SAE", *[1] * 6, "cd"),
     ]
@@ -95,9 +97,14 @@ def test_labels_by_others_stand_on_the_card_as_text(tmp_path):
         "<dt>Label by m at &lt;b&gt;</dt><dd>&lt;/dd&gt;&lt;script&gt;: detection 0.50 (random latent not measured),"
         in page
     )
-    assert "fuzzing 0.25 (random latent 0.75); judged by m at &lt;b&gt;</dd>" in page
+    assert (
+        "fuzzing 0.25 (random latent 0.75); judged by m at &lt;b&gt; on 20 stretches and 1 word of these texts</dd>"
+        in page
+    )
+    assert "<dt>Label by a-model</dt><dd>packed: " in page and "judged by a-model on 20 stretches" in page
+    assert page.count("the same on which a model's labels are judged</dd>") == 1  # the rule's scores on fewer texts
     assert "of another SAE" not in page
-    assert read_labels(tmp_path, "ab")["label"].tolist() == ["</dd><script>", "None"]
+    assert read_labels(tmp_path, "ab")["label"].tolist() == ["</dd><script>", "packed", "road", "None"]
 
 
 def test_a_card_says_what_chapter_22_found(tmp_path):
@@ -112,8 +119,13 @@ def test_a_card_says_what_chapter_22_found(tmp_path):
 
 
 def test_what_was_not_measured_is_said(page):
-    assert "gap correlation -0.010, KL +0.0000012 (-0.0000020 to +0.0000005) nats" in page
+    assert "<dd>to first order, gap correlation -0.010, KL +0.0000012 (-0.0000020 to +0.0000005) nats" in page
     assert "detection 0.75 (random latent not measured)" in page and "None" not in page
+    assert "fuzzing 0.60 (random latent 0.50), on all of the texts that the label was not made from</dd>" in page
+
+
+def test_rates_are_of_tokens(page):
+    assert "<dd>1% of the questions' tokens and 0% of the tokens in the SAE's texts</dd>" in page
 
 
 def test_what_no_fold_uses_cannot_be_taken_out(tmp_path):
@@ -174,6 +186,9 @@ def test_tables_link_to_the_cards_there_are():
     assert re.findall("<td[^>]*>(.*?)</td>", written) == cells
     read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 7], "read", 3).html
     assert "label by a model" in read and "not labelled" in read
+    packaged = labels.replace("a model", "packaged:a-model")
+    read = latent_report.latents_page(table(), cards, packaged[packaged["latent"] == 7], "read", 3).html
+    assert "label by a-model" in read and "packaged:" not in read
     read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 3], "read", 3).html
     assert "label by" not in read  # of none that is shown
 
@@ -193,6 +208,8 @@ def test_labelers_are_held_against_random_latents():
     assert "statistics says: detection 0.60, random latents 0.50 (+0.100 (+0.100 to +0.100)); fuzzing" in said
     assert "fuzzing 0.50, random latents 0.75 (-0.250 (-0.250 to -0.250))." in said
     assert "intervals below: none." in latent_report.labelers_page(labelled(detection=0.4))
+    packaged = latent_report.labelers_page(labelled().replace("a model", "packaged:a-model"))
+    assert "- by a-model, judged by" in packaged and "packaged:" not in packaged
     assert "No two latents" in latent_report.labelers_page(labelled(detection=[float("nan"), 1, 1, 1]))
     assert "No other labels have been made" in latent_report.labelers_page(labelled().iloc[:0])
 

@@ -1,10 +1,11 @@
 """The claims page says what the table says."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book.claims import CLAIMS, claims_page, reviewers_page
+from opinion_sae.book.claims import CLAIMS, claims_page, interval, reviewers_page
 from opinion_sae.book.figures.controls import VERDICTS as drawn
 from opinion_sae.book.paths import ROOT
 from opinion_sae.score.statistics import VERDICTS, Claim, claims_table
@@ -47,6 +48,18 @@ def test_groups_that_differ_are_named(page):
     text = page((-0.05, 0.05))
     assert "- Ours is better: supported for 1 of 2 groups (x); contradicted for 1 of 2 groups (y)." in text
     assert "| Ours is better. | **mixed**: supported for 1 of 2 groups, contradicted for 1 |" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ((-0.26187, -0.29377, -0.22929), "-0.262 (-0.294 to -0.229)"),
+        ((-0.00043, -0.00073, -0.00016), "-0.00043 (-0.00073 to -0.00016)"),
+        ((0.0001, float("nan"), float("nan")), "too few questions for an interval"),
+    ],
+)
+def test_an_effect_has_the_digits_that_its_interval_needs(numbers, said):
+    assert interval(pd.Series(numbers, ["effect", "low", "high"])) == said
 
 
 def test_a_claim_that_was_not_tested_is_said_to_be_so(page):

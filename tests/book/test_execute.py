@@ -7,7 +7,16 @@ import pytest
 import yaml
 
 from opinion_sae.book import execute, paths
-from opinion_sae.book.execute import NotebookError, chosen, declared, run_notebook, summarise, throughput
+from opinion_sae.book.execute import (
+    NotebookError,
+    chosen,
+    cleaned,
+    declared,
+    only_says,
+    run_notebook,
+    summarise,
+    throughput,
+)
 from opinion_sae.book.paths import ROOT, open_run
 from opinion_sae.book.profile import load_profile
 
@@ -38,6 +47,22 @@ def notebook(place, *code, parameters=(PARAMETERS,), name="01_try"):
 
 def mine(place):
     return load_profile(str(place / "mine.yaml"))
+
+
+def test_code_is_a_click_away_but_for_lines_that_show_a_sentence():
+    code = ["save_svg(figure)", "typeset.sentence(said(table))", "Markdown(page)"]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in code])
+    for _ in range(2):  # the same once more
+        cleaned(made)
+        assert [cell.metadata["tags"] for cell in made.cells] == [["hide-input"], ["remove-input"], ["remove-input"]]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["%pip list", "Markdown(x)\nMarkdown(y)", "x = Markdown(y)", "print(1)", "", "figure", "Markdown(\n    x\n)"],
+)
+def test_what_does_more_than_show_a_sentence_keeps_its_code(code):
+    assert not only_says(code)
 
 
 def test_two_runs_leave_the_same_bytes(place, capfd):
@@ -134,7 +159,7 @@ def test_the_summary_gathers_what_notebooks_left(place):
     results = place / "mine"
     numbers = json.loads((results / "numbers.json").read_text())
     assert "GFLOP/s in float32" in numbers.pop("machine") and numbers == {
-        "model": "packaged:smollm2-135m-instruct",
+        "model": "smollm2-135m-instruct",
         "time_total": "30 seconds",
         "n_questions": "25",
         "kl_unsteered": "0.331",

@@ -38,13 +38,29 @@ def claims(**verdicts):
     return pd.DataFrame(rows)
 
 
-def test_four_sentences_with_the_numbers_of_the_table(gaps):
-    did, found, made_of, words = abstract(gaps, claims(), ABOUT).splitlines()
+def test_five_sentences_with_the_numbers_of_the_table(gaps):
+    did, found, made_of, words, added = abstract(gaps, claims(), ABOUT).splitlines()
     assert "after layer 7 of a-model" in did and "1 groups" in did and "12 held-out questions" in did
     assert "0.10 (0.05 to 0.15) and closes 0.10" in found and "(0.00 and 0.00)" in found
     assert "0.20 and 0.20" in made_of and "(0.40 and 0.40), and" in made_of and "(0.30 and 0.30)" in made_of
     assert "0.50 (0.45 to 0.55) and 0.50" in words
-    assert "together (0.60 and 0.60) make a read-out that does better than words alone on both measures" in words
+    assert "A read-out of words and latents (0.60 and 0.60) does better than words alone on both measures" in added
+
+
+def test_what_a_gap_is_and_which_kl_is_meant_is_said_where_they_come_first(gaps):
+    said = abstract(gaps, claims(), ABOUT)
+    assert (
+        "each group's gap on 12 held-out questions: its mean place on the scale of options minus everybody's." in said
+    )
+    assert said.index("gap") == said.index("gap on 12") and said.index("KL") == said.index("KL divergence between")
+
+
+def test_no_sentence_is_longer_than_it_can_be_read(gaps):
+    unsure = dict.fromkeys(
+        ("delta", "dense_reading", "random_dictionary", "words", "added"), ("not supported", "contradicted")
+    )
+    for line in abstract(gaps, claims(**unsure), ABOUT).splitlines():
+        assert len(line.split()) <= 60, line
 
 
 def test_a_number_turns_with_the_table(gaps):

@@ -22,6 +22,11 @@ def test_a_column_and_its_interval_become_one_in_the_digits_asked_for():
     assert 'tabindex="0"' in made.html and 'aria-label="Two &lt;methods&gt;"' in made.html
 
 
+def test_counts_of_latents_are_whole_numbers():
+    frame = pd.DataFrame({"latents per group": [4085.64, 39.0, 7.25, np.nan], "kl": [39.0, 1, 1, 1]})
+    assert cells(table(frame, "Counts", 4))[:6] == ["4086", "39.0000", "39", "1.0000", "7.2", "1.0000"]
+
+
 def test_low_and_high_belong_to_the_column_before_them_and_to_no_other():
     frame = pd.DataFrame({"n_questions": [3], "difference": [-0.00001], "low": [-0.1], "high": [0.1], "share": [None]})
     assert cells(table(frame, "One")) == ["3", "0.000 (-0.100 to 0.100)", ""]

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from opinion_sae.delta.reading import ReadingDelta
-from opinion_sae.effects.axis_words import about, axis_facts, ends, listed, sentence, sides
+from opinion_sae.effects.axis_words import about, axis_facts, ends, listed, sentence, sides, topics_of
 from opinion_sae.model.answers import AnswerPath
 
 CODES = pd.DataFrame({"axis": 1, "group": ["Up", "Even", "Down"], "c": [0.5, 0.0, -0.4], "low": 0.0, "high": 0.0})
@@ -23,6 +23,14 @@ def test_topics_are_those_beyond_their_share(tiny):
     assert about(questions, [9]) == ["sun"] and about(questions, []) == []
 
 
+def test_a_topic_is_named_at_one_end_alone(tiny):
+    topics = ["roads"] * 2 + ["rain"] * 4 + ["sun"] * 2 + ["sea"] * 12
+    questions = [tiny.question(f"q{n}", topic=topic) for n, topic in enumerate(topics)]
+    assert topics_of(questions, ([0, 1, 2, 3], [4, 5, 6, 7])) == (["roads"], ["sun"])  # and rain is at both
+    assert topics_of(questions, ([0, 1, 2, 3], [4, 5])) == (["roads"], [])
+    assert topics_of(questions, ([2, 3], [4, 5])) == ([], []) and topics_of(questions, ([], [4, 5])) == (None, ["rain"])
+
+
 def test_groups_on_either_side():
     assert sides(CODES, 1) == (["Up"], ["Down"])
 
@@ -33,10 +41,27 @@ def test_sentences_for_one_end_two_or_none():
         "Axis 1: questions about roads divide Up (moved up the scale) from Down (down); on questions about rain and "
         "sun it is the other way round."
     )
-    one = sentence(2, ([], ["rain"]), (["Up"], []))
+    one = sentence(2, (None, ["rain"]), (["Up"], []))
     assert one == "Axis 2: questions about rain divide no group (moved up the scale) from Up (down)."
-    assert "nothing that divides" in sentence(1, ([], []), (["Up"], ["Down"]))
-    assert listed([]) == "" and listed(["a", "b", "c"]) == "a, b and c"
+    assert "nothing that divides" in sentence(1, (None, None), (["Up"], ["Down"]))
+
+
+def test_an_end_that_has_no_topic_of_its_own_says_so():
+    turned = sentence(1, ([], ["rain"]), (["Up"], ["Down"]))
+    assert turned == (
+        "Axis 1: questions about rain divide Down (moved up the scale) from Up (down); on questions with no topic of "
+        "their own it is the other way round."
+    )
+    assert sentence(1, ([], None), (["Up"], [])).startswith("Axis 1: questions with no topic of their own divide Up (")
+    assert sentence(1, (["rain"], []), (["Up"], [])).endswith(
+        "; on questions with no topic of their own it is the other way round."
+    )
+
+
+def test_names_with_an_and_are_told_apart():
+    assert listed([]) == "" and listed(["a", "b", "c"]) == "a, b and c" and listed(["b and c"]) == "b and c"
+    assert listed(["sex and morals", "free speech"]) == "sex and morals, and free speech"
+    assert listed(["a", "b and c", "d"]) == "a, b and c, and d"
 
 
 def test_scores_are_those_of_the_offset_with_the_axes_signs(lm, tiny):

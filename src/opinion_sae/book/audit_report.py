@@ -8,11 +8,12 @@ import pandas as pd
 
 from opinion_sae.book.cards import range_said
 from opinion_sae.book.gap_report import FEW, measured
-from opinion_sae.book.sentences import decimals, with_ends
+from opinion_sae.book.sentences import counted, decimals, with_ends
 from opinion_sae.book.study_tables import ABSENT, StudyTables, note
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.audit import LEAST
+from opinion_sae.score.names import label
 
 PARTS = {
     "shared": "Δ_shared of the constant Δ",
@@ -121,6 +122,20 @@ def gradient_sentence(table: pd.DataFrame) -> str:
     return "\n".join([f"{asked} {first or 'Nothing is used.'}\n", *(f"- {one[:1].upper()}{one[1:]}." for one in said)])
 
 
+def distances_page(near: pd.DataFrame) -> Shown:
+    """Of `group_map_distances.csv`, a row per map: all questions and each fold's; a column per method."""
+    table = near.pivot(index="fold", columns="method", values="distance")[list(dict.fromkeys(near["method"]))]
+    table.columns = [f"{label(str(method))} (places)" for method in table]
+    held = near.groupby("fold")["explained"].first().map(lambda share: "" if pd.isna(share) else f"{share:.0%}")
+    table.insert(0, "held by the plane", held)
+    table.index = pd.Index(
+        ["all" if fold == "all" else f"fold {fold}" for fold in table.index], name="questions of the map"
+    )
+    return typeset(
+        table.sort_index(), "Mean distance from where people of a group stand to where a method puts it, map by map"
+    )
+
+
 def geometry_sentence(table: pd.DataFrame, of: str) -> str:
     """Of `geometry.csv`: party beside ideology, then which attributes lie on a line and which agree."""
     part = table[table["of"] == of]
@@ -169,6 +184,7 @@ def likeness_sentence(table: pd.DataFrame) -> str:
         f"the answers is {measured(whole, 'whole')}, and {measured(whole, 'own')} of what they do to a group beyond "
         f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} "
         f"times as far. "
-        f"Singly the own parts are clearly alike for {len(alike)} of {len(groups)} groups{named(alike)} and clearly "
-        f"opposed for {len(against)}{named(against)}, not corrected for the number of groups."
+        f"Taken one by one, the prompt and the offset clearly move {counted(len(alike), 'group')} of {len(groups)} the "
+        f"same way{named(alike)}, and {len(against)} in opposite ways{named(against)}, beyond the mean over groups; "
+        "for the others the interval holds 0. Intervals are not corrected for the number of groups."
     )

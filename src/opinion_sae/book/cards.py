@@ -16,6 +16,7 @@ import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.markdown import captioned
+from opinion_sae.book.profile import model_name
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.study_tables import of_sae
 
@@ -81,6 +82,11 @@ def read_labels(results: Path, sae: str | None = None) -> pd.DataFrame:
     text = {"label": str, "by": str, "judge": str, "sae": str}
     table = read_csv(path, COLUMNS, numbers, ("latent", "by"), dtype=text, **empty)
     return table if sae is None else table[table["sae"] == sae]
+
+
+def labeler_name(by: str) -> str:
+    """Who wrote or judged labels, in `labels.csv`: a model by its `model_name`, 'a at URL' and rules as they are."""
+    return by if " at " in by else model_name(by)
 
 
 def on_cards(table: pd.DataFrame) -> dict[tuple[str, int], str]:
@@ -193,11 +199,12 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
         "Moves" if card["role"] == "read" else "Written on every question": moves,
         "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
         f"; {_again(card)}",
-        "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens, "
-        f"{_percent(contexts['texts']['rate'])} of the SAE's texts'",
+        "Fires on": f"{_percent(contexts['questions']['rate'])} of the questions' tokens and "
+        f"{_percent(contexts['texts']['rate'])} of the tokens in the SAE's texts",
         "Label's scores": f"detection {_number(card['label_score'])} (random latent {_number(card['random_score'])}), "
-        f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])})",
-        **{f"Label by {escape(one['by'])}": _other_label(one) for one in card["labels"]},
+        f"fuzzing {_number(card['fuzzing_score'])} (random latent {_number(card['random_fuzzing_score'])}), on all of "
+        "the texts that the label was not made from",
+        **{f"Label by {escape(labeler_name(one['by']))}": _other_label(one) for one in card["labels"]},
         "Taken out": _taken_out(card),
         "Turned up and down": escape(card["audit"]),
         "Promotes": _tokens(card["promoted"]),
@@ -216,9 +223,17 @@ def _card(card: Mapping[str, Any], at: Mapping[int, str]) -> str:
 
 
 def _other_label(row: Mapping[str, Any]) -> str:
-    """One of `opinion-sae label`, with the scores that its own judge gives it."""
+    """One of `opinion-sae label`, with the scores that its own judge gives it, and on how much."""
     said = [f"{name} {_number(row[name])} (random latent {_number(row[f'random_{name}'])})" for name in SCORES[::2]]
-    return f"{escape(row['label']) or 'none'}: {', '.join(said)}; judged by {escape(row['judge'])}"
+    judged = f"judged by {escape(labeler_name(row['judge']))} on {_some(row['contexts'], 'stretch', 'es')}"
+    judged += f" and {_some(row['marks'], 'word', 's')} of these texts"
+    if row["by"] == "statistics":
+        judged += ", the same on which a model's labels are judged"
+    return f"{escape(row['label']) or 'none'}: {', '.join(said)}; {judged}"
+
+
+def _some(count: int | float | None, one: str, more: str) -> str:
+    return f"{count or 0:.0f} {one}{'' if count == 1 else more}"
 
 
 def _again(card: Mapping[str, Any]) -> str:
@@ -253,7 +268,10 @@ def _taken_out(card: Mapping[str, Any]) -> str:
     if card["gap_r_if_removed"] is None:
         return f"{MISSING}: no fold's offset uses it" if not card["folds"] else MISSING
     gap_r, kl = ([card[f"{name}_{end}"] for end in ("if_removed", "low", "high")] for name in ("gap_r", "kl"))
-    return f"gap correlation {with_ends(gap_r[0], gap_r[1], gap_r[2], 3)}, KL {with_ends(kl[0], kl[1], kl[2], 5)} nats"
+    changes = (
+        f"gap correlation {with_ends(gap_r[0], gap_r[1], gap_r[2], 3)}, KL {with_ends(kl[0], kl[1], kl[2], 5)} nats"
+    )
+    return f"to first order, {changes}"
 
 
 def _number(value: float | None) -> str:

@@ -9,10 +9,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.markdown import captioned
+from opinion_sae.book.sentences import count_verdicts, with_ends
 from opinion_sae.methods.controls import others_scores
 from opinion_sae.score.metrics import score
 from opinion_sae.score.names import prose
-from opinion_sae.score.statistics import VERDICTS, Claim
+from opinion_sae.score.statistics import Claim
 from opinion_sae.survey import Survey
 
 MARGIN = 0.005  # nats; about a ninetieth of the unsteered model's KL on the default surveys
@@ -160,23 +161,14 @@ def _verdict(overall: str, of_groups: Sequence[str]) -> str:
 
 
 def interval(row: pd.Series) -> str:
-    """'-0.012 (-0.020 to -0.004)'; without an interval, why."""
+    """'-0.012 (-0.020 to -0.004)', with as many digits as that needs; without an interval, why."""
     if pd.isna(row["low"]):
         return "too few questions for an interval"
-    return f"{row['effect']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    return with_ends(row["effect"], row["low"], row["high"], 3)
 
 
 def _p(p: float) -> str:
     return "none" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def count_verdicts(found: pd.Series) -> str:
-    """'9 are supported on average over groups, 5 mixed, 14 not supported and 1 contradicted'."""
-    of = {name: int((found == name).sum()) for name in VERDICTS}
-    return (
-        f"{of['supported']} are supported on average over groups, {of['mixed']} mixed, {of['not supported']} not "
-        f"supported and {of['contradicted']} contradicted"
-    )
 
 
 def _groups(claim: Claim, rows: pd.DataFrame) -> str:

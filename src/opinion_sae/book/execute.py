@@ -21,7 +21,7 @@ from typing import Any
 
 from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
-from opinion_sae.book.profile import Profile, parameters
+from opinion_sae.book.profile import Profile, model_name, parameters
 from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
@@ -194,7 +194,7 @@ def cleaned(notebook: Any) -> str:
 
     Removed: timings, papermill's and nbclient's metadata, the injected cell's random id, Python's
     version, the repository's own path, and stderr (progress and warnings). Code is tagged `hide-input`: a click on the
-    page shows it.
+    page shows it; a line that `only_says` something is left out, or a bar for it would part a figure from its sentence.
     """
     warned = ""
     notebook.metadata.pop("papermill", None)
@@ -206,7 +206,8 @@ def cleaned(notebook: Any) -> str:
             cell.id = f"injected-{number}"
         if cell.cell_type != "code":
             continue
-        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), "hide-input"})
+        hidden = "remove-input" if only_says(cell.source) else "hide-input"
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", [])} - {"hide-input", "remove-input"} | {hidden})
         warned += "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
         cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
         for out in cell.outputs:
@@ -216,6 +217,17 @@ def cleaned(notebook: Any) -> str:
                 if isinstance(content, str):
                     out.data[kind] = anywhere(content)
     return warned
+
+
+def only_says(code: str) -> bool:
+    """Whether a cell is one line that shows a sentence, and computes nothing for cells after it."""
+    try:
+        lines = ast.parse(code).body
+    except SyntaxError:
+        return False
+    one = lines[0] if len(lines) == 1 and "\n" not in code.strip() else None
+    call = one.value if isinstance(one, ast.Expr) else None
+    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("Markdown", "typeset.sentence")
 
 
 def anywhere(text: str) -> str:
@@ -245,7 +257,7 @@ def summarise(profile: Profile) -> None:
         if path.stem in costs:
             check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
     numbers = {
-        "model": profile.model,
+        "model": model_name(profile.model),
         "machine": f"{machine()}, {products(read_json(speed))}",
         "time_total": spoken(math.fsum(cost["seconds"] for cost in costs.values())),
     }

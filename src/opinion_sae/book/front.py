@@ -1,4 +1,4 @@
-"""The first page: what was done, what was found and how sure it is, in four sentences, six rows and one picture."""
+"""The first page: what was done, what was found and how sure it is, in five sentences, six rows and one picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import measured, overall, plain
 from opinion_sae.book.markdown import captioned
-from opinion_sae.book.published import model_name
+from opinion_sae.book.profile import model_name
 from opinion_sae.score.names import label
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
@@ -60,8 +60,8 @@ def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta
 
 
 def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
-    model adds to them.
+    """Five sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
+    model adds to them. What a gap is, and of what KL a share is closed, is said where it comes first.
 
     `about` is the profile in `run.json`.
     """
@@ -75,18 +75,18 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
     return "\n".join(
         [
             f"We fitted offsets Δ on the latents of a sparse autoencoder, after layer {layer} of {model}, to how "
-            f"{groups} groups of people answered surveys, and predicted how each group differs from everybody on {n} "
-            "held-out questions.",
-            f"An offset that reads the question predicts these gaps with a correlation of {sure[read]} and closes "
-            f"{closed[read]} of the KL that everybody's answers leave; it "
+            f"{groups} groups of people answered surveys, and predicted each group's gap on {n} held-out questions: "
+            "its mean place on the scale of options minus everybody's.",
+            f"An offset that reads the question predicts gaps with correlation {sure[read]} and closes "
+            f"{closed[read]} of the KL divergence between everybody's answers and the group's; it "
             f"{beside(claims, 'delta', 'one that is the same for every question')} "
             f"({r['delta']} and {closed['delta']}).",
-            f"With at most 64 latents read per axis the figures are {r[few]} and {closed[few]}; the reading offset "
+            f"With at most 64 latents read per axis these are {r[few]} and {closed[few]}; the reading offset "
             f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}), and "
             f"{beside(claims, drawn, 'one on random directions')} ({r[drawn]} and {closed[drawn]}).",
-            f"The words of the question alone, with no language model, reach {sure['words']} and {closed['words']}: "
-            f"the reading offset {beside(claims, 'words', 'the words')}; words and latents read together "
-            f"({plain(added)} and {plain(of_kl)}) make a read-out that "
+            f"The question's words alone, with no language model, reach {sure['words']} and {closed['words']}: "
+            f"the reading offset {beside(claims, 'words', 'the words')}.",
+            f"A read-out of words and latents ({plain(added)} and {plain(of_kl)}) "
             f"{beside(claims, 'words', 'words alone', 'words+direct')} (95% intervals over questions, corrected "
             "tests).",
         ]

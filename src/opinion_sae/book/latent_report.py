@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opinion_sae.book.cards import SCORES, addresses
+from opinion_sae.book.cards import SCORES, addresses, labeler_name
 from opinion_sae.book.gap_report import FEW, plain
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.typeset import Link, Shown, sentence
@@ -96,8 +96,12 @@ def latents_page(
         said |= {"detection (random latent)": scored(row["label_score"], row["random_score"])}
         for by in others[:OTHERS]:
             one = known.get((by, row["latent"]), {"label": "not labelled", "detection": None, "random_detection": None})
-            said |= {f"label by {by}": one["label"]}
-            said |= {f"its detection (random latent), by {by}": scored(one["detection"], one["random_detection"])}
+            said |= {f"label by {labeler_name(by)}": one["label"]}
+            said |= {
+                f"its detection (random latent), by {labeler_name(by)}": scored(
+                    one["detection"], one["random_detection"]
+                )
+            }
         rows.append(said | {CHANGE: changed(row["gap_r_if_removed"], row["gap_r_low"], row["gap_r_high"])})
     what = "each axis reads" if role == "read" else "are written"
     said = f"The {count} latents that {what} with the largest weights"
@@ -108,7 +112,7 @@ def labelers_page(labels: pd.DataFrame) -> str:
     """Of `labels.csv`: every labeler's mean scores on the latents that all have labelled, beside random latents."""
     if not len(labels):
         return "No other labels have been made for this SAE (`opinion-sae label`)."
-    by = {str(name): rows.set_index("latent") for name, rows in labels.groupby("by", sort=False)}
+    by = {labeler_name(str(name)): rows.set_index("latent") for name, rows in labels.groupby("by", sort=False)}
     common = sorted(set.intersection(*(set(rows.dropna(subset=[*SCORES]).index) for rows in by.values())))
     if len(common) < 2:
         return f"No two latents have scores by {' and '.join(by)} alike."
@@ -123,7 +127,7 @@ def labelers_page(labels: pd.DataFrame) -> str:
                 f"{kind} {rows[kind].mean():.2f}, random latents {rows[f'random_{kind}'].mean():.2f} ({interval})"
             )
             better += [f"{kind} by {name}"] * (beyond.low > 0)
-        said.append(f"- by {name}, judged by {rows['judge'].iloc[0]}: {'; '.join(scores)}.")
+        said.append(f"- by {name}, judged by {labeler_name(rows['judge'].iloc[0])}: {'; '.join(scores)}.")
     head = (
         f"So labelled and judged are {made}, what is read with the largest weights first; all others have the rule's "
         f"label alone. Clearly above random latents, by the intervals below: {', '.join(better) or 'none'}.\n\n"

@@ -12,7 +12,7 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import measured
 from opinion_sae.book.paths import PUBLISHED, ROOT
-from opinion_sae.book.published import model_name
+from opinion_sae.book.profile import model_name
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.score.metrics import ENDS
 

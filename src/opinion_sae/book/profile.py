@@ -105,6 +105,11 @@ class Profile:
 KEYS = tuple(Profile.__dataclass_fields__)
 
 
+def model_name(model: str) -> str:
+    """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
+    return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
+
+
 def find_profile(name: str) -> Path:
     """`profiles/<name>.yaml`, or the path itself if it ends in .yaml or .yml.
 

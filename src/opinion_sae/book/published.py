@@ -12,6 +12,7 @@ import pandas as pd
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.profile import model_name
 from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -45,11 +46,6 @@ class Published(NamedTuple):
     def model(self) -> str:
         """`model_name` of the run's model."""
         return model_name(self.run["profile"]["model"])
-
-
-def model_name(model: str) -> str:
-    """The name without where it came from: 'packaged:a' -> 'a', 'models/b.gguf' -> 'b'."""
-    return model.split(":")[-1].split("/")[-1].removesuffix(".gguf")
 
 
 def parameters(model: str) -> float:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.book.claims import count_verdicts
 from opinion_sae.book.gap_report import overall
 from opinion_sae.score.names import label, prose
+from opinion_sae.score.statistics import VERDICTS
 
 
 def counted(count: int, noun: str) -> str:
@@ -31,6 +31,15 @@ def with_ends(value: float, low: float | None, high: float | None, least: int) -
     places = decimals(max(map(abs, known)), least)
     said = [f"{round(one, places) + 0.0:+.{places}f}" for one in known]
     return said[0] if len(said) < 3 else f"{said[0]} ({said[1]} to {said[2]})"
+
+
+def count_verdicts(found: pd.Series) -> str:
+    """'9 are supported on average over groups, 5 mixed, 14 not supported and 1 contradicted'."""
+    of = {name: int((found == name).sum()) for name in VERDICTS}
+    return (
+        f"{of['supported']} are supported on average over groups, {of['mixed']} mixed, {of['not supported']} not "
+        f"supported and {of['contradicted']} contradicted"
+    )
 
 
 def group_distance(table: pd.DataFrame) -> str:

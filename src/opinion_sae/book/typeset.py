@@ -124,7 +124,8 @@ def _is_end(flat: pd.DataFrame, name: str) -> bool:
 
 
 def _cells(flat: pd.DataFrame, name: str, digits: int | None) -> list[str | Link]:
-    values: list[str | Link] = [_text(value, digits) for value in flat[name]]
+    counts = name.rpartition(": ")[2].startswith("latents")
+    values: list[str | Link] = [_count(value) if counts else _text(value, digits) for value in flat[name]]
     if name.rpartition(": ")[2] in ("method", "reference"):
         return [label(str(value)) for value in values]
     ends = _ends(flat, name)
@@ -145,6 +146,13 @@ def _text(value: Any, digits: int | None) -> str | Link:
     if digits is not None and abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.3g}" if digits is None else f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
+def _count(value: Any) -> str | Link:
+    """A count, or a mean of counts: a whole number as one, another with one decimal."""
+    if isinstance(value, float | np.floating) and not np.isnan(value):
+        return f"{value:.0f}" if value >= 1000 or value == round(value) else f"{value:.1f}"
+    return _text(value, None)
 
 
 def _cell(tag: str, text: str | Link, right: bool) -> str:

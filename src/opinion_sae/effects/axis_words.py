@@ -15,7 +15,7 @@ from opinion_sae.model.answers import AnswerPath
 from opinion_sae.survey import Question
 
 ENDS = 10  # questions shown at either end of an axis
-ABOUT = 2  # topics named, each with this many questions among those at the end
+ABOUT = 2  # topics named of an end
 STANDING = 3  # groups named on either side
 
 
@@ -36,13 +36,22 @@ def ends(scores: Float[np.ndarray, "question"], count: int = ENDS) -> tuple[list
     return [int(q) for q in up if scores[q] > 0], [int(q) for q in down if scores[q] < 0]
 
 
-def about(questions: Sequence[Question], chosen: Sequence[int], count: int = ABOUT) -> list[str]:
-    """The topics that `chosen` questions have most beyond their share of all, two of them at least; the topic of the
-    first where there is none such."""
+def about(questions: Sequence[Question], chosen: Sequence[int]) -> list[str]:
+    """The topics that `chosen` questions have beyond their share of all, two of them at least, most first; the topic of
+    the first where there is none such."""
     often, here = Counter(question.topic for question in questions), Counter(questions[q].topic for q in chosen)
     excess = {topic: n - len(chosen) * often[topic] / len(questions) for topic, n in here.items() if n > 1}
     best = sorted((topic for topic in excess if excess[topic] > 0), key=lambda topic: (-excess[topic], topic))
-    return best[:count] or [questions[q].topic for q in chosen[:1]]
+    return best or [questions[q].topic for q in chosen[:1]]
+
+
+def topics_of(
+    questions: Sequence[Question], at: tuple[Sequence[int], Sequence[int]], count: int = ABOUT
+) -> tuple[list[str] | None, list[str] | None]:
+    """What the questions at either end are about that those at the other are not; None for an end without questions."""
+    one, other = (about(questions, end) for end in at)
+    own = [topic for topic in one if topic not in other][:count], [topic for topic in other if topic not in one][:count]
+    return own[0] if at[0] else None, own[1] if at[1] else None
 
 
 def sides(codes: pd.DataFrame, axis: int, count: int = STANDING) -> tuple[list[str], list[str]]:
@@ -54,23 +63,28 @@ def sides(codes: pd.DataFrame, axis: int, count: int = STANDING) -> tuple[list[s
 
 def sentence(
     axis: int,
-    topics: tuple[Sequence[str], Sequence[str]],
+    topics: tuple[Sequence[str] | None, Sequence[str] | None],
     groups: tuple[Sequence[str], Sequence[str]],
 ) -> str:
-    """What an axis divides, by the topics of the questions at its ends and the groups on its sides."""
-    if not (groups[0] or groups[1]) or not (topics[0] or topics[1]):
+    """What an axis divides, by the topics of the questions at its ends (`topics_of`) and the groups on its sides."""
+    if not (groups[0] or groups[1]) or topics == (None, None):
         return f"Axis {axis} reads nothing that divides the groups."
+    here, there = topics
     one, other = (listed(side) or "no group" for side in groups)
-    here, there = (listed(side) for side in topics)
-    if not here:  # turned, so that there is an end
-        here, there, one, other = there, "", other, one
-    said = f"Axis {axis}: questions about {here} divide {one} (moved up the scale) from {other} (down)"
-    return f"{said}; on questions about {there} it is the other way round." if there else f"{said}."
+    if not here and (there or here is None):  # turned, so that the topics that there are come first
+        here, there, one, other = there, here, other, one
+    said = f"Axis {axis}: {on(here or [])} divide {one} (moved up the scale) from {other} (down)"
+    return f"{said}." if there is None else f"{said}; on {on(there)} it is the other way round."
+
+
+def on(topics: Sequence[str]) -> str:
+    return f"questions about {listed(topics)}" if topics else "questions with no topic of their own"
 
 
 def listed(words: Sequence[str]) -> str:
-    """'a, b and c'."""
-    return " and ".join(part for part in (", ".join(words[:-1]), "".join(words[-1:])) if part)
+    """'a, b and c', or 'a, b and c, and d' where one of them is called 'b and c'."""
+    last = ", and " if any(" and " in word for word in words) else " and "
+    return last.join(part for part in (", ".join(words[:-1]), "".join(words[-1:])) if part)
 
 
 def axis_facts(
@@ -80,12 +94,16 @@ def axis_facts(
     questions, found = answers.questions, []
     for axis, scores in enumerate(question_scores(answers, offset, order), 1):
         at = ends(scores)
-        topics = about(questions, at[0]), about(questions, at[1])
         up, down = ([(questions[q].text, questions[q].topic, float(scores[q])) for q in end] for end in at)
         groups = codes[codes["axis"] == axis].sort_values("c", ascending=False, kind="stable")
         found.append(
             {
-                **{"axis": axis, "sentence": sentence(axis, topics, sides(codes, axis)), "up": up, "down": down},
+                **{
+                    "axis": axis,
+                    "sentence": sentence(axis, topics_of(questions, at), sides(codes, axis)),
+                    "up": up,
+                    "down": down,
+                },
                 "groups": groups[["group", "c", "low", "high"]].to_numpy(object).tolist(),
             }
         )

@@ -16,13 +16,16 @@ from opinion_sae.score.names import label
 
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, where its name may stand
 LETTER, LINE = 0.55 * 9 / 72, 1.25 * 9 / 72  # width of a letter and height of a line of 9 points, in inches
+BEFORE = "before: unsteered model,\nthe same for all groups"
 SIZE = (WIDTH, 4.4)  # of a panel, in inches
 
 
 def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """A panel per method, one below the other: people's groups (dots, named), the method's (squares), lines between."""
+    """A panel per method, one below the other: people's groups (dots, named), the method's (squares), lines between,
+    and the one spot on which the unsteered model puts all groups (a cross)."""
     people = points[points["method"] == "people"]
     place = people[["x", "y"]].to_numpy()
+    before = points.loc[points["method"] == "unsteered", ["x", "y"]].to_numpy()[:1]
     figure, panels = plt.subplots(len(methods), 1, figsize=(SIZE[0], SIZE[1] * len(methods)), sharex=True, sharey=True)
     reach = np.array([1.6, 1.2]) * np.abs(points[["x", "y"]].to_numpy()).max(0).clip(1e-3)
     for axes, method in zip(np.atleast_1d(panels), methods, strict=True):
@@ -32,6 +35,8 @@ def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence
         axes.plot(*np.stack([place, own]).transpose(2, 0, 1), color="#BBBBBB", linewidth=0.8, zorder=1)
         axes.plot(*place.T, "o", color="black", markersize=4, label="people", gid=f"people-beside-{method}")
         axes.plot(*own.T, "s", color="#D55E00", mfc="white", markersize=4, label="predicted", gid=f"groups-of-{method}")
+        cross = {"color": "#0072B2", "markersize": 7, "mec": "white", "mew": 0.8, "zorder": 3}
+        axes.plot(*before.T, "X", label=BEFORE, gid=f"before-beside-{method}", **cross)
         axes.set_xlim(-reach[0], reach[0])
         axes.set_ylim(-reach[1], reach[1])
         name_points(axes, place, list(people["group"]), reach)

@@ -7,45 +7,85 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from opinion_sae.book.figures.style import MARKS, WIDTH, label_lines, legend_above, log_scale, look, reference_line
+from opinion_sae.book.figures.style import MARKS, WIDTH, label_lines, log_scale, look, reference_line
 from opinion_sae.score.names import label as name_of
 
 FITS = {  # of `removal.path_table`: colour, marker, line style
-    "refitted": ("strongest latents, refitted", *MARKS["delta-reading"]),
-    "cut": ("strongest latents, only cut", *MARKS["delta-reading-64"]),
+    "refitted": MARKS["delta-reading"],
+    "cut": MARKS["delta-reading-64"],
 }
+SAID = {"refitted": "refitted", "cut": "only cut"}
 
 
 def reading_path(table: pd.DataFrame) -> Figure:
     """Gap correlation and KL from toplines against the latents read by an axis, with 95 % intervals: cut and refitted;
-    both end at the offsets as they were fitted."""
+    both end at the offsets as they were fitted. To the right the share of what reading any number gains."""
     figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5), sharex=True)
     places = {latents: n for n, latents in enumerate(dict.fromkeys(table["latents"]))}
     for axes, measure, name in zip(panels, ("gap_r", "kl"), ("correlation of gaps", "mean KL (nats)"), strict=True):
-        for shift, (fit, (said, colour, marker, line)) in enumerate(FITS.items()):
+        for shift, (fit, (colour, marker, line)) in enumerate(FITS.items()):
             rows = table[table["fit"].isin([fit, "as fitted"])]
             value = rows[measure].to_numpy()
             error = np.nan_to_num([value - rows[f"{measure}_low"], rows[f"{measure}_high"] - value]).clip(0)
-            look = {"marker": marker, "ls": line, "color": colour, "capsize": 2, "ms": 4, "label": said}
+            look = {"marker": marker, "ls": line, "color": colour, "capsize": 2, "ms": 4}
             axes.errorbar(rows["latents"].map(places) + 0.1 * shift, value, error, **look)
         axes.set_ylabel(name)
+        name_fits(axes, table, measure, places)
+        share_of_gain(axes, table, measure)
     panels[1].set_xticks(list(places.values()), list(places))
     panels[1].set_xlabel("latents read by an axis")
-    legend_above(panels[0], 1)
     return figure
+
+
+def name_fits(axes: Axes, table: pd.DataFrame, measure: str, places: Mapping[str, int]) -> None:
+    """The name of either line where they are furthest apart, since they end together: one above its interval there, the
+    other below."""
+    rows = {(row["fit"], row["latents"]): row for row in table.to_dict("records") if not pd.isna(row[measure])}
+    known = [latents for latents in places if all((fit, latents) in rows for fit in FITS)]
+    apart = {latents: rows["refitted", latents][measure] - rows["cut", latents][measure] for latents in known}
+    if not apart:
+        return
+    at = max(apart, key=lambda latents: abs(apart[latents]))
+    for shift, (fit, (colour, *_)) in enumerate(FITS.items()):
+        row, above = rows[fit, at], (fit == "refitted") == bool(apart[at] >= 0)
+        end = row[f"{measure}_{'high' if above else 'low'}"]
+        place = places[at] + 0.1 * shift, row[measure] if pd.isna(end) else end
+        dark = tuple(0.75 * part for part in to_rgb(colour))
+        look = {"color": dark, "ha": "center", "va": "bottom" if above else "top", "gid": f"{measure}-of-{fit}"}
+        axes.annotate(SAID[fit], place, (0, 3 if above else -3), textcoords="offset points", **look)
+    axes.margins(y=0.12)
+
+
+def share_of_gain(axes: Axes, table: pd.DataFrame, measure: str) -> None:
+    """A second scale to the right: 0% without any latent, 100% with any number; none where that gains nothing."""
+    value = table.set_index(["latents", "fit"])[measure]
+    if not {("0", "cut"), ("all", "as fitted")} <= set(value.index):
+        return
+    start, whole = float(value["0", "cut"]), float(value["all", "as fitted"])
+    if not (whole < start if measure == "kl" else whole > start):
+        return
+    shares = (lambda y: (y - start) / (whole - start)), (lambda share: start + share * (whole - start))
+    second = axes.secondary_yaxis("right", functions=shares)
+    second.set_ylabel("share of the gain")
+    second.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    second.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions: int) -> Figure:
     """Held-out KL and alignment against the number of latents touched per group, beside the dense vector.
 
-    `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
+    `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line. Names are short,
+    as the lines end together and each is to stand at its end.
     """
     styles = {
-        "refitted": ("strongest latents, refitted", *MARKS["delta"]),
-        "cut": ("strongest latents, only cut", *MARKS["shared-delta"]),
-        "dense": (f"{name_of('dense')} of the same norm", *MARKS["dense"]),
+        "refitted": (SAID["refitted"], *MARKS["delta"]),
+        "cut": (SAID["cut"], *MARKS["shared-delta"]),
+        "dense": (name_of("dense"), *MARKS["dense"]),
     }
     part = table[table["group"] == "all"]
     figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 6.4), sharex=True)
