@@ -124,7 +124,8 @@ def held_out_page(
                 "methods": {name: numbers(table, count) for name, table in logs.items() if not np.isnan(table).any()},
             }
     groups = list(zip(survey.attributes, survey.groups, strict=True))
-    said = f"Held-out answers to {len(rows)} questions of {survey.name}, each by methods that were fitted without it."
+    surveys = " and ".join(survey.name.split("+"))
+    said = f"Held-out answers to {len(rows)} questions of {surveys}, each by methods that were fitted without it."
     return named(page(groups, group_weights(survey), [rows[q] for q in sorted(rows)], said), answers.lm, offsets[0].sae)
 
 
