@@ -1,4 +1,4 @@
-"""The first page: what was done, what was found and how sure it is, in five sentences, six rows and one picture."""
+"""The first page: what was done, what was found and how sure it is, in four sentences, six rows and one picture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta
 
 
 def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """Five sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
+    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
     model adds to them. What a gap is, and of what KL a share is closed, is said where it comes first.
 
     `about` is the profile in `run.json`.
@@ -85,9 +85,8 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}), and "
             f"{beside(claims, drawn, 'one on random directions')} ({r[drawn]} and {closed[drawn]}).",
             f"The question's words alone, with no language model, reach {sure['words']} and {closed['words']}: "
-            f"the reading offset {beside(claims, 'words', 'the words')}.",
-            f"A read-out of words and latents ({plain(added)} and {plain(of_kl)}) "
-            f"{beside(claims, 'words', 'words alone', 'words+direct')} (95% intervals over questions, corrected "
-            "tests).",
+            f"the reading offset {beside(claims, 'words', 'them')}, and a read-out of words and latents "
+            f"({plain(added)} and {plain(of_kl)}) {beside(claims, 'words', 'words alone', 'words+direct')} (95% "
+            "intervals over questions, corrected tests).",
         ]
     )
