@@ -93,7 +93,8 @@ def gains(gaps: pd.DataFrame) -> str:
 def needed(gaps: pd.DataFrame) -> str:
     """Of `gaps.csv`: how few latents an offset needs, with the book's SAE and with specialised ones."""
     said = []
-    for kind, part in gaps.groupby([*SAE], sort=False):
+    for kind in gaps[[*SAE]].drop_duplicates().itertuples(index=False):
+        part = gaps[(gaps[[*SAE]] == pd.Series(dict(zip(SAE, kind, strict=True)))).all(axis=1)]
         of = dict(zip(part["latents"], part["gap_r"], strict=True))
         counts = sorted(count for count in of if count)
         if len(counts) > 1 and 0 in of:

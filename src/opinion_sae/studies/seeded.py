@@ -59,7 +59,9 @@ class Ground:
     @cached_property
     def about(self) -> str:
         """The hash of the pool."""
-        return hashlib.sha256(np.concatenate([np.int32([-1, *piece]) for piece in self.pool]).tobytes()).hexdigest()
+        return hashlib.sha256(
+            np.concatenate([np.array([-1, *piece], dtype=np.int32) for piece in self.pool]).tobytes()
+        ).hexdigest()
 
     @cached_property
     def seed_questions(self) -> Int[np.ndarray, "seed"]:

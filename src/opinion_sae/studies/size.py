@@ -107,7 +107,8 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
         rows.append(row)
     fits = []
     for measure in ("fvu", "fvu_at_answers", "processor"):
-        found = np.array([one for seed in range(SEEDS) if (one := _fit(parts, measure, seed)) is not None])
+        slopes = [one for seed in range(SEEDS) if (one := _fit(parts, measure, seed)) is not None]
+        found = np.array(slopes, dtype=float)
         if len(found):
             fits.append({"measure": measure, "n_seeds": len(found)} | over_seeds("exponent", found[:, 0]))
             fits[-1] |= {"constant": found[:, 1].mean()}
