@@ -42,9 +42,9 @@ PROBES = {
 def perplexity(quality: pd.DataFrame) -> Figure:
     """Perplexity with an SAE spliced in against latents a token: on held-out questions and text, those trained on and
     those from scratch, beside the book's; means over seeds with 95 % intervals."""
-    if quality.empty:
-        return nothing("the study has not been run")
     starts = [start for start in ("tuned", "scratch") if start in set(quality["start"])]
+    if not starts:
+        return nothing("the study has not been run")
     shown = [(start, place) for place in ("questions", "text") for start in starts]
     figure, panels = plt.subplots(len(shown), 1, figsize=(WIDTH, 2.6 * len(shown) + 0.8), squeeze=False)
     for axes, (start, place) in zip(panels[:, 0], shown, strict=True):
