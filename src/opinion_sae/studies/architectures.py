@@ -18,7 +18,7 @@ from opinion_sae.studies.probing import stability
 from opinion_sae.studies.seeds import SEEDS, over_questions, student
 
 TITLE = "nine architectures of SAE at equal tokens and three sparsities"
-TIME = "about an hour of one core that has nothing else to do"
+TIME = "an hour and a half of one core"
 SHARES = ("dead", "absorbed", "letter_accuracy", "letter_f1")  # whose intervals end at 0 and 1
 BOOK = "book"  # the book's own SAE, which has seen far more tokens
 

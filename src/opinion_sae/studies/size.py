@@ -20,7 +20,7 @@ from opinion_sae.studies.ground import Ground, folder_of, gaps_with, kept_sae, r
 from opinion_sae.studies.seeds import SEEDS, over_questions, over_seeds
 
 TITLE = "widths of a top-k SAE from 1,024 to 65,536 at the same sparsity and tokens"
-TIME = "about half an hour of one core that has nothing else to do"
+TIME = "fifty minutes of one core"
 WIDTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
 SEEDED = 8192  # width up to which offsets read with the SAEs of all seeds; with wider ones of one, which takes minutes
 MEASURES = ("fvu", "fvu_at_answers", "l0", "dead", "seconds", "processor", "split", "kept")
