@@ -97,6 +97,7 @@ def gains(gaps: pd.DataFrame) -> Figure:
     name_rows(axes, names)
     legend_above(axes)
     axes.set_xlabel("gain in gap correlation over the book's SAE")
+    axes.locator_params(axis="x", nbins=5)
     if known:
         _needed(panels[1, 0], known)
     return figure
