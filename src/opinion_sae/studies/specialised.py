@@ -39,7 +39,7 @@ from opinion_sae.studies.seeded import CHOSEN, SHARE, SPLICED, STRATEGIES, WHOLE
 from opinion_sae.studies.seeds import SEEDS
 
 TITLE = "specialised SAEs: text chosen by the questions, trained on or from scratch, mean or tilted loss"
-TIME = "two hours and a half of one core, of which the first seed takes one"
+TIME = "two hours of one core, of which the first seed takes one"
 TILTS = (500.0, 1e9)
 LATENTS = (16, 32, 64)  # active on a token when an SAE is held against the model; all are trained with the book's k
 FEW = 64  # latents that an axis of an offset may read
