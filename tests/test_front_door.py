@@ -11,7 +11,8 @@ import pytest
 import opinion_sae
 from opinion_sae.book.paths import ROOT
 
-NAMES = "load_survey load_language_model AnswerPath load_sae train_sae fit_delta GroupDelta steer score".split()
+NAMES = "load_survey load_language_model AnswerPath load_sae train_sae fit_delta GroupDelta load_offset steer score"
+NAMES = NAMES.split()
 PROBE = """
 import json, sys, time
 start = time.perf_counter()
@@ -56,3 +57,19 @@ def test_score_is_a_room_and_a_function(two_groups):
 
     log_probs = np.log(np.full(two_groups.shares.shape, 0.25))
     np.testing.assert_array_equal(score(two_groups, log_probs).kl, metrics.score(two_groups, log_probs).kl)
+
+
+def test_an_offset_of_either_kind_comes_back_by_the_front_door(tiny, six_questions, tmp_path):
+    from opinion_sae import AnswerPath, GroupDelta, fit_delta, load_offset
+
+    answers, sae = AnswerPath(tiny.lm(), six_questions.questions, 2), tiny.sae()
+    reads, _ = fit_delta(answers, sae, six_questions, reads="question", axes=1)
+    constant = GroupDelta(six_questions.groups, sae)
+    for delta in (reads, constant):
+        delta.save(tmp_path / "deltas.safetensors")
+        again = load_offset(str(tmp_path / "deltas.safetensors"), sae)
+        assert type(again) is type(delta) and again.reads == delta.reads
+        np.testing.assert_array_equal(answers.predict(again), answers.predict(delta))
+    reads.save(tmp_path / "reads.safetensors")
+    with pytest.raises(ValueError, match="`load_offset` reads offsets that read the question too"):
+        GroupDelta.load(tmp_path / "reads.safetensors", sae)

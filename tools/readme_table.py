@@ -6,6 +6,7 @@ python tools/readme_table.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.claims import CLAIMS
 from opinion_sae.book.evaluated import Evaluated, seeds_sentence
 from opinion_sae.book.execute import products
-from opinion_sae.book.front import abstract, make_front
+from opinion_sae.book.front import abstract_of, make_front
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.markdown import captioned
@@ -238,9 +239,15 @@ Times are wall times of the chapters in that run, two at a time; `results/defaul
 
 def with_abstract(readme: str, results: Path) -> str:
     """The README with the abstract of the first page between the two marks."""
-    table = {name: pd.read_csv(results / f"{name}.csv") for name in ("gaps", "gap_claims")}
-    text = abstract(table["gaps"], table["gap_claims"], read_json(results / "run.json")["profile"])
+    text = f"{abstract_of(results)}\n{cost(read_json(results / 'run.json'))}"
     return f"{readme[: readme.index(START)]}{START}{text}\n{readme[readme.index(END) :]}"
+
+
+def cost(run: dict[str, Any]) -> str:
+    """What the run took: its chapters' times added up, and how fast its cores multiply matrices, as measured there."""
+    minutes, speed = sum(chapter["seconds"] for chapter in run["notebooks"].values()) / 60, run.get("throughput")
+    measured = f", {products(speed)}" if speed else ""
+    return f"All chapters of that run together took {minutes:.0f} minutes, on {run['machine']}{measured}."
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from opinion_sae.delta.files import load_offset as load_offset
     from opinion_sae.delta.offsets import GroupDelta as GroupDelta
     from opinion_sae.model.answers import AnswerPath as AnswerPath
     from opinion_sae.model.language_model import load_language_model as load_language_model
@@ -25,6 +26,7 @@ PLACES = {  # name -> its module
     "train_sae": "opinion_sae.sae.train",
     "fit_delta": "opinion_sae.use.fitting",
     "GroupDelta": "opinion_sae.delta.offsets",
+    "load_offset": "opinion_sae.delta.files",
     "steer": "opinion_sae.use.steering",
     "score": "opinion_sae.score",  # the room itself, which is called as its function of that name
 }
@@ -34,6 +36,7 @@ __all__ = [
     "GroupDelta",
     "fit_delta",
     "load_language_model",
+    "load_offset",
     "load_sae",
     "load_survey",
     "score",

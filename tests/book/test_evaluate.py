@@ -128,7 +128,7 @@ def test_every_method_is_there_with_its_seeds(tables, book, answers, survey):
         | reads
         | {"dense", "shuffled-groups", "permuted-decoder", "direct", "direct-shuffled", "words+direct"}
     )
-    twice |= {"shuffled-questions", "random-dictionary", "random-read-latents"}
+    twice |= {"shuffled-questions", "shuffled-groups-reading", "random-dictionary", "random-read-latents"}
     left_out = FITTED | reads | {"words", "direct", "direct-shuffled", "words+direct"}
     once = {name + suffix for name in left_out for suffix in ("-by-topic", "-by-survey")} | (set(book) - twice)
     once |= {"left-out-shared", "left-out-sibling", "prompt-qa", "prompt-bio", "prompt-portray", "prompt-best"}

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book.figures.gaps import front_figure
-from opinion_sae.book.front import FRONT, abstract, front_rows, front_table, make_front
+from opinion_sae.book.front import FRONT, abstract, abstract_of, front_rows, front_table, make_front
 from opinion_sae.book.gap_claims import MEASURES
 
 ABOUT = {"model": "packaged:a-model", "hook_layer": 7}
@@ -25,7 +26,7 @@ def gaps():
     return pd.DataFrame(rows)
 
 
-def claims(**verdicts):
+def claims(seeds=1, **verdicts):
     """All supported but those named, such as words=('not supported', 'contradicted'): by correlation, by KL."""
     rows = []
     references = ("delta", "dense-reading", "random-dictionary", "words")
@@ -34,17 +35,20 @@ def claims(**verdicts):
         name = "added" if method == "words+direct" else reference.replace("-", "_")
         found = verdicts.get(name, ("supported", "supported"))
         for measure, verdict in zip(MEASURES, found, strict=True):
-            rows.append(dict(method=method, reference=reference, measure=measure, verdict=verdict))
+            size = dict(effect=-0.04, low=-0.072, high=0.011, n_seeds=seeds)
+            rows.append(dict(method=method, reference=reference, measure=measure, verdict=verdict, **size))
     return pd.DataFrame(rows)
 
 
-def test_four_sentences_with_the_numbers_of_the_table(gaps):
-    did, found, made_of, words = abstract(gaps, claims(), ABOUT).splitlines()
+def test_five_sentences_with_the_numbers_of_the_table(gaps):
+    did, found, made_of, words, added = abstract(gaps, claims(), ABOUT).splitlines()
     assert "after layer 7 of a-model" in did and "1 groups" in did and "12 held-out questions" in did
     assert "0.10 (0.05 to 0.15) and closes 0.10" in found and "(0.00 and 0.00)" in found
     assert "0.20 and 0.20" in made_of and "(0.40 and 0.40), and" in made_of and "(0.30 and 0.30)" in made_of
     assert "0.50 (0.45 to 0.55) and 0.50" in words
-    assert "a read-out of words and latents (0.60 and 0.60) does better than words alone on both measures" in words
+    sure = "(correlation -0.04, -0.07 to +0.01; KL -0.04, -0.07 to +0.01; one seed"
+    assert f"does better than them on both measures {sure})" in words
+    assert f"words and latents (0.60 and 0.60) does better than words alone on both measures {sure}; 95%" in added
 
 
 def test_what_a_gap_is_and_which_kl_is_meant_is_said_where_they_come_first(gaps):
@@ -93,6 +97,26 @@ def test_a_verdict_turns_with_the_tests(gaps, reference, line, than):
 def test_what_the_model_adds_to_words_turns_with_the_tests(gaps):
     said = abstract(gaps, claims(added=("not supported", "supported")), ABOUT)
     assert "does better than words alone by KL, and by correlation no difference is shown" in said
+
+
+def test_claims_over_seeds_are_taken_where_they_are_of_the_same_run(gaps, tmp_path):
+    own = {"data": "d", "model": "m", "sae": "s"}
+    write_json(tmp_path / "run.json", {"profile": ABOUT, "hashes": {name: {name: of} for name, of in own.items()}})
+    write_csv(tmp_path / "gaps.csv", gaps)
+    write_csv(tmp_path / "gap_claims.csv", claims(words=("contradicted", "contradicted")))
+    one = abstract_of(tmp_path).splitlines()
+    assert "does worse than them on both measures" in one[3] and "one seed" in one[3]
+    many = claims(5, words=("not supported", "contradicted"), added=("not supported", "not supported"))
+    many = many[many["reference"] != "delta"]  # a pair that these lack
+    write_csv(tmp_path / "evaluate_gap_claims.csv", many)
+    assert abstract_of(tmp_path).splitlines() == one  # it is not known of what they are
+    write_json(tmp_path / "evaluate.json", {"hashes": own})
+    seeds = abstract_of(tmp_path).splitlines()
+    assert "does worse than them by KL, and by correlation no difference is shown" in seeds[3] and "5 seeds" in seeds[3]
+    assert "is not shown to differ from words alone on either measure" in seeds[4] and "5 seeds" in seeds[4]
+    assert seeds[:3] == one[:3]
+    write_json(tmp_path / "evaluate.json", {"hashes": own | {"sae": "another"}})
+    assert abstract_of(tmp_path).splitlines() == one
 
 
 def test_the_table_has_six_rows_and_no_nan(gaps):

@@ -215,3 +215,29 @@ class TestCommitted:
         for path in set((ROOT / "results" / name).glob("*.csv")) - {ROOT / "results" / name / "open_answers.csv"}:
             for column in pd.read_csv(path, dtype=str).items():
                 assert not column[1].str.len().max() >= 100, (path.name, column[0])  # OpinionQA's questions are longer
+
+
+def test_what_was_aimed_at_is_reached_or_not(both):
+    one = {"task": "toplines", "group": "all", "split": "question", "n_questions": 493, "method": "delta-reading"}
+    row = dict(gap_r=0.45, gap_r_low=0.38, gap_r_high=0.52)
+    row |= dict(group_kl_closed=0.24, group_kl_closed_low=0.19, group_kl_closed_high=0.29)
+    folder = both / "opinionqa"
+
+    def said(shares=(0.6, 0.3, 0.4), **change):
+        pd.DataFrame([one | row | change]).to_csv(folder / "gaps.csv", index=False)
+        rows = [("delta", 0, 0.99), *(("delta-reading-64", fold, share) for fold, share in enumerate(shares))]
+        table = pd.DataFrame(rows, columns=["method", "fold", "constant_share"])
+        table.to_csv(folder / "constant_share.csv", index=False)
+        return published.aims_page(published_runs("results/default", both)).splitlines()
+
+    by_r, by_kl, constant, other = said()
+    assert "With small, a gap correlation of at least 0.48 was aimed at: the reading Δ has 0.45 (0.38 to 0.52)" in by_r
+    assert by_r.endswith("not reached, though its interval holds that too.")
+    assert "at least 0.17" in by_kl and by_kl.endswith("0.24 (0.19 to 0.29), so that is reached, and its whole interval lies above.")
+    assert "0.43 (fold by fold 0.60, 0.30, 0.40), so that is reached on average, and in 2 of 3 folds." in constant
+    assert "`results/opinionqa-qwen-1.5b` is reached is not known here" in other
+    assert said(gap_r_high=0.47)[0].endswith("not reached, nor by any of its interval.")
+    assert said(gap_r=0.49)[0].endswith("reached, but its interval begins below that.")
+    assert "0.60), so that is not reached on average, and in 0 of 2 folds." in said((0.7, 0.6))[2]
+    assert said((np.nan,))[2].endswith("is not used, so it has no constant share.")
+    assert len(published.aims_page({}).splitlines()) == 2

@@ -26,3 +26,11 @@ def test_the_abstract_goes_between_its_marks_and_nowhere_else():
     start, end = tool().START, tool().END
     found = tool().with_abstract(f"Before.\n{start}old\n{end}After.\n", ROOT / "results/default")
     assert found.startswith(f"Before.\n{start}We fitted") and found.endswith(f"\n{end}After.\n") and "old" not in found
+
+
+def test_what_the_run_took_and_how_fast_its_machine_is():
+    speed = {"side": 2048, "threads": 1, "gflops_float32": 87.0, "gflops_bfloat16": 213.3}
+    run = {"machine": "2 cores", "notebooks": {"01": {"seconds": 90}, "02": {"seconds": 150}}}
+    assert tool().cost(run) == "All chapters of that run together took 4 minutes, on 2 cores."
+    said = tool().cost(run | {"throughput": speed})
+    assert "4 minutes, on 2 cores, " in said and "87" in said and "213" in said

@@ -5,6 +5,7 @@ import numpy as np
 from opinion_sae.delta.held_out import Split
 from opinion_sae.methods.features import bag_weights
 from opinion_sae.methods.from_features import (
+    all_candidates,
     bag,
     both,
     dense,
@@ -58,3 +59,14 @@ def test_every_method_answers_and_says_what_it_chose(tiny, six_questions):
         assert np.isnan(table[:, :4]).all()
         np.testing.assert_allclose(np.exp(table[:, 4:]).sum(-1), 1, rtol=1e-5)
     assert chosen.loc[chosen["method"] == "words+direct", "features"].str.contains(r" \+ ").all()
+
+
+def test_latents_stand_beside_a_sentence_embedding_as_beside_words(tiny, six_questions):
+    tokens = question_tokens(tiny.lm(), six_questions.questions, 2)
+    methods = all_candidates(six_questions, tokens, tiny.sae(), seed=0)
+    found, train = methods["embedding+direct"], np.arange(4)
+    assert list(found) == [f"sentence + {unit} of question and options" for unit in ("tokens", "values")]
+    parts = (methods["embedding"]["sentence"], methods["direct"]["tokens of question and options"])
+    expected = together(*parts)(train)
+    np.testing.assert_allclose(found["sentence + tokens of question and options"](train), expected)
+    assert len(methods["words+direct"]) == 4

@@ -9,6 +9,7 @@ from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.delta.reading import DenseReading, ReadingDelta
 from opinion_sae.methods import reading as methods_reading
+from opinion_sae.methods.controls import shuffled_labels
 from opinion_sae.methods.reading import (
     STRENGTHS,
     Base,
@@ -167,9 +168,8 @@ def test_the_methods_answer_every_question_of_the_splits_held_out(case):
     answers, sae, survey, effects = case
     splits = [SPLIT, Split("two", np.arange(12, 24), np.arange(5), np.arange(5, 12))]
     found = reading_and_controls(answers, sae, survey, [Base(split, effects) for split in splits], latents=8)
-    names = (
-        "delta-reading delta-reading-8 shuffled-questions dense-reading random-dictionary random-read-latents".split()
-    )
+    names = "delta-reading delta-reading-8 shuffled-questions shuffled-groups-reading".split()
+    names += ["dense-reading", "random-dictionary", "random-read-latents"]
     assert list(found) == names
     tested = np.zeros(24, bool)
     tested[5:12] = tested[17:] = True
@@ -181,7 +181,11 @@ def test_the_methods_answer_every_question_of_the_splits_held_out(case):
     expected = answers.predict(own, torch.from_numpy(SPLIT.test)).numpy()
     np.testing.assert_allclose(found["delta-reading"].log_probs[:, SPLIT.test], expected, atol=1e-5)
     table = choices_table(found)
-    assert table["method"].unique().tolist() == names and len(table) == 12
+    assert table["method"].unique().tolist() == names and len(table) == 14
+    labels = reading(answers, sae, shuffled_labels(survey, 0))
+    dealt = answers.predict(fit_reading(labels, SPLIT, effects)[0], torch.from_numpy(SPLIT.test)).numpy()
+    np.testing.assert_allclose(found["shuffled-groups-reading"].log_probs[:, SPLIT.test], dealt, atol=1e-5)
+    assert np.nanmax(np.abs(np.exp(dealt) - np.exp(expected))) > 1e-3
 
 
 def test_a_refit_reads_the_strongest_latents_alone_and_of_all_it_makes_the_same_offset(case, monkeypatch):

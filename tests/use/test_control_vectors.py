@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.use.control_vectors import export_control_vectors, file_names, mean_shift
 
@@ -95,3 +96,23 @@ def test_what_llama_cpp_cannot_take_is_refused(tiny, lm, answers, tmp_path):
     with pytest.raises(ValueError, match=r"the offsets of \['65\+'\] are not finite"):
         export_control_vectors(tmp_path, answers, offset)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_offset_that_reads_has_a_vector_for_each_question(answers, sae, tmp_path):
+    delta, generator = ReadingDelta(GROUPS, sae, axes=1, reads="question"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in delta.parameters():
+            part.copy_(torch.randn(part.shape, generator=generator))
+    key = answers.questions[1].key
+    with pytest.raises(ValueError, match=r"another for each question: say which by question=..., the key of one"):
+        export_control_vectors(tmp_path, answers, delta)
+    with pytest.raises(ValueError, match="no question has the key 'none'; there are "):
+        export_control_vectors(tmp_path, answers, delta, question="none")
+    assert not list(tmp_path.iterdir())
+    table = export_control_vectors(tmp_path, answers, delta, question=key)
+    with torch.no_grad():
+        x_g = answers.steered(torch.tensor([answers.orders]), delta)[0]
+    for file, expected in zip(table["file"], x_g - answers.residual[answers.orders], strict=True):
+        written = read(tmp_path / file)[1][f"direction.{LAYER}"].data
+        np.testing.assert_allclose(written, expected, atol=1e-4)
+    np.testing.assert_allclose(table["constant_share"], 1, atol=1e-5)

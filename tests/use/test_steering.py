@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.reading import DenseReading, ReadingDelta
+from opinion_sae.methods.personas import in_turn
 from opinion_sae.sae.autoencoder import SparseAutoencoder
-from opinion_sae.use.steering import check_belongs, generate_answers, hook_layer_of, steer
+from opinion_sae.use.steering import asked_tokens, check_belongs, generate_answers, hook_layer_of, steer
 
 LAYER = 2
 GROUPS = ("Female", "Male")
@@ -206,3 +208,56 @@ def test_an_offset_from_a_file_steers_its_own_model_and_layer_only(lm, sae, tmp_
     check_belongs({**about, "model": "its name elsewhere", "model_sha256": lm.sha256}, lm, LAYER)
     with pytest.raises(ValueError, match="fitted with model_sha256 0ff, but used with model_sha256 "):
         check_belongs({**about, "model_sha256": "0ff"}, lm, LAYER)
+
+
+def make_reading(sae, place, kind=ReadingDelta):
+    offset = kind(GROUPS, sae if kind is ReadingDelta else 32, axes=1, reads=place)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for part in offset.parameters():
+            part.copy_(3 * torch.randn(part.shape, generator=generator))
+    return offset
+
+
+@pytest.mark.parametrize("kind", [ReadingDelta, DenseReading])
+@pytest.mark.parametrize("place", ["question", "last", "options"])
+def test_an_offset_that_reads_reads_the_prompt_once_and_keeps_that(lm, sae, place, kind):
+    """By hand: counts of firing, or the mean stream, of the prompt's tokens; then the same at every token written."""
+    offset = make_reading(sae, place, kind)
+
+    def read_of(prompt):
+        x = lm.residual(lm.tokenizer(prompt, return_tensors="pt")["input_ids"], LAYER)[0]
+        fires = (sae.encode(x) > 0).float() if kind is ReadingDelta else x
+        if place == "options":
+            return torch.zeros(1, 24 if kind is ReadingDelta else 32)
+        read = fires[-1] if place == "last" else fires.sum(0) if kind is ReadingDelta else fires.mean(0)
+        return read[None]
+
+    order = ["Male", "Female"]
+    with torch.no_grad(), steer(lm, offset, order, 0.5, LAYER):
+        found = written(lm, PROMPTS)
+    for row, prompt, group in zip(found, PROMPTS, order, strict=True):
+        with torch.no_grad():
+            part, read = offset.for_groups([group]).scaled(0.5), read_of(prompt)
+            expected = by_hand(lm, prompt, 6, lambda x, p=part, r=read: p.steer(x, r.expand(len(x), -1))[:, 0])
+        assert row.tolist() == expected.tolist()
+        with torch.no_grad(), steer(lm, offset, group, 0.5, LAYER):
+            assert written(lm, [prompt])[0].tolist() == row.tolist()
+            assert written(lm, [prompt])[0].tolist() == row.tolist()  # another prompt's pass reads anew
+    assert not lm.layers[LAYER]._forward_hooks and not lm.model._forward_pre_hooks
+
+
+def test_answers_under_an_offset_that_reads(tiny, sae):
+    lm, delta = tiny.lm(chat=True), make_reading(sae, "question")
+    table = generate_answers(lm, "Is it so?", delta, tokens=8)
+    assert table["group"].tolist() == list(GROUPS) and (table["steered"] != table["unsteered"]).all()
+    nothing = generate_answers(lm, "Is it so?", delta, strength=0.0, tokens=8)
+    assert (nothing["steered"] == nothing["unsteered"]).all()
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_question_is_told_from_what_stands_around_it(tiny, chat):
+    lm = tiny.lm(chat=chat)
+    ids = lm.tokenizer(in_turn(lm.tokenizer, "Is it so?"), add_special_tokens=not chat)["input_ids"]
+    asked = asked_tokens(lm.tokenizer, " Is it so?")
+    assert lm.tokenizer.decode(ids[asked]).strip() == "Is it so?" and asked_tokens(lm.tokenizer, "") is None

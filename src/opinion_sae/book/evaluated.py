@@ -173,18 +173,18 @@ def splits_table(evaluated: Evaluated) -> Shown | None:
     )
 
 
-def splits_sentence(evaluated: Evaluated) -> str:
-    """The gap correlation of the reading offset by what was left out."""
+def splits_sentence(evaluated: Evaluated, method: str = "delta-reading") -> str:
+    """The gap correlation of an offset that reads by what was left out."""
     wide = _splits(evaluated)
     if not wide:
         return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
     parts = [
-        f"{_left_out(split)} {_cell(of, 'delta-reading')}"
+        f"{_left_out(split)} {_cell(of, method)}"
         for split, of in wide.items()
-        if split not in ("intersection", "group")
+        if split not in ("intersection", "group") and method in of.index
     ]
-    said = f"The gap correlation of {prose('delta-reading')} by what its fit did not see: {'; '.join(parts)}."
-    if "intersection" in wide:
+    said = f"The gap correlation of {prose(method)} by what its fit did not see: {'; '.join(parts)}."
+    if "intersection" in wide and method == "delta-reading":
         of = wide["intersection"]
         said += (
             " For an intersection of groups that took no part in the fit, answered by the sum of its groups' codes, it "
@@ -194,8 +194,10 @@ def splits_sentence(evaluated: Evaluated) -> str:
 
 
 def first_page(evaluated: Evaluated) -> dict[str, str]:
-    """What the first page says of other seeds, and of topics and surveys that no fit has seen."""
-    return {"gaps_over_seeds": seeds_sentence(evaluated), "gaps_left_out": splits_sentence(evaluated)}
+    """What the first page says of other seeds, and of topics and surveys that no fit has seen; and of the latter what
+    the page on predictions says of the offset that predicts."""
+    found = {"gaps_over_seeds": seeds_sentence(evaluated), "gaps_left_out": splits_sentence(evaluated)}
+    return found | {"gaps_left_out_64": splits_sentence(evaluated, "delta-reading-64")}
 
 
 def _left_out(split: str) -> str:

@@ -1,4 +1,4 @@
-"""The first page: what was done, what was found and how sure it is, in four sentences, six rows and one picture."""
+"""The first page: what was done, what was found and how sure it is, in five sentences, six rows and one picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.book.evaluated import Evaluated
 from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
@@ -25,10 +26,28 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
     """Draw `front.svg`; return `abstract` and `front_table` for the pages. Nothing of a run without group gaps."""
     if not (results / "gaps.csv").is_file():
         return {}
-    gaps, claims = (read_csv(results / f"{name}.csv", ("method",)) for name in ("gaps", "gap_claims"))
+    gaps = read_csv(results / "gaps.csv", ("method",))
     save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
-    about = read_json(results / "run.json")["profile"]
-    return {"abstract": abstract(gaps, claims, about), "front_table": front_table(gaps)}
+    return {"abstract": abstract_of(results), "front_table": front_table(gaps)}
+
+
+def abstract_of(results: Path) -> str:
+    """`abstract` of the tables in a run's results folder."""
+    gaps, about = read_csv(results / "gaps.csv", ("method",)), read_json(results / "run.json")["profile"]
+    return abstract(gaps, tested(results), about)
+
+
+def tested(results: Path) -> pd.DataFrame:
+    """The claims on group gaps: those tested over several seeds (`evaluate_gap_claims.csv`) if they are of the run's
+    survey, model and SAE, as chapter 18 asks of them too; the run's own where they lack a pair."""
+    one, beside = read_csv(results / "gap_claims.csv", ("method",)), results / "evaluate.json"
+    seeds = Evaluated(results, "").table("gap_claims")
+    if not len(seeds) or not beside.is_file():
+        return one
+    theirs, ours = (read_json(path, dict)["hashes"] for path in (beside, results / "run.json"))
+    if any(theirs.get(name) != ours.get(name, {}).get(name) for name in ("data", "model", "sae")):
+        return one
+    return pd.concat([seeds, one]).drop_duplicates(["method", "reference", "measure"], ignore_index=True)
 
 
 def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -59,8 +78,17 @@ def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta
     return f"does {SURE[first]} than {than} by {measure}, and by {other} {rest}"
 
 
+def how_sure(claims: pd.DataFrame, method: str, reference: str) -> str:
+    """By how much a method exceeds a reference by either measure, with intervals, and over what these are."""
+    rows = claims[(claims["method"] == method) & (claims["reference"] == reference)].set_index("measure")
+    by_r, by_kl = (rows.loc[measure] for measure in MEASURES)
+    said = [f"{row['effect']:+.2f}, {row['low']:+.2f} to {row['high']:+.2f}" for row in (by_r, by_kl)]
+    seeds = int(by_r["n_seeds"])
+    return f"correlation {said[0]}; KL {said[1]}; {f'{seeds} seeds' if seeds > 1 else 'one seed'}"
+
+
 def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    """Four sentences, a line each: what was done, what was found, of what it is made, what words alone do and what the
+    """Five sentences, a line each: what was done, what was found, of what it is made, what words alone do, and what the
     model adds to them. What a gap is, and of what KL a share is closed, is said where it comes first.
 
     `about` is the profile in `run.json`.
@@ -85,8 +113,9 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any])
             f"{beside(claims, dense, 'its like without an autoencoder')} ({r[dense]} and {closed[dense]}), and "
             f"{beside(claims, drawn, 'one on random directions')} ({r[drawn]} and {closed[drawn]}).",
             f"The question's words alone, with no language model, reach {sure['words']} and {closed['words']}: "
-            f"the reading offset {beside(claims, 'words', 'them')}, and a read-out of words and latents "
-            f"({plain(added)} and {plain(of_kl)}) {beside(claims, 'words', 'words alone', 'words+direct')} (95% "
-            "intervals over questions, corrected tests).",
+            f"the reading offset {beside(claims, 'words', 'them')} ({how_sure(claims, read, 'words')}).",
+            f"What the model adds to words: a read-out of words and latents ({plain(added)} and {plain(of_kl)}) "
+            f"{beside(claims, 'words', 'words alone', 'words+direct')} ({how_sure(claims, 'words+direct', 'words')}; "
+            "95% intervals, verdicts of corrected tests).",
         ]
     )

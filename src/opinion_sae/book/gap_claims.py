@@ -43,6 +43,7 @@ OTHERS = (
     "words",
     "prompt-best",
     "lora",
+    "shuffled-groups-reading",
 )
 GAP_CLAIMS = (
     *(GapClaim("delta-reading", other) for other in OTHERS),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
+from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import model_name
@@ -27,6 +28,11 @@ COLUMNS = (
 
 GAPS = tuple(f"{what}{end}" for what in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))
 BY_SIZE = ("delta", "delta-reading", "dense-reading", "direct", "words")  # of the last no model takes part
+AIMS = {  # what was aimed at with the reading offset before it was run, from toplines: at least so much
+    "opinionqa": {"gap_r": 0.48, "group_kl_closed": 0.17},
+    "opinionqa-qwen-1.5b": {"gap_r": 0.52, "group_kl_closed": 0.20},
+}
+CONSTANT = 0.5  # below which the constant share of what the groups' own part adds was to lie
 RUN = {"profile": dict, "notebooks": dict, "machine": str}  # of run.json, what is shown
 
 
@@ -41,6 +47,7 @@ class Published(NamedTuple):
     numbers: dict[str, str]  # numbers.json: formatted for prose
     run: dict[str, Any]  # run.json: profile, hashes of data, model and SAE, versions, machine, times
     gaps: pd.DataFrame  # gaps.csv, all groups together, from toplines, by method; empty if the run has none
+    constant: pd.DataFrame  # constant_share.csv; likewise
 
     @property
     def model(self) -> str:
@@ -77,6 +84,7 @@ def load_published(name: str = "opinionqa", results: Path = ROOT / "results") ->
         read_json(_there(folder / "numbers.json"), dict),
         _run(_there(folder / "run.json")),
         _gaps(folder / "gaps.csv"),
+        _constant(folder / "constant_share.csv"),
     )
 
 
@@ -88,6 +96,14 @@ def _gaps(path: Path) -> pd.DataFrame:
         path, ("task", "method", "group", "split", "n_questions", *GAPS), ("task", "method", "group", "split")
     )
     return overall(found)[[*GAPS, "n_questions"]]
+
+
+def _constant(path: Path) -> pd.DataFrame:
+    """A row per method and fold; NaN where the groups' own part is not used."""
+    columns = ("method", "fold", "constant_share")
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return read_csv(path, columns, numbers=columns[1:], names=columns[:2])
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -219,6 +235,50 @@ def gaps_by_size_sentence(table: pd.DataFrame) -> str:
     words = table.loc[table["method"] == "words", "gap_r"]
     beside = f"; words alone, which no model reads, stand at {plain(words.iloc[0])}" if len(words) else ""
     return f"From {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
+
+
+def aims_page(runs: Mapping[str, Published]) -> str:
+    """MyST text: a sentence for each of `AIMS` and, by method that reads, for the constant share."""
+    lines = []
+    for name, aims in AIMS.items():
+        if name not in runs or "delta-reading" not in runs[name].gaps.index:
+            lines.append(f"- Whether what was aimed at in `results/{name}` is reached is not known here.")
+            continue
+        found = runs[name]
+        row = found.gaps.loc["delta-reading"]
+        lines += [f"- With {found.model}, {aim_sentence(row, measure, least)}" for measure, least in aims.items()]
+        shares = found.constant[found.constant["method"].str.startswith("delta-reading")]
+        for method, part in shares.groupby("method", sort=False):
+            lines.append(f"- With {found.model}, {constant_sentence(str(method), part['constant_share'])}")
+    return "\n".join(lines) + "\n"
+
+
+def aim_sentence(row: pd.Series, measure: str, least: float) -> str:
+    """Whether a measure of the reading offset is at least so much, and what its interval says of that."""
+    value, low, high = (float(row[f"{measure}{end}"]) for end in ("", "_low", "_high"))
+    if value >= least:
+        sure = "and its whole interval lies above" if low >= least else "but its interval begins below that"
+        said = f"reached, {sure}"
+    else:
+        said = f"not reached, {'though its interval holds that too' if high >= least else 'nor by any of its interval'}"
+    return (
+        f"a {MEASURES[measure]} of at least {least:.2f} was aimed at: {prose('delta-reading')} has "
+        f"{measured(row, measure)}, so that is {said}."
+    )
+
+
+def constant_sentence(method: str, shares: pd.Series) -> str:
+    """Whether the mean over folds of the constant share lies below `CONSTANT`, with the folds, which are no interval
+    but all that there is."""
+    used = shares.dropna().astype(float)
+    if not len(used):
+        return f"the groups' own part of {prose(method)} is not used, so it has no constant share."
+    folds, there = ", ".join(f"{value:.2f}" for value in used), "reached" if used.mean() < CONSTANT else "not reached"
+    return (
+        f"a constant share below {CONSTANT:.1f} was aimed at: what the groups' own part of {prose(method)} adds has "
+        f"{used.mean():.2f} (fold by fold {folds}), so that is {there} on average, and in {(used < CONSTANT).sum()} of "
+        f"{len(used)} folds."
+    )
 
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:

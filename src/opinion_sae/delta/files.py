@@ -67,8 +67,9 @@ def load_answers(folder: Path, name: str = "answers.safetensors") -> Answers:
     return {name: table.numpy() for name, table in tensors.items()}
 
 
-def load_offset(path: Path, sae: SparseAutoencoder) -> GroupDelta | ReadingDelta:
-    """An offset of any kind that is written in latents. Raises what the kinds' own `load` raises."""
+def load_offset(path: str | Path, sae: SparseAutoencoder) -> GroupDelta | ReadingDelta:
+    """An offset of any kind that is written in latents, from the file that its `save` wrote, whether it reads the
+    question or not. Raises what the kinds' own `load` raises."""
     reads = read_offsets(path)[0].get("kind") == ReadingDelta.__name__
     return ReadingDelta.load(path, sae) if reads else GroupDelta.load(path, sae)
 

@@ -255,7 +255,10 @@ class GroupDelta(Offset):
         about, tensors = read_offsets(path)
         kind = about.pop("kind", "GroupDelta")
         if kind not in KINDS:
-            raise ValueError(f"{path}: its header has kind {kind!r}, which is not one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"{path}: its header has kind {kind!r}, which is not one of {', '.join(KINDS)}; `load_offset` reads "
+                "offsets that read the question too"
+            )
         check_width(tensors["shared"].numel(), sae, f"{path}: ")
         check_sae(path, about.pop("sae", None), sae)
         delta = KINDS[kind](about.pop("groups"), sae, about.pop("keep_error", True))

@@ -86,17 +86,21 @@ def both(first: Candidates, second: Candidates) -> Candidates:
     return {f"{a} + {b}": together(first[a], second[b]) for a in first for b in second}
 
 
+def whole(candidates: Candidates) -> Candidates:
+    """Those that read the question and its options."""
+    return {name: candidates[name] for name in candidates if name.endswith(" of question and options")}
+
+
 def words_and_direct(words: Candidates, direct: Candidates) -> Candidates:
-    """'words+direct', what the model adds to words: both read the question and its options."""
-    return both(
-        *({name: of[name] for name in of if name.endswith(" of question and options")} for of in (words, direct))
-    )
+    """'words+direct', what the model adds to words."""
+    return both(whole(words), whole(direct))
 
 
 def all_candidates(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:
     """Every method of this file."""
     methods = text_candidates(survey) | model_candidates(tokens, sae, seed)
-    return methods | {"words+direct": words_and_direct(methods["words"], methods["direct"])}
+    beside = {"embedding+direct": both(methods["embedding"], whole(methods["direct"]))}
+    return methods | {"words+direct": words_and_direct(methods["words"], methods["direct"])} | beside
 
 
 def with_latents(survey: Survey, tokens: QuestionTokens, sae: SparseAutoencoder, seed: int) -> dict[str, Candidates]:

@@ -19,6 +19,7 @@ from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.delta.reading import FEW, DenseReading, ReadingDelta, ReadingOffset
 from opinion_sae.methods.baselines import validation_kl
+from opinion_sae.methods.controls import shuffled_labels
 from opinion_sae.methods.kernel_ridge import DEGREES, Features, KernelRidge, Settings, choose
 from opinion_sae.methods.place import observed_tilts, place_basis, tilted
 from opinion_sae.model.answers import AnswerPath
@@ -29,7 +30,7 @@ from opinion_sae.sae.train import untrained_sae
 from opinion_sae.score.toplines import everyone
 from opinion_sae.survey import Survey
 
-AXES = (1, 2, 3, 4)
+AXES = (1, 2, 3, 4, 6, 8)
 RIDGES = (0.1, 0.3, 1.0)  # of the few latents, in the units of their sum of squares
 STRENGTHS = tuple(twentieth / 20 for twentieth in range(4, 31))  # of the groups' own parts
 
@@ -296,6 +297,7 @@ def read_outs(
         "delta-reading": (reading(answers, sae, survey), True),
         f"delta-reading-{latents}": (reading(answers, sae, survey, latents), True),
         "shuffled-questions": (reading(shuffled_questions(answers, seed), sae, survey), True),
+        "shuffled-groups-reading": (reading(answers, sae, shuffled_labels(survey, seed)), True),
         "dense-reading": (dense_reading(answers, survey), False),
         "random-dictionary": (reading(answers, random_dictionary(answers, sae, seed), survey), False),
     }

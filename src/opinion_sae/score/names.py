@@ -28,11 +28,17 @@ NAMES = {
     "delta-reading-joint": Name("reading Δ, SAE trained along", "the reading Δ with the SAE trained along"),
     "dense-reading": Name("dense reading", "dense reading"),
     "shuffled-questions": Name("reading Δ, questions shuffled", "the reading Δ with questions shuffled"),
+    "shuffled-groups-reading": Name(
+        "reading Δ, group labels shuffled", "the reading Δ fitted to shuffled group labels"
+    ),
     "random-dictionary": Name("reading Δ, random dictionary", "the reading Δ with a random dictionary"),
     "random-read-latents": Name("reading Δ, random latents read", "the reading Δ that reads random latents"),
     "words": Name("words", "the read-out of words"),
     "words+direct": Name("words and latents, read only", "the read-out of words and latents together"),
     "embedding": Name("sentence embedding", "the read-out of a sentence embedding"),
+    "embedding+direct": Name(
+        "sentence embedding and latents, read only", "the read-out of a sentence embedding and latents together"
+    ),
     "direct": Name("latents, read only", "the read-out of latents"),
     "direct-dense": Name("mean stream, read only", "the read-out of the mean stream"),
     "direct-dense-last": Name("last token's stream, read only", "the read-out of the last token's stream"),
