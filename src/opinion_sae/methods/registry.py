@@ -19,6 +19,7 @@ from opinion_sae.methods import asked, baselines, from_features, readout, suite
 from opinion_sae.methods.cast import cast
 from opinion_sae.methods.contract import Bench, Method, Outcome
 from opinion_sae.methods.corrsteer import corrsteer
+from opinion_sae.methods.diff_means import diff_means
 from opinion_sae.methods.gpo import gpo
 from opinion_sae.methods.kernel_ridge import DEGREES
 from opinion_sae.methods.loreft import loreft
@@ -161,9 +162,7 @@ METHODS: Mapping[str, Entry] = {
     "yapo": Entry("latents", yapo),
     "gain-option-ends": Entry("latents", gain_option_ends),
     "tier-prompt": Entry("latents", tiered("prompt")),
-    "diff-means": Entry(
-        "vector", _held(lambda bench: suite.persona_directions(bench.answers, bench.survey, bench.splits))
-    ),
+    "diff-means": Entry("vector", diff_means),
     "dense": Entry("vector", _held(_dense)),
     "delta": Entry("latents", _of_two_stages("delta")),
     "shared-delta": Entry("latents", _of_two_stages("shared-delta")),
