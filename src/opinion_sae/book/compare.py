@@ -137,8 +137,8 @@ def check_names(methods: Sequence[str]) -> list[str]:
 
 
 def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
-    """Run the methods on what the book of a profile left, and write `leaderboard.csv` and `leaderboard.json` to its
-    results folder, after each method; rows of methods that were compared before stay (`kept_rows`).
+    """Run the methods on what the book of a profile left, and write `leaderboard.csv`, `leaderboard_gaps.csv` and
+    `leaderboard.json` to its results folder, after each; rows of methods compared before stay (`kept_rows`).
 
     ValueError for a method that there is not, or one that no chapter has left yet.
     """
