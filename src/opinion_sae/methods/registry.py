@@ -24,7 +24,7 @@ from opinion_sae.methods.gpo import gpo
 from opinion_sae.methods.kernel_ridge import DEGREES
 from opinion_sae.methods.loreft import loreft
 from opinion_sae.methods.option_ends import gain_option_ends
-from opinion_sae.methods.output_score import output_score
+from opinion_sae.methods.output_score import output_score, output_score_fitted
 from opinion_sae.methods.persona_vector import persona_vector
 from opinion_sae.methods.pooled import pooled
 from opinion_sae.methods.purified import purified
@@ -154,6 +154,7 @@ METHODS: Mapping[str, Entry] = {
     "delta-reading": Entry("reading", _reading("delta-reading")),
     "prompt-toplines": Entry("prompt", asked.with_toplines),
     "output-score": Entry("latents", output_score),
+    "output-score-fitted": Entry("latents", output_score_fitted),
     "tier-token": Entry("latents", tiered("token")),
     "loreft": Entry("vector", loreft),
     "delta-reading-64": Entry("reading", _reading("delta-reading-64")),
