@@ -1,4 +1,9 @@
-"""Comparisons that could explain a gain away: other labels, other latents, another dictionary, simpler directions."""
+r"""Comparisons that could explain a gain away: other labels, other latents, another dictionary, simpler directions.
+
+`diff-means` (after Rimsky et al. 2024), its s, none included, chosen on validation by KL(h_g || p_g):
+
+    x_g = x + s (mean_q x | told to be of g   -   mean over groups of the same)
+"""
 
 from __future__ import annotations
 
