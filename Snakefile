@@ -216,7 +216,7 @@ def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
     made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv", "labels.csv"], "11_selection": ["selection.csv"]}
-    made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard.json"]}
+    made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard_gaps.csv", "leaderboard.json"]}
     # by `make evaluate`, `make select`, `opinion-sae label` and `opinion-sae compare`; by `make study`
     files = [path for path in (RUN.results / file for file in made.get(name, [])) if path.is_file()]
     places = [ROOT / "results", *(ROOT / "results" / run for run in PUBLISHED), RUN.results]

@@ -15,7 +15,7 @@ from opinion_sae.methods.registry import KINDS, METHODS
 def board(**changes):
     """Three methods on 100 questions and a prompt on 9."""
     rows = {
-        "delta-reading": {"kind": "reading", "gap_r": 0.5, "total_seconds": 60.0, "next_token_kl": 0.02},
+        "delta-reading": {"kind": "reading", "gap_r": 0.5, "total_seconds": 60.0, "next_token_kl": 0.02, "target": 0.4},
         "words": {"kind": "read only", "gap_r": 0.6, "total_seconds": 2.0},
         "direct": {"kind": "read only", "gap_r": 0.55, "total_seconds": 5.0},
         "prompt-qa": {"kind": "prompt", "gap_r": 0.1, "total_seconds": 90.0, "n_questions": 9},
@@ -124,11 +124,16 @@ def test_the_sentence_of_two_wordings(tmp_path):
 def test_the_sentence_of_what_remains_of_an_attribute(tmp_path):
     assert leaders.remains_sentence(tmp_path) == "What attributes share has not been measured."
     left = {"party without race": 0.75, "race without party": 0.5, "age without race": 0.25}
-    write_json(tmp_path / "leaderboard.json", {"remains": left})
+    write_json(tmp_path / "leaderboard.json", {"remains": {"splits": 5, "used": 5, "left": left}})
     assert leaders.remains_sentence(tmp_path) == (
         "Of the square of Δ's own parts there is left: of party, without what it shares with race, 75%; of race, "
         "without what it shares with party, 50%; over all 3 ordered pairs the least is age without race, 25%."
     )
+    write_json(tmp_path / "leaderboard.json", {"remains": {"splits": 5, "used": 2, "left": left}})
+    said = leaders.remains_sentence(tmp_path)
+    assert "parts in the 2 of 5 splits that have such parts (in the rest D = 0) there is left: of party" in said
+    write_json(tmp_path / "leaderboard.json", {"remains": {"splits": 5, "used": 0, "left": {}}})
+    assert leaders.remains_sentence(tmp_path).startswith("In every split D = 0")
 
 
 def test_rows_of_methods_whose_answers_are_gone_stay_without_ranks_if_the_bench_is_the_same(tmp_path, capsys):

@@ -11,7 +11,7 @@ from opinion_sae.delta.held_out import Split, answer_with, by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.controls import (
-    STRENGTHS,
+    WITH_NONE,
     diff_means,
     from_offsets,
     others_kl,
@@ -197,7 +197,7 @@ def test_the_difference_of_means_is_scaled_by_validation_and_reads_training_prom
     split = SPLITS[0]
     found = diff_means(answers, survey, [split], residuals, asked)
     strengths = found.history["strength"].tolist()
-    assert strengths[0] in STRENGTHS and found.history["split"].tolist() == [split.name]
+    assert strengths[0] in WITH_NONE and found.history["split"].tolist() == [split.name]
     offset, seen = found.offsets[0], np.isin(asked, split.train)
     assert isinstance(offset, DenseOffset) and seen.sum() == 2
     means = residuals[:, seen].mean(1)

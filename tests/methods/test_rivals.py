@@ -11,7 +11,7 @@ from opinion_sae.methods.contract import Scaled
 from opinion_sae.methods.corrsteer import correlated, outcomes
 from opinion_sae.methods.gpo import InContext
 from opinion_sae.methods.loreft import LoReFT
-from opinion_sae.methods.output_score import ranked
+from opinion_sae.methods.output_score import kept, ranked
 from opinion_sae.methods.persona_vector import contrary, mean_written
 from opinion_sae.methods.pooled import POOLS, pool_latents
 from opinion_sae.methods.purified import remaining, shared_with_others
@@ -47,6 +47,13 @@ def test_output_score_takes_the_best_of_rank_and_probability():
     # token 2 has rank 1: 0.4 (1 - 1/4) = 0.3; token 1 rank 2: 0.1 (1 - 2/4) = 0.05
     assert ranked(p, torch.tensor([[1, 2]])).tolist() == pytest.approx([0.3])
     assert ranked(p, torch.tensor([[0, 1]])).tolist() == pytest.approx([0.5])
+
+
+def test_output_score_keeps_a_groups_largest_latents_that_change_the_output():
+    difference = torch.tensor([[3.0, 2.0, 1.0, -9.0], [0.0, 1.0, 2.0, 4.0]])
+    scores = torch.tensor([0.0, 0.5, 0.5, 0.5])  # the first group's largest does nothing to the output
+    found = kept(difference, scores, count=2, threshold=0.1)
+    assert found.tolist() == [[0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 4.0]]
 
 
 def test_corrsteer_correlates_over_the_questions_a_group_answered():

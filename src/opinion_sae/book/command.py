@@ -120,7 +120,7 @@ def compare(given: argparse.Namespace) -> None:
     from opinion_sae.book.profile import load_profile
 
     methods = [name.strip() for name in given.methods.split(",") if name.strip()]
-    print(f"written: {compare(load_profile(given.profile), methods)}")
+    print(f"written: {compare(load_profile(given.named or given.profile), methods)}")
 
 
 def select(given: argparse.Namespace) -> None:
@@ -238,6 +238,7 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--data", type=Path, help="before the name: the path of what a study needs of one's own (bios)")
     one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
     one.add_argument("--methods", default="", help="names with commas between; without it all that take minutes")
+    one.add_argument("--profile", dest="named", help="the same as its name behind --")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)
     one.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda", "full-size"))

@@ -6,10 +6,8 @@ written anew after each. What the book's chapters or `opinion-sae evaluate` have
 
 from __future__ import annotations
 
-import mmap
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +21,7 @@ from jaxtyping import Float
 
 from opinion_sae.artifacts import Item, made, read_csv, read_json, recalled, write_csv, write_json
 from opinion_sae.book import evaluate
-from opinion_sae.book.execute import machine, versions
+from opinion_sae.book.execute import machine, throughput, versions
 from opinion_sae.book.leaderboard import COLUMNS, Bare, Board, leaderboard
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
@@ -36,6 +34,7 @@ from opinion_sae.methods import registry, suite
 from opinion_sae.methods.contract import Bench, Outcome
 from opinion_sae.methods.purified import remaining
 from opinion_sae.methods.registry import METHODS
+from opinion_sae.score import gaps_table
 from opinion_sae.score.names import rank
 from opinion_sae.score.rewording import peoples_consistency
 from opinion_sae.survey import survey_hash
@@ -43,40 +42,14 @@ from opinion_sae.survey import survey_hash
 Tables = Mapping[str, np.ndarray]
 ELSEWHERE = "opinion-sae evaluate"
 ANSWERS_ONLY = ("reference", "read only", "weights")  # kinds that steer nothing
-ALL_SPLITS = ("diff-means",)  # a split asks personas of the others' test questions
+OWN = ("diff-means",)  # always fitted here: chapter 06 chooses its strength by KL alone, none included
+GAPS = "leaderboard_gaps.csv"
 FACTS, EVERY_TEXT = 60, 3  # facts, and every so many-th passage
 
 
-class Watch:
-    """What a block takes: seconds, and the megabytes of memory that the process holds in it at most beyond what it held
-    before, read from the system every twentieth of a second where it has them in /proc (not a GPU's)."""
-
-    def __enter__(self) -> Watch:
-        self.done, self.before, self.start = threading.Event(), _resident(), time.perf_counter()
-        self.most = self.before
-        self.thread = threading.Thread(target=self._look, daemon=True)
-        self.thread.start()
-        return self
-
-    def _look(self) -> None:
-        while not self.done.wait(0.05):
-            self.most = max(self.most, _resident())
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self.start
-        self.most = max(self.most, _resident())
-        self.done.set()
-        self.thread.join()
-
-    def cost(self, outcome: Outcome, times: float = 1.0) -> dict[str, np.ndarray]:
-        """As a part of a method; `times` is how often all of it would have to be done."""
-        found = {"fit_seconds": np.array(times * self.seconds), "parameters": np.array(outcome.parameters)}
-        return found | ({"megabytes": np.array(self.most - self.before)} if self.before else {})
-
-
-def _resident() -> float:
-    path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * mmap.PAGESIZE / 1e6 if path.is_file() else 0.0
+def cost_of(outcome: Outcome, seconds: float) -> dict[str, np.ndarray]:
+    """As a part of a method. Memory is not among it: what one process holds depends on what it has done before."""
+    return {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +100,10 @@ class Comparison:
                 outcome = fit(replace(bench, folder=Path(folder) / "compare", **few))
                 answers = int((~np.isnan(outcome.log_probs).any(-1)).sum())
                 return {"step_ms": np.array(1000 * (time.perf_counter() - start) / max(1, answers))}
-        count = len(bench.splits) if name in ALL_SPLITS else 1
-        known = {of: offsets[:count] for of, offsets in bench.known.items()}
-        with Watch() as watch:
-            outcome = fit(replace(bench, splits=bench.splits[:count], known=known))
-        return watch.cost(outcome, len(bench.splits) / count)
+        known = {of: offsets[:1] for of, offsets in bench.known.items()}
+        start = time.perf_counter()
+        outcome = fit(replace(bench, splits=bench.splits[:1], known=known))
+        return cost_of(outcome, len(bench.splits) * (time.perf_counter() - start))
 
     def made(self, name: str) -> dict[str, np.ndarray]:
         """Answers, cost and side effects of one method; of one that the book has, its side effects."""
@@ -141,9 +113,10 @@ class Comparison:
             return {**self.beside.plain}
         if self.made_before(name):
             return self.beside.measure(Outcome(self.seeds[name][0], known)) if known else {"nothing": np.zeros(1)}
-        with Watch() as watch:
-            outcome = fit(self.bench)
-        cost = {} if METHODS[name].kind == "prompt" else watch.cost(outcome)
+        start = time.perf_counter()
+        outcome = fit(self.bench)
+        cost = {} if METHODS[name].kind == "prompt" else cost_of(outcome, time.perf_counter() - start)
+        cost |= {} if outcome.option_mass is None else {"option_mass": outcome.option_mass}
         answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
         return answers | cost | self.beside.measure(outcome)
 
@@ -164,8 +137,8 @@ def check_names(methods: Sequence[str]) -> list[str]:
 
 
 def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
-    """Run the methods on what the book of a profile left, and write `leaderboard.csv` and `leaderboard.json` to its
-    results folder, after each method; rows of methods that were compared before stay (`kept_rows`).
+    """Run the methods on what the book of a profile left, and write `leaderboard.csv`, `leaderboard_gaps.csv` and
+    `leaderboard.json` to its results folder, after each; rows of methods compared before stay (`kept_rows`).
 
     ValueError for a method that there is not, or one that no chapter has left yet.
     """
@@ -181,21 +154,25 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     facts, texts = load_facts(FACTS), load_passages()[::EVERY_TEXT]
     known = known_offsets(run.work, given)
     bench = Bench(given.answers, given.sae, given.survey, given.splits, given.settings[0], run.work / "compare", known)
-    comparison = Comparison(bench, found.tables, lambda: Beside(bench, facts, texts))
+    seeds = {name: tables for name, tables in found.tables.items() if name not in OWN}
+    comparison = Comparison(bench, seeds, lambda: Beside(bench, facts, texts))
     every = comparison.items(list(METHODS))
     parts = {name: recalled(bench.folder / f"{name}.safetensors", item.about) for name, item in every.items()}
     wanted = [*names, *(f"{name}-cost" for name in names)]
     todo = [name for name in wanted if name in every and parts[name] is None]
 
+    speed = throughput()
     board = Board(bench, Bare(profile.bootstrap, profile.seed, run.results))
     before = kept_rows(run.results, hashes(bench))
+    gaps_before = kept_gaps(run.results, before["method"])
 
     def write() -> None:
         table = leaderboard(board, comparison.seeds, parts)
         kept = [name for name in before["method"] if name not in set(table["method"])]
         write_csv(run.results / "leaderboard.csv", with_kept(table, before))
+        write_csv(run.results / GAPS, with_kept(board.gaps(table["method"]), gaps_before))
         missing = [name for name in every if parts[name] is None and name not in kept]
-        write_json(run.results / "leaderboard.json", _about(profile, comparison, missing, kept))
+        write_json(run.results / "leaderboard.json", _about(profile, comparison, missing, kept, speed))
 
     for number, name in enumerate(todo):
         print(f"compare: {name}, {number + 1} of {len(todo)}", flush=True)
@@ -226,6 +203,14 @@ def kept_rows(results: Path, of: Mapping[str, str]) -> pd.DataFrame:
     return rows
 
 
+def kept_gaps(results: Path, methods: Sequence[str]) -> pd.DataFrame:
+    """The rows of `leaderboard_gaps.csv` of these methods, if it is there."""
+    if not (results / GAPS).is_file():
+        return pd.DataFrame(columns=gaps_table.COLUMNS)
+    rows = read_csv(results / GAPS, gaps_table.COLUMNS, names=("method", "group"))
+    return rows[rows["method"].isin(methods)]
+
+
 def with_kept(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table, and those of another for methods that it has not, in the order of `NAMES`."""
     kept = before[~before["method"].isin(table["method"])]
@@ -233,12 +218,17 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(sorted(rows, key=lambda row: rank(row["method"])), columns=table.columns)
 
 
-def _remains(bench: Bench) -> dict[str, float]:
-    """`remaining` of the groups' own parts of Δ, mean over splits; nothing where no chapter has left them."""
+def remains(bench: Bench) -> dict[str, Any]:
+    """`remaining` of the groups' own parts of Δ, mean over the splits that have such parts (`used` of `splits`: in the
+    others D = 0, since the second stage gained nothing); nothing where no chapter has left Δ."""
     known, W_dec = bench.known.get("delta", ()), bench.sae.W_dec.detach()
+    if not known:
+        return {}
     each = [remaining((one.deviation @ W_dec).detach(), bench.survey.attributes) for one in known]
-    names = set.intersection(*map(set, each)) if each else set()
-    return {name: float(np.mean([found[name] for found in each])) for name in each[0] if name in names} if each else {}
+    there = [found for found in each if found]
+    names = dict.fromkeys(name for found in there for name in found)
+    left = {name: float(np.mean([found[name] for found in there if name in found])) for name in names}
+    return {"splits": len(each), "used": len(there), "left": left}
 
 
 def _evaluated(given: evaluate.Inputs) -> list[tuple[str, Item]]:
@@ -246,18 +236,26 @@ def _evaluated(given: evaluate.Inputs) -> list[tuple[str, Item]]:
 
 
 def known_offsets(work: Path, given: evaluate.Inputs) -> dict[str, Sequence]:
-    """Those that chapters left for every split."""
+    """Those that chapters left for every split; a profile need not run all of these chapters."""
     count, sae = len(given.splits), given.sae
-    return {
-        "shared-delta": load_deltas(work, count, sae, "shared"),
-        "delta": load_deltas(work, count, sae),
-        "dense": load_dense(work, count),
-        "diff-means": load_dense(work, count, "diff-means"),
-        "delta-reading-64": load_reading(work, count, sae)[:-1],
+    found: dict[str, Sequence] = {}
+    loads: dict[str, Callable[[], Sequence]] = {
+        "shared-delta": lambda: load_deltas(work, count, sae, "shared"),
+        "delta": lambda: load_deltas(work, count, sae),
+        "dense": lambda: load_dense(work, count),
+        "delta-reading-64": lambda: load_reading(work, count, sae)[:-1],
     }
+    for name, load in loads.items():
+        try:
+            found[name] = load()
+        except FileNotFoundError as error:
+            print(f"compare: {name} is fitted anew, since {error}", flush=True)
+    return {name: offsets for name, offsets in found.items() if offsets}
 
 
-def _about(profile: Profile, comparison: Comparison, missing: Sequence[str], kept: Sequence[str]) -> dict[str, object]:
+def _about(
+    profile: Profile, comparison: Comparison, missing: Sequence[str], kept: Sequence[str], speed: Mapping[str, float]
+) -> dict[str, object]:
     """What was run, where, how long each method took, what is missing, and which rows are an earlier run's."""
     bench = comparison.bench
     seconds = {
@@ -269,10 +267,11 @@ def _about(profile: Profile, comparison: Comparison, missing: Sequence[str], kep
         "profile": asdict(profile),
         "hashes": hashes(bench),
         "people": peoples_consistency(bench.survey),
-        "remains": _remains(bench),
+        "remains": remains(bench),
         "missing": list(missing),
         "kept": list(kept),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
         "machine": machine(),
+        "throughput": speed,
         "versions": versions(*evaluate.PACKAGES),
     }

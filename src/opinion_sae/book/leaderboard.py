@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from opinion_sae.effects.side_effects import answer_cells
 from opinion_sae.methods.contract import Bench
 from opinion_sae.methods.registry import METHODS
 from opinion_sae.score.gap_replicates import PooledGaps, interval, question_weights
-from opinion_sae.score.gaps import cell_kl, predicted_gaps
+from opinion_sae.score.gaps import cell_kl, predicted_gaps, toplines_floor
 from opinion_sae.score.gaps_table import gaps_table
 from opinion_sae.score.metrics import ENDS, noise_floor
 from opinion_sae.score.names import rank
@@ -28,15 +28,13 @@ Table = Float[np.ndarray, "_ question option"]
 Part = Mapping[str, np.ndarray]
 REFERENCE = "delta-reading"  # whose gap correlation every method's is held against, on the same questions
 COLUMNS = """method kind n_questions n_seeds kl kl_low kl_high toplines_kl toplines_kl_low toplines_kl_high
-    group_kl_closed
-    group_kl_closed_low group_kl_closed_high gap_r gap_r_low gap_r_high gap_r_corrected gap_r_alone
-    gap_r_alone_low gap_r_alone_high exaggeration identified identified_chance rank rank_low rank_high
-    minus_reading minus_reading_low minus_reading_high others_kl_change accuracy_change perplexity_ratio
-    next_token_kl option_mass side_effect_ratio strength target fluency ability harmonic_mean wording_r
-    wording_r_lowest_group wording_r_pair reworded_r reworded_r_lowest_group reworded_r_pair
-    seed_r_low seed_r_high seed_pair_r_low seed_pair_r_high parameters
-    fit_seconds ms_per_answer
-    total_seconds megabytes""".split()
+    group_kl_closed group_kl_closed_low group_kl_closed_high gap_r gap_r_low gap_r_high gap_r_corrected
+    gap_r_alone gap_r_alone_low gap_r_alone_high exaggeration identified identified_chance rank rank_low
+    rank_high minus_reading minus_reading_low minus_reading_high others_kl_change accuracy_change
+    perplexity_ratio next_token_kl option_mass side_effect_ratio strength target fluency ability
+    harmonic_mean strength_toplines target_toplines harmonic_mean_toplines wording_r wording_r_lowest_group
+    wording_r_pair reworded_r reworded_r_lowest_group reworded_r_pair seed_r_low seed_r_high seed_pair_r_low
+    seed_pair_r_high parameters fit_seconds ms_per_answer total_seconds""".split()
 
 
 class Bare(NamedTuple):
@@ -56,15 +54,18 @@ class Board:
         self.weights = question_weights(self.clusters, settings.replicates, settings.seed)
         self.pooled = PooledGaps(bench.survey, self.weights)
         self.floor = noise_floor(bench.survey, seed=settings.seed).kl
+        self.given_floor = toplines_floor(bench.survey, seed=settings.seed)
         self.plain: Table = bench.answers.predict().numpy()
         self.others = answer_cells(bench.survey, np.exp(self.plain.astype(float)))["others_kl"]
         self.found: dict[str, tuple[dict[str, Any], np.ndarray]] = {}
+        self.of_gaps: dict[str, pd.DataFrame] = {}
         self.rows: dict[tuple[object, ...], dict[str, object]] = {}  # that were made for the same parts
 
     def gains(self, name: str, tables: Sequence[Table]) -> tuple[dict[str, Any], Float[np.ndarray, "replicate"]]:
         """Cells of `gaps.csv` under both tasks, and r from toplines in every replicate."""
         if name not in self.found:
             rows = gaps_table(self.survey, {name: tables}, self.clusters, *self.settings[:2])
+            self.of_gaps[name] = rows[rows["method"] == name]
             rows = rows[(rows["group"] == "all") & (rows["method"] == name)].set_index("task")
             given, alone = rows.loc["toplines"], rows.loc["alone"]
             cells = {f"{what}{end}": given[f"{what}{end}"] for what in ("group_kl_closed", "gap_r") for end in ENDS}
@@ -76,6 +77,10 @@ class Board:
             replicates = np.mean([self.pooled(table)[0] for table in tables], axis=0)
             self.found[name] = cells, replicates
         return self.found[name]
+
+    def gaps(self, names: Iterable[str]) -> pd.DataFrame:
+        """All rows of `gaps.csv` for these methods, whose `gains` were found before: both tasks, and every group."""
+        return pd.concat([self.of_gaps[name] for name in names], ignore_index=True)
 
     def besides(self, table: Table, part: Part, plain: Part) -> dict[str, float]:
         """Off-target changes; empty where a method has no reader."""
@@ -89,47 +94,64 @@ class Board:
             cells["perplexity_ratio"] = float(np.exp(_difference(part["text_loss"], plain["text_loss"])))
             cells["next_token_kl"] = float(np.nanmean(part["next_token_kl"]))
         if "option_mass" in part:
-            cells["option_mass"] = float(part["option_mass"].mean())
+            cells["option_mass"] = float(np.nanmean(part["option_mass"]))
         return cells
 
-    def target(self, log_probs: Table, questions: np.ndarray | None = None) -> float:
-        """Share of the way from the unsteered model to the floor, task alone; between 0 and 1."""
-        asked = np.arange(len(self.survey.questions)) if questions is None else questions
-        some = self.survey.select(questions=asked.tolist())
+    def targets(self, log_probs: Table, questions: np.ndarray) -> dict[str, float]:
+        """What is gained on these questions, each between 0 and 1, by task.
+
+        target: the share of the way from the unsteered model to the noise floor, alone; target_toplines: the share of
+        group KL closed, (KL_toplines - KL) / (KL_toplines - floor), from toplines.
+        """
+        some = self.survey.select(questions=questions.tolist())
         width = some.counts.shape[-1]  # of the longest question among them
-        kl, plain = (cell_kl(some, found[..., :width]) for found in (log_probs, self.plain[:, asked]))
-        floor = self.floor[:, asked]
-        there = ~np.isnan(kl)
-        kl, plain, floor = (cells[there].mean() for cells in (kl, plain, floor))
-        return float(np.clip((plain - kl) / (plain - floor), 0, 1))
+        said, plain = log_probs[..., :width], self.plain[:, questions, :width]
+        given = cell_kl(some, from_toplines(some, said))
+        pairs = {
+            "target": (cell_kl(some, said), cell_kl(some, plain), self.floor[:, questions]),
+            "target_toplines": (given, cell_kl(some, everyone(some)), self.given_floor[:, questions]),
+        }
+        return {name: _closed(*cells) for name, cells in pairs.items()}
 
     def factors(self, name: str, table: Table, part: Part, plain: Part) -> dict[str, float]:
-        """AxBench's three factors and their harmonic mean (Wu et al. 2025), each from 0 to 1.
+        """AxBench's three factors and their harmonic mean (Wu et al. 2025), each from 0 to 1, by task.
 
         target as above; fluency: 1 / the ratio of perplexities on plain text; ability: the ratio of the shares of
-        facts answered rightly; neither above 1, and both 1 where the model stays as it is. Only target where a change
-        of the model was not measured. The strength is the one with the highest mean on validation questions
-        and on every other text and fact; reported are test questions, and the texts and facts that are left.
+        facts answered rightly; neither above 1, and both 1 where the model stays as it is. Only targets where a change
+        of the model was not measured. Target is of the same sample of test questions for all methods, or of all that
+        were asked where those are fewer. The strength, of each task its own, is the one with the highest mean on
+        validation questions and on every other text and fact; reported are test questions, and the texts and facts
+        that are left, fluency and ability at the strength that is chosen alone.
         """
         if "tested-at-1" not in part or not plain:
-            target = {"target": self.target(table)}
+            found = self._on_sample(table)
             if "text_loss" in part and plain:
-                return _with_mean(target | self._kept(part, plain, "", slice(None)))
-            return _with_mean(target | {"fluency": 1.0, "ability": 1.0}) if leaves_the_model(name) else target
-        by_strength = {}
+                return _with_means(found, self._kept(part, plain, "", slice(None)))
+            return _with_means(found, {"fluency": 1.0, "ability": 1.0}) if leaves_the_model(name) else found
+        validated, tested = {}, {}
         for strength in STRENGTHS:
             end = "" if strength == 1 else f"-at-{strength:g}"
-            chosen = self._kept(part, plain, end, slice(0, None, 2))
-            sampled = self._sampled(part[f"validated-at-{strength:g}"], "validation")
-            by_strength[strength] = _with_mean({"target": sampled, **chosen})["harmonic_mean"]
-        best = max(by_strength, key=lambda strength: (by_strength[strength], strength))
-        end = "" if best == 1 else f"-at-{best:g}"
-        kept = self._kept(part, plain, end, slice(1, None, 2))
-        return _with_mean({"target": self._sampled(part[f"tested-at-{best:g}"], "test"), **kept}) | {"strength": best}
+            for which, found, half in (("validation", validated, 0), ("test", tested, 1)):
+                key = "validated" if which == "validation" else "tested"
+                sampled = self._sampled(part[f"{key}-at-{strength:g}"], which)
+                found[strength] = _with_means(sampled, self._kept(part, plain, end, slice(half, None, 2)))
+        cells: dict[str, float] = {}
+        for task in ("_toplines", ""):  # fluency and ability are the latter's
+            mean = f"harmonic_mean{task}"
+            best = max(STRENGTHS, key=lambda strength: (validated[strength][mean], strength))
+            kept = (mean, f"target{task}", "fluency", "ability")
+            cells |= {name: tested[best][name] for name in kept} | {f"strength{task}": best}
+        return cells
 
-    def _sampled(self, tables: np.ndarray, which: str) -> float:
+    def _sampled(self, tables: np.ndarray, which: str) -> dict[str, float]:
         asked = splits_of(self.bench.splits, which)
-        return float(np.mean([self.target(t[:, : len(q)], q) for t, q in zip(tables, asked, strict=True)]))
+        return _means([self.targets(t[:, : len(q)], q) for t, q in zip(tables, asked, strict=True)])
+
+    def _on_sample(self, table: Table) -> dict[str, float]:
+        asked = splits_of(self.bench.splits, "test")
+        if np.isnan(table[:, np.concatenate(asked)]).any(-1).all(0).any():
+            return self.targets(table, np.arange(len(self.survey.questions)))
+        return _means([self.targets(table[:, questions], questions) for questions in asked])
 
     def _kept(self, part: Part, plain: Part, end: str, half: slice) -> dict[str, float]:
         loss = _difference(part[f"text_loss{end}"][:, half], plain["text_loss"][:, half])
@@ -139,9 +161,8 @@ class Board:
         return {"fluency": float(np.exp(-max(0.0, loss))), "ability": float(min(1.0, ability))}
 
     def cost(self, name: str, part: Part) -> dict[str, float]:
-        """Parameters, memory and seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells."""
+        """Parameters and seconds to fit, milliseconds of an answer, and seconds to fit and answer all cells."""
         names = {"parameters": "parameters", "fit_seconds": "fit_seconds", "ms_per_answer": "step_ms"}
-        names |= {"megabytes": "megabytes"}
         cells = {column: float(part[key].item()) for column, key in names.items() if key in part}
         if name in METHODS and METHODS[name].kind == "prompt":  # nothing is fitted
             cells = {"ms_per_answer": cells["ms_per_answer"]} if "ms_per_answer" in cells else {}
@@ -154,7 +175,7 @@ class Board:
         self, name: str, tables: Sequence[Table], part: Part, plain: Part, reference: Sequence[Table]
     ) -> dict[str, object]:
         """All but the cost of a method."""
-        steered = {} if name == "unsteered" else part
+        steered = {k: v for k, v in part.items() if k == "option_mass"} if name == "unsteered" else part
         (cells, replicates), first = self.gains(name, tables), tables[0]
         row: dict[str, object] = {"method": name, "kind": METHODS[name].kind if name in METHODS else "reference"}
         row |= cells | self.besides(first, steered, plain) | self.factors(name, first, steered, plain)
@@ -246,8 +267,23 @@ def harmonic_mean(values: Sequence[float]) -> float:
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
 
 
-def _with_mean(factors: dict[str, float]) -> dict[str, float]:
-    return factors | {"harmonic_mean": harmonic_mean(list(factors.values()))}
+def _with_means(targets: dict[str, float], others: dict[str, float]) -> dict[str, float]:
+    """The targets of both tasks, what else there is, and the harmonic mean of each target with it."""
+    means = {
+        name.replace("target", "harmonic_mean"): harmonic_mean([of, *others.values()]) for name, of in targets.items()
+    }
+    return targets | others | means
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _closed(found: np.ndarray, start: np.ndarray, floor: np.ndarray) -> float:
+    """Mean over the cells that were answered of how far from start to floor, 0 to 1; 0 if there is no way to go."""
+    there = ~np.isnan(found)
+    found, start, floor = (cells[there].mean() for cells in (found, start, floor))
+    return float(np.clip((start - found) / (start - floor), 0, 1)) if start > floor else 0.0
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:

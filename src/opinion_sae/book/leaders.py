@@ -27,18 +27,23 @@ TABLES = {
         "gap correlation, alone": "gap_r_alone",
         "KL, alone (nats)": "kl",
     },
-    "What changes besides, and AxBench's mean": {
+    "What changes besides": {
         "others' KL, change (nats)": "others_kl_change",
         "accuracy, change": "accuracy_change",
         "perplexity, ratio": "perplexity_ratio",
         "next-token KL (nats)": "next_token_kl",
         "on option letters": "option_mass",
         "side-effect ratio": "side_effect_ratio",
+    },
+    "AxBench's mean, alone and from toplines": {
         "strength": "strength",
         "target": "target",
         "fluency": "fluency",
         "ability": "ability",
         "harmonic mean": "harmonic_mean",
+        "strength, from toplines": "strength_toplines",
+        "target, from toplines": "target_toplines",
+        "harmonic mean, from toplines": "harmonic_mean_toplines",
     },
     "How stable, and at what cost": {
         "gaps, options reversed (r)": "wording_r",
@@ -48,7 +53,6 @@ TABLES = {
         "lowest of single seeds": "seed_r_low",
         "highest": "seed_r_high",
         "parameters": "parameters",
-        "MB to fit": "megabytes",
         "seconds to fit": "fit_seconds",
         "ms per answer": "ms_per_answer",
         "seconds in all": "total_seconds",
@@ -215,16 +219,20 @@ def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
 def remains_sentence(results: Path) -> str:
     """What is left of an attribute's part of Δ without what another's spans: for party and race if there are such."""
     path = results / "leaderboard.json"
-    left: dict[str, float] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
-    if not left:
+    said: dict[str, Any] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
+    if not said:
         return "What attributes share has not been measured."
+    left, used, splits = said["left"], said["used"], said["splits"]
+    if not used:
+        return "In every split D = 0: the groups have no parts of their own of which attributes could share anything."
     first = [name for name in ("party without race", "race without party") if name in left]
     listed = [
         f"of {name.replace(' without ', ', without what it shares with ')}, {100 * left[name]:.0f}%" for name in first
     ]
     least = min(left, key=lambda name: left[name])
     listed.append(f"over all {len(left)} ordered pairs the least is {least}, {100 * left[least]:.0f}%")
-    return f"Of the square of Δ's own parts there is left: {'; '.join(listed)}."
+    where = "" if used == splits else f" in the {used} of {splits} splits that have such parts (in the rest D = 0)"
+    return f"Of the square of Δ's own parts{where} there is left: {'; '.join(listed)}."
 
 
 def _against(row: dict[Any, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a method of the bench does beside its answers: facts, plain text, options reversed, and at less strength.
+"""What a method of the bench does beside its answers: facts, plain text, options reversed, and at other strengths.
 
 The same units for every method, fewer than those of `side_effects`: every `EVERY`-th group reads a text or a fact, and
 answers are asked of a sample of questions. A method is judged as its user would leave it switched on: what steers at
@@ -26,7 +26,7 @@ from opinion_sae.model.prompts import build_prompts
 
 SAMPLE = 10  # of each split's test, and of its validation questions
 EVERY = 8  # groups
-STRENGTHS = (0.5, 1.0)  # that are chosen from, by the product of the three factors' harmonic mean
+STRENGTHS = (0.5, 1.0, 2.0)  # that are chosen from, by the product of the three factors' harmonic mean
 
 
 class Beside:
@@ -47,6 +47,7 @@ class Beside:
         asked = tuple(questions[q] for q in self.tested)
         self.turned = AnswerPath(lm, asked, layer, orders=1, prompts=turned)
         self.plain = self.elsewhere([OffsetReader(None, self.asked)] * len(bench.splits))
+        self.plain["option_mass"] = self._masses([None] * len(bench.splits))
 
     def readers(self, outcome: Outcome, strength: float = 1.0) -> Sequence[Reader]:
         """One per split; a text has no strength."""
@@ -62,7 +63,8 @@ class Beside:
 
     def measure(self, outcome: Outcome) -> dict[str, np.ndarray]:
         """By name: cells at full strength (`readers.Cells`), `turned` (log p of the sample, options reversed),
-        `option_mass`, `step_ms` per answer, and for each of `STRENGTHS` below 1 the cells and the log p of samples."""
+        `option_mass`, `step_ms` per answer, and for each of `STRENGTHS` the log p of samples, and but at 1 the cells.
+        """
         if not len(outcome.steering) and not len(outcome.texts):
             return {}
         found = self.elsewhere(self.readers(outcome))
@@ -98,17 +100,22 @@ class Beside:
             table[:, places, : part.shape[-1]] = part
         return table
 
-    def _on_letters(self, outcome: Outcome, count: int = 5) -> dict[str, np.ndarray]:
-        """Option mass on a few test questions of each split, and the milliseconds of an answer."""
-        masses, answers = [], self.bench.answers
-        for split, steering in zip(self.bench.splits, outcome.steering, strict=True):
-            part = answers.for_questions(torch.from_numpy(spread(split.test, count)))
-            masses.append(part.next_token(steering).mass.mean(-1).numpy())
+    def _masses(self, steering: Sequence[Steered | None], count: int = 5) -> Float[np.ndarray, "some_groups some"]:
+        """Option mass on a few test questions of each split."""
+        masses = []
+        for split, one in zip(self.bench.splits, steering, strict=True):
+            part = self.bench.answers.for_questions(torch.from_numpy(spread(split.test, count)))
+            masses.append(part.next_token(one).mass.mean(-1).numpy())
+        return np.concatenate(masses, axis=1)
+
+    def _on_letters(self, outcome: Outcome) -> dict[str, np.ndarray]:
+        """Option mass, and the milliseconds of an answer."""
+        answers = self.bench.answers
         some = torch.from_numpy(spread(self.bench.splits[0].test, 16))
         start = time.perf_counter()
         answers.predict(outcome.steering[0], some)
         spent = 1000 * (time.perf_counter() - start) / (len(some) * self.groups)
-        return {"option_mass": np.concatenate(masses, axis=1), "step_ms": np.array(spent)}
+        return {"option_mass": self._masses(outcome.steering), "step_ms": np.array(spent)}
 
 
 def splits_of(splits: Sequence[Split], part: str) -> list[Int[np.ndarray, "some"]]:

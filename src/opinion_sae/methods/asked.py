@@ -62,7 +62,8 @@ def styled(style: str) -> Callable[[Bench], Outcome]:
         told = persona_answers(
             lm, survey, bench.answers.orders, style, bench.folder.parent / "personas", asked.tolist()
         )
-        return Outcome(whole_table(bench, asked, told.log_probs), texts=portraits(bench, style))
+        table = whole_table(bench, asked, told.log_probs)
+        return Outcome(table, texts=portraits(bench, style), option_mass=told.option_mass)
 
     return method
 
@@ -70,8 +71,15 @@ def styled(style: str) -> Callable[[Bench], Outcome]:
 def best_style(bench: Bench) -> Outcome:
     """The styles' answers come from the parts that `styled` keeps; a split without validation questions that were asked
     does not occur, since some of every split's test questions are."""
-    tables = {style: styled(style)(bench).log_probs for style in STYLES}
-    return Outcome(choose(bench.survey, tables, bench.splits)[0])
+    styles = {style: styled(style)(bench) for style in STYLES}
+    asked, tables = asked_of(bench), {style: found.log_probs for style, found in styles.items()}
+    chosen, names = choose(bench.survey, tables, bench.splits)
+    masses = []
+    for split, name in zip(bench.splits, names, strict=True):
+        mass = styles[name].option_mass
+        assert mass is not None
+        masses.append(mass[:, np.isin(asked, split.test)])
+    return Outcome(chosen, option_mass=np.concatenate(masses, axis=1))
 
 
 def examples_shown(bench: Bench) -> Outcome:
@@ -80,7 +88,8 @@ def examples_shown(bench: Bench) -> Outcome:
     splits = [split._replace(test=split.test[np.isin(split.test, asked)]) for split in bench.splits]
     folder, survey = bench.folder.parent / "personas", bench.survey
     told = few_shot(bench.answers.lm, survey, splits, bench.answers.orders, folder, SHOTS)
-    return Outcome(told.log_probs, texts=[shown_examples(survey, split, SHOTS) for split in splits])
+    texts = [shown_examples(survey, split, SHOTS) for split in splits]
+    return Outcome(told.log_probs, texts=texts, option_mass=told.option_mass[:, asked])
 
 
 def toplines_told(survey: Survey, group: int, question: int) -> str:
@@ -93,7 +102,7 @@ def toplines_told(survey: Survey, group: int, question: int) -> str:
 def with_toplines(bench: Bench) -> Outcome:
     """Kept group by group, as personas are."""
     lm, survey, asked, orders = bench.answers.lm, bench.survey, asked_of(bench), bench.answers.orders
-    rows = []
+    rows, masses = [], []
     for group in progress(range(len(survey.groups)), "prompts with toplines"):
         texts = [toplines_told(survey, group, q) for q in asked.tolist()]
         key = prompt_key(lm, survey, asked.tolist(), orders, "\n".join(texts))
@@ -108,20 +117,23 @@ def with_toplines(bench: Bench) -> Outcome:
             part = read_answers(lm, prompts, orders, survey.counts.shape[-1])._asdict()
             keep_part(path, key, part)
         rows.append(part["log_probs"])
-    return Outcome(whole_table(bench, asked, np.stack(rows)))
+        masses.append(part["option_mass"])
+    return Outcome(whole_table(bench, asked, np.stack(rows)), option_mass=np.stack(masses))
 
 
 def adapted(bench: Bench) -> Outcome:
     """An adapter per split. What it does elsewhere is measured by `evaluate` alone, which asks it everything."""
     asked, survey, size = asked_of(bench), bench.survey, 0
     prompts = GroupPrompts(bench.answers.lm, survey, bench.answers.orders)
-    table = np.full(survey.shares.shape, np.nan, np.float32)
+    table, masses = np.full(survey.shares.shape, np.nan, np.float32), []
     for split in bench.splits:
         questions = split.test[np.isin(split.test, asked)]
         with fit_lora(prompts, split, seed=bench.settings.seed, **LORA):
-            table[:, questions] = prompts.predict(questions).log_probs
+            told = prompts.predict(questions)
+            table[:, questions] = told.log_probs
+            masses.append(told.option_mass)
             size = sum(part.numel() for part in bench.answers.lm.model.parameters() if part.requires_grad)
-    return Outcome(table, parameters=size)
+    return Outcome(table, parameters=size, option_mass=np.concatenate(masses, axis=1))
 
 
 def portraits(bench: Bench, style: str) -> list[list[str]]:

@@ -5,7 +5,9 @@ r"""CAST: a vector that is added only where a condition holds of the stream (Lee
 Behaviour vector v_g: the difference of persona means (`controls.diff_means`). Condition vector c_g: the first principal
 component of x over the training questions on which v_g helps and those on which it does not, about the mean of the two
 sides' means; theta and its side by a grid search for the highest F1 on them, as published. The strength s, one for all
-groups, is chosen on validation. What helps is what lowers KL(h_g || p_g) at strength 1.
+groups, is chosen on validation. What helps is what lowers KL(h_g || p_g) at strength 1. Departures: the published c is
+the first principal component of the centred stream on prompts that meet the condition and prompts that do not, named
+beforehand, and not on questions told apart by answers; its similarity is sim(x, tanh(proj_c x)), tanh by coordinate.
 """
 
 from __future__ import annotations

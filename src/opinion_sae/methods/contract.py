@@ -22,9 +22,10 @@ from opinion_sae.methods.personas import persona_residuals, spread
 from opinion_sae.methods.question_tokens import QuestionTokens, question_tokens
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
-STRENGTHS = (0.0, 0.5, 1.0, 2.0)  # of a direction that no answers were fitted to, in units of itself
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of a direction that no answers were fitted to, in units of itself
 JUDGED = 30  # validation questions that candidates are judged by, spread evenly
 PERSONAS = 3  # questions of each split's test part that are asked under every persona
 
@@ -81,14 +82,15 @@ class Outcome(NamedTuple):
 
     `steering` has one entry per split, which `effects` takes to facts, plain text and other orders of the options; it
     is empty for a method that steers nothing. `texts`, by split and group, is what a prompt sets before whatever is
-    read. `parameters`: numbers of a split that
-    were fitted or chosen.
+    read. `parameters`: numbers of a split that were fitted or chosen. `option_mass`: of what was told, the probability
+    of an option's letter as the next token, where it was asked.
     """
 
     log_probs: Float[np.ndarray, "_ question option"]
     steering: Sequence[Steered] = ()
     texts: Sequence[Sequence[str]] = ()
     parameters: int = 0
+    option_mass: np.ndarray | None = None
 
 
 Method = Callable[[Bench], Outcome]
@@ -116,14 +118,26 @@ def steered(bench: Bench, fit: Callable[[Split], Steered], parameters: int) -> O
 
 
 def trained(bench: Bench, split: Split, start: GroupDelta, support: Bool[Tensor, "group m"]) -> GroupDelta:
-    """An offset trained on from there through the model, in the latents of `support` alone and without an L1 term."""
-    fit_offset(bench.answers, bench.survey, start, split, replace(bench.settings, l1=0.0), support=support)
+    """An offset trained on from there through the model, in the latents of `support` alone and without an L1 term.
+
+    In one stage, with the epochs of both stages of Delta and the first one's steps and patience, which are the bolder.
+    """
+    settings = bench.settings
+    both = replace(settings.first_stage, epochs=settings.first_stage.epochs + settings.epochs, l1=0.0)
+    fit_offset(bench.answers, bench.survey, start, split, both, support=support)
     return start.requires_grad_(False)
 
 
 def best_of(bench: Bench, split: Split, candidates: Sequence[AnySteered]) -> AnySteered:
-    """The candidate with the lowest KL on `JUDGED` of the split's validation questions, the first of equals."""
+    """The candidate with the lowest KL from toplines on `JUDGED` of the split's validation questions, the first of
+    equals. KL alone would ask how well everybody is met, for which what tells groups apart does nothing."""
     judged = spread(split.validation, JUDGED)
-    questions = torch.from_numpy(judged)
-    costs = [validation_kl(bench.survey, bench.answers.predict(one, questions).numpy(), judged) for one in candidates]
+    some = bench.survey.select(questions=judged.tolist())
+    costs = [toplines_cost(some, bench.answers.predict(one, torch.from_numpy(judged)).numpy()) for one in candidates]
     return candidates[int(np.argmin(costs))]
+
+
+def toplines_cost(some: Survey, log_probs: Float[np.ndarray, "group question option"]) -> float:
+    """KL(h_g || p_g) from toplines, mean over groups and then over the survey's questions, in nats."""
+    given = from_toplines(some, log_probs[..., : some.counts.shape[-1]])
+    return validation_kl(some, given, np.arange(len(some.questions)))

@@ -1,4 +1,9 @@
-"""Comparisons that could explain a gain away: other labels, other latents, another dictionary, simpler directions."""
+r"""Comparisons that could explain a gain away: other labels, other latents, another dictionary, simpler directions.
+
+`diff-means` (after Rimsky et al. 2024), its s, none included, chosen on validation by KL(h_g || p_g):
+
+    x_g = x + s (mean_q x | told to be of g   -   mean over groups of the same)
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,13 @@ from opinion_sae.delta.held_out import HeldOut, Split, answer_with, held_out
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.delta.settings import FitSettings
 from opinion_sae.methods.baselines import validation_kl
+from opinion_sae.methods.contract import STRENGTHS
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.score.metrics import Scores, kl
 from opinion_sae.survey import Survey
 
-STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # of diff-means, in norms of the difference itself
+WITH_NONE = (0.0, *STRENGTHS)  # of diff-means, in norms of the difference itself
 
 
 def shuffled_labels(survey: Survey, seed: int) -> Survey:
@@ -152,7 +158,7 @@ def diff_means(
 
     `residuals` are at the hook layer and the last token of `asked` questions' prompts under a persona for each group
     (`personas.py`); a split uses those of its training questions. The strength s, one for all groups, is the one of
-    `STRENGTHS` with the lowest KL on the validation questions; the history has those chosen.
+    `WITH_NONE` with the lowest KL on the validation questions; the history has those chosen.
     """
 
     def fit(split: Split) -> tuple[DenseOffset, pd.DataFrame]:
@@ -161,11 +167,11 @@ def diff_means(
             raise ValueError(f"split {split.name!r}: none of its training questions was asked with a persona")
         means = torch.from_numpy(residuals[:, seen].mean(1)).float()
         nothing, validation = DenseOffset(survey.groups, answers.lm.width), torch.from_numpy(split.validation)
-        directions = [nothing.with_parts(deviation=s * (means - means.mean(0))) for s in STRENGTHS]
+        directions = [nothing.with_parts(deviation=s * (means - means.mean(0))) for s in WITH_NONE]
         candidates = [offset.to(answers.lm.device) for offset in directions]
         judged = [answers.predict(offset, validation).numpy() for offset in candidates]
         best = int(np.argmin([validation_kl(survey, one, split.validation) for one in judged]))
-        return candidates[best], pd.DataFrame([{"split": split.name, "strength": STRENGTHS[best]}])
+        return candidates[best], pd.DataFrame([{"split": split.name, "strength": WITH_NONE[best]}])
 
     found = held_out(answers, splits, fit)
     return found._replace(history=found.history.drop(columns="fold"))

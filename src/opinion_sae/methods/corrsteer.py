@@ -5,7 +5,7 @@ r"""CorrSteer: latents whose values go along with the outcome, added at their me
 z_q are the latents at the last token, where the answer is generated; y_gq, the outcome, is the chance that somebody of
 the group gives the answer that the model gives: published for right and wrong answers, of which it is the mean. Only
 positive correlations count, and c is the mean over right answers. Published are the best latent of the layer, and
-pruning on validation: how many of the best are kept, none included, is chosen there.
+pruning on validation: how many of the best are kept is chosen there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from opinion_sae.delta.offsets import AdditiveDelta
 from opinion_sae.methods.contract import Bench, Outcome, best_of, steered
 from opinion_sae.survey import Survey
 
-COUNTS = (0, 1, 4, 16)  # latents kept, of each group
+COUNTS = (1, 4, 16)  # latents kept, of each group
 
 
 def corrsteer(bench: Bench) -> Outcome:

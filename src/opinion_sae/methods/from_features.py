@@ -1,4 +1,10 @@
-"""Methods that only read the question: the same ridge on words, sentence embeddings, latents or the dense stream."""
+r"""Methods that only read the question: the same ridge on words, sentence embeddings, latents or the dense stream.
+
+    r_q = log(1 + count_qj) log(n / n_j), scaled to length 1    words, direct: tokens on which latent j fires, or values
+    r_q = x_q - mean over training questions of x               embedding, direct-dense (mean stream), direct-dense-last
+
+and from there to answers by `kernel_ridge`. `features.py` has sources and what weighs nothing.
+"""
 
 from __future__ import annotations
 

@@ -4,8 +4,11 @@ r"""Group preference optimisation: a small transformer that predicts a group's a
 
 A point is an option of a question: x is the stream at its last token, y the group's share of it. Points with y given
 see each other; those asked for see the former and themselves. Trained over groups, with questions drawn anew at each
-step as given and asked for, by KL(h_g || p_g). As published but for size, and for what is held out: there groups, here
-questions, so every group is trained on, and its training questions are given at the end. Nothing is steered.
+step as given and asked for, by KL(h_g || p_g). Of the published method this keeps the network's form and its mask.
+Departures: the loss is KL (there the likelihood of y under a normal distribution); x is the stream at the option's end,
+cut to its first principal components (there an embedding of question and option); as many questions are always given;
+the network is smaller and trained for fewer steps. There groups are held out, here questions, so every group is trained
+on, and its training questions are given at the end. Training stops by KL from toplines. Nothing is steered.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from opinion_sae.delta.fit import BestEpoch
 from opinion_sae.delta.held_out import Split, assemble
 from opinion_sae.losses import mean_kl
-from opinion_sae.methods.contract import Bench, Outcome
+from opinion_sae.methods.contract import Bench, Outcome, toplines_cost
 from opinion_sae.progress import progress
 from opinion_sae.sae.train import check_finite
 
@@ -56,6 +59,7 @@ class Points:
 
     def __init__(self, bench: Bench, split: Split):
         answers, survey = bench.answers, bench.survey
+        self.survey = survey
         ends = answers.kept.tokens("options")
         first = ends.item % answers.orders == 0  # in the order asked
         stream, self.question = ends.stream[first].float(), ends.item[first] // answers.orders
@@ -94,15 +98,15 @@ def gpo(bench: Bench) -> Outcome:
 
 
 def trained(points: Points, split: Split, seed: int, steps: int = STEPS) -> InContext:
-    """By Adam; of the states after each `EVERY` steps the one with the lowest KL on the validation questions."""
+    """By Adam; of the states after each `EVERY` steps the one with the lowest KL from toplines on validation."""
     net, rng = InContext(points.x.shape[1], seed), np.random.default_rng(seed)
     optimiser, best = torch.optim.Adam(net.parameters(), lr=LR), BestEpoch(list(net.parameters()), steps)
     judged = split.validation if len(split.validation) else split.train
+    some = points.survey.select(questions=np.sort(judged).tolist())
     wanted = max(1, min(WANTED, len(split.train) // 2))
     for step in range(steps + 1):
         if step % EVERY == 0:
-            log_probs = torch.from_numpy(answered(points, net, split.train, judged, seed, 1))
-            best.stop(mean_kl(points.shares[:, np.sort(judged)], log_probs).item())
+            best.stop(toplines_cost(some, answered(points, net, split.train, judged, seed, 1)))
         drawn = rng.permutation(split.train)[: wanted + GIVEN]
         loss = mean_kl(points.shares[:, np.sort(drawn[:wanted])], points.log_probs(net, drawn[wanted:], drawn[:wanted]))
         check_finite(loss, f"training in context, {split.name}, step {step}")

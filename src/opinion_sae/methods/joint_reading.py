@@ -1,4 +1,10 @@
-"""`delta-reading-joint`: the SAE is trained along, so that its latents may move to where they tell groups apart."""
+r"""`delta-reading-joint`: the SAE is trained along, so that its latents may move to where they tell groups apart.
+
+    SAE = argmin L_reconstruction + beta KL(h_g || p_g) / KL(h_g || h_all),   then the reading Delta on that SAE
+
+p_g: the direct read-out's answers from toplines, fitted to one half of the training questions and judged on the other.
+The equation and its loss are ours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""LoRA beside the offsets: one adapter over prompts that name the group, trained on the groups' answers."""
+r"""LoRA beside the offsets: one adapter over prompts that name the group, trained on answers (Hu et al. 2022).
+
+    W' = W + 2 B A,   A: (r, d_in), B: (d_out, r), B = 0 at the start,   A, B = argmin mean KL(h_g || p(. | g, q))
+
+in the attention of every layer; one A and B for all groups, which differ by what the prompt says of them.
+"""
 
 from __future__ import annotations
 

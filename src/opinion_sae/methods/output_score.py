@@ -1,13 +1,18 @@
-r"""Latents chosen by what they do to the output, and not by when they fire (Arad, Mueller and Belinkov 2025).
+r"""Latents of a group that change the output, and not only fire for it (Arad, Mueller and Belinkov 2025).
 
-    S_j = | max_t P_j(t) (1 - rank_j(t) / |V|)  -  max_t P(t) (1 - rank(t) / |V|) |
+    S_j  = | max_t P_j(t) (1 - rank_j(t) / |V|)  -  max_t P(t) (1 - rank(t) / |V|) |
+    d_gj = mean z_j | told to be of g   -   mean over groups of the same
+    x_g  = x + decode(max(z + s v_g, 0)) - decode(z),   v_gj = d_gj if among g's largest, d_gj > 0 and S_j > threshold
 
 over the tokens t that latent j's decoder row raises most by the logit lens; P is the next token's distribution after a
-neutral prompt, P_j the same with the latent amplified there. The published method steers with a latent of high score
-that was chosen for its concept. A group is no concept that one latent could be chosen for, so here the latents of the
-highest scores are all free, and how much of each a group takes is fitted to its answers:
+neutral prompt, P_j the same with the latent amplified there. As published, a concept's latents are those that it fires,
+and those of low output score are left out. Departures: a group is a concept told by its persona prompts (`personas.py`)
+in place of texts; it takes all latents that are left, each by its difference, in place of one at a time; the threshold
+and how many are looked at are ours; a latent is amplified to twice the largest value it has on the survey's prompts; s,
+one for all groups, is chosen on validation from toplines. A group with no such latent is left as it is.
 
-    x_g = x + decode(max(z + v_g, 0)) - decode(z),   v_gj = 0 unless S_j is among the highest
+`output-score-fitted` is no published method: the latents of the highest S, whatever they fire for, are all free, and
+how much of each a group takes is fitted to its answers.
 """
 
 from __future__ import annotations
@@ -18,18 +23,45 @@ from torch import Tensor
 
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.methods.contract import Bench, Outcome, steered, trained
+from opinion_sae.methods.contract import STRENGTHS, Bench, Outcome, best_of, steered, trained
+from opinion_sae.methods.tiers import most
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.prompts import Prompt, prompt_tokens
 from opinion_sae.progress import progress
 
 NEUTRAL = "In my experience,"
-LATENTS = 64
+LARGEST = 64  # differences of a group that are looked at
+THRESHOLD = 0.01  # of the output score
+LATENTS = 64  # of the highest output scores, that are fitted
 TOKENS = 20  # that a latent raises most, by the logit lens
 AMPLIFIED = 2.0  # times the largest value that the latent has on the survey's prompts
 
 
 def output_score(bench: Bench) -> Outcome:
+    """The group's latents of high output score at the differences of persona means, one strength for all groups."""
+    survey, sae, scores = bench.survey, bench.sae, output_scores(bench)
+
+    def fit(split: Split) -> GroupDelta:
+        with torch.no_grad():
+            z = sae.encode(bench.personas_of(split).flatten(0, 1)).unflatten(0, (len(survey.groups), -1)).mean(1)
+        v, nothing = kept(z - z.mean(0), scores), GroupDelta(survey.groups, sae)
+        return best_of(bench, split, [nothing.with_parts(deviation=s * v) for s in STRENGTHS])
+
+    return steered(bench, fit, len(survey.groups) * min(LARGEST, sae.width))
+
+
+def kept(
+    difference: Float[Tensor, "group m"],
+    scores: Float[Tensor, "m"],
+    count: int = LARGEST,
+    threshold: float = THRESHOLD,
+) -> Float[Tensor, "group m"]:
+    """Each group's `count` largest positive differences, of those only where the output score is above the threshold;
+    0 elsewhere."""
+    return most(difference.clamp_min(0), count) * (scores.to(difference) > threshold)
+
+
+def output_score_fitted(bench: Bench) -> Outcome:
     """Offsets in the `LATENTS` latents of the highest output scores, fitted without an L1 term."""
     survey, sae, count = bench.survey, bench.sae, min(LATENTS, bench.sae.width)
     chosen = torch.zeros(len(survey.groups), sae.width, dtype=torch.bool)

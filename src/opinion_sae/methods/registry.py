@@ -19,11 +19,12 @@ from opinion_sae.methods import asked, baselines, from_features, readout, suite
 from opinion_sae.methods.cast import cast
 from opinion_sae.methods.contract import Bench, Method, Outcome
 from opinion_sae.methods.corrsteer import corrsteer
+from opinion_sae.methods.diff_means import diff_means
 from opinion_sae.methods.gpo import gpo
 from opinion_sae.methods.kernel_ridge import DEGREES
 from opinion_sae.methods.loreft import loreft
 from opinion_sae.methods.option_ends import gain_option_ends
-from opinion_sae.methods.output_score import output_score
+from opinion_sae.methods.output_score import output_score, output_score_fitted
 from opinion_sae.methods.persona_vector import persona_vector
 from opinion_sae.methods.pooled import pooled
 from opinion_sae.methods.purified import purified
@@ -153,6 +154,7 @@ METHODS: Mapping[str, Entry] = {
     "delta-reading": Entry("reading", _reading("delta-reading")),
     "prompt-toplines": Entry("prompt", asked.with_toplines),
     "output-score": Entry("latents", output_score),
+    "output-score-fitted": Entry("latents", output_score_fitted),
     "tier-token": Entry("latents", tiered("token")),
     "loreft": Entry("vector", loreft),
     "delta-reading-64": Entry("reading", _reading("delta-reading-64")),
@@ -161,9 +163,7 @@ METHODS: Mapping[str, Entry] = {
     "yapo": Entry("latents", yapo),
     "gain-option-ends": Entry("latents", gain_option_ends),
     "tier-prompt": Entry("latents", tiered("prompt")),
-    "diff-means": Entry(
-        "vector", _held(lambda bench: suite.persona_directions(bench.answers, bench.survey, bench.splits))
-    ),
+    "diff-means": Entry("vector", diff_means),
     "dense": Entry("vector", _held(_dense)),
     "delta": Entry("latents", _of_two_stages("delta")),
     "shared-delta": Entry("latents", _of_two_stages("shared-delta")),

@@ -60,8 +60,7 @@ def tiered(tier: str) -> Callable[[Bench], Outcome]:
                 z = sae.encode(bench.personas_of(split).flatten(0, 1)).unflatten(0, (len(groups), -1)).mean(1)
             difference = z - z.mean(0)
             kinds = [Tiered(groups, sae, most(difference, count), tier) for count in COUNTS]
-            nothing = [Scaled(kinds[0], 0.0)]
-            return best_of(bench, split, nothing + [Scaled(one, s) for one in kinds for s in STRENGTHS if s])
+            return best_of(bench, split, [Scaled(one, s) for one in kinds for s in STRENGTHS])
 
         return steered(bench, fit, len(groups) * max(COUNTS))
 
