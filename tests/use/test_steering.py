@@ -258,6 +258,6 @@ def test_answers_under_an_offset_that_reads(tiny, sae):
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_question_is_told_from_what_stands_around_it(tiny, chat):
     lm = tiny.lm(chat=chat)
-    ids = lm.tokenizer(in_turn(lm.tokenizer, "Is it so?"), add_special_tokens=not chat)["input_ids"]
+    ids = lm.tokenizer(in_turn(lm.tokenizer, " Is it so?"), add_special_tokens=not chat)["input_ids"]
     asked = asked_tokens(lm.tokenizer, " Is it so?")
     assert lm.tokenizer.decode(ids[asked]).strip() == "Is it so?" and asked_tokens(lm.tokenizer, "") is None
