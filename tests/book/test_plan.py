@@ -72,8 +72,8 @@ def test_memory_and_disk_add_up():
 
 
 def test_shards_divide_the_texts_and_load_the_weights_twice_more():
-    assert wall(texts=4, hours=10, load=0.5, shards=1) == 10
-    assert wall(texts=4, hours=10, load=0.5, shards=4) == 6 + 1 + 2 * 0.5
+    assert wall(texts=4.0, hours=10.0, load=0.5, shards=1) == 10
+    assert wall(texts=4.0, hours=10.0, load=0.5, shards=4) == 6 + 1 + 2 * 0.5
 
 
 def test_the_page_is_made_of_committed_figures(tmp_path):
