@@ -7,10 +7,10 @@ import sys
 
 from opinion_sae.book.execute import chosen
 from opinion_sae.book.paths import PUBLISHED, ROOT, home, relative
-from opinion_sae.book.profile import find_profile, load_profile
+from opinion_sae.book.profile import find_profile, load_profile, parameters
 from opinion_sae.book.reach import code_hash
 from opinion_sae.book.terminal import plan
-from opinion_sae.book.workflow import hold, sizes, user_files
+from opinion_sae.book.workflow import EXTRACTED, hold, sizes, user_files
 
 # Per notebook: the notebooks before it, then the files it writes to results/<run>/ (tables),
 # _build/<run>/book/figures/ (figures) and _build/<run>/work/ (work).
@@ -255,6 +255,50 @@ rule book:
         "{sys.executable:q} -m opinion_sae html -- {params.profile:q}"
 
 
+SHARDS = []  # what chapter 03 joins, where several jobs extract its activations
+if PROFILE.shards > 1:
+    VALUES = parameters(PROFILE, list(EXTRACTED))
+    SHARDS = [relative(RUN.shards / f"shard-{number}.safetensors") for number in range(PROFILE.shards)]
+
+    rule shard_texts:
+        input:
+            needed(user_files(VALUES)),
+        output:
+            update(relative(RUN.shards / "texts.json")),
+        params:
+            profile=lambda wildcards: NAME,
+            values=lambda wildcards: VALUES,
+            code=code_hash(ROOT / "src/opinion_sae/book/extract.py"),
+        resources:
+            **sizes(RUN, "03_sae"),
+        message:
+            "texts"
+        priority: len(FIRST)
+        threads: workflow.cores if "03_sae" in ALL_CORES else 1
+        shell:
+            "{sys.executable:q} -m opinion_sae extract -- {params.profile:q}"
+
+    rule shard:
+        input:
+            rules.shard_texts.output,
+        output:
+            update(relative(RUN.shards / "shard-{number}.safetensors")),
+        wildcard_constraints:
+            number=r"\d+",
+        params:
+            profile=lambda wildcards: NAME,
+            values=lambda wildcards: VALUES,
+            code=code_hash(ROOT / "src/opinion_sae/book/extract.py"),
+        resources:
+            **sizes(RUN, "03_sae"),
+        message:
+            "activations, shard {wildcards.number}"
+        priority: len(FIRST)
+        threads: workflow.cores if "03_sae" in ALL_CORES else 1
+        shell:
+            "{sys.executable:q} -m opinion_sae extract --shard {wildcards.number} -- {params.profile:q}"
+
+
 for chapter, files in CHAPTERS.items():
 
     rule:
@@ -263,6 +307,7 @@ for chapter, files in CHAPTERS.items():
         input:
             needed([ROOT / f"notebooks/{chapter}.ipynb", *user_files(PARAMETERS[chapter]), *shown(chapter)]),
             [written_by(name) for name in files["needs"]],
+            SHARDS if chapter == "03_sae" else [],
         output:
             *[update(path) for path in written_by(chapter)],
         params:

@@ -1,10 +1,10 @@
-"""The smoke book and a sweep as jobs of a real Slurm on this machine, held against the same without it.
+"""The smoke book, alone, in a sweep and with shards, as jobs of a real Slurm here, held against the same without it.
 
     python tools/slurm.py        writes benchmarks/slurm.json, which book/clusters.md shows
 
 One controller and two nodes of one core each, without an accounting database, in a folder of their own but for a link
-to it in /etc/slurm; it needs Debian's slurm-wlm and munge, and root. In each of the two runs a job is cancelled while
-it is running. Ends with 1 if a table differs, or if no job was cancelled.
+to it in /etc/slurm; it needs Debian's slurm-wlm and munge, and root. In each run a job is cancelled while it is
+running. The book with shards is held against one without. Ends with 1 if a table differs, or if no job was cancelled.
 """
 
 import argparse
@@ -151,12 +151,20 @@ def on_cluster(copy: Copy, command: list[str], rule: str, seconds: int) -> dict[
     return {"command": words, "seconds": round(taken), "jobs": states, "on": nodes} | {"cancelled": cancelled}
 
 
+def with_shards(copy: Copy, shards: int) -> None:
+    """Write the smoke profile with so many shards, as a run of its own."""
+    smoke = (copy.root / "profiles" / "smoke.yaml").read_text().replace("results/smoke", "results/shards")
+    (copy.root / "shards.yaml").write_text(f"{smoke}shards: {shards}\n")
+
+
 def prove(copy: Copy) -> list[dict[str, object]]:
-    """Book and sweep, each with and without the cluster, and how many of their tables are equal."""
+    """Each run with and without the cluster, and how many of their tables are equal."""
     sweep = copy.root / "proof.yaml"
     sweep.write_text(SWEEP)
     kinds = [("book", ["book", "--", "smoke"], "04_delta", 5, "smoke/[!.]*")]
     kinds += [("sweep", ["sweep", "--", "proof.yaml"], "proof_12_0", 40, "proof*/[!.]*")]
+    kinds += [("book with shards", ["book", "--", "shards.yaml"], "shard_wildcards_1", 2, "shards/[!.]*")]
+    with_shards(copy, 3)
     found, tables = [], {}
     for name, command, rule, seconds, pattern in kinds:
         made = on_cluster(copy, command, rule, seconds)
@@ -164,6 +172,7 @@ def prove(copy: Copy) -> list[dict[str, object]]:
         found.append({"name": name, **made})
         print(json.dumps(found[-1]), flush=True)
     copy.clean()
+    with_shards(copy, 1)
     for run, (name, command, _, _, pattern) in zip(found, kinds, strict=True):
         code, text, taken = copy.run("-m", "opinion_sae", *command)
         if code:

@@ -16,4 +16,7 @@ def test_the_page_is_the_file(tmp_path):
     page = clusters_page(path)
     assert "**Of 44 tables 43 are the same" in page and "opinion-sae book -- smoke --profile x" in page
     row = "| book | 12 on node1 + 10 on node2: 1 cancelled, 21 completed | 7 (04_delta) | 44 | 43 | 300 | 200 |"
-    assert row in page and "profile: smoke" in page
+    assert row in page and "profile: smoke" in page and "`shards: 3`" not in page
+    found["runs"].append(run | {"name": "book with shards"})
+    path.write_text(json.dumps(found | {"sweep": "profile: smoke\n"}))
+    assert "`shards: 3` on the cluster" in clusters_page(path)

@@ -15,7 +15,9 @@ from opinion_sae.book import command, execute, paths, preflight
 from opinion_sae.book.command import main
 from opinion_sae.book.paths import ROOT
 
-COMMANDS = "check book run summary html evaluate study compare select predict label export bench survey clean".split()
+COMMANDS = (
+    "check book run extract summary html evaluate study compare select predict label export bench survey clean".split()
+)
 
 
 def python(code, **environment):

@@ -72,10 +72,11 @@ def test_the_method_is_told_in_900_words():
     assert len((ROOT / "book" / "method.md").read_text(encoding="utf-8").split()) <= 900
 
 
-def test_the_order_knows_every_notebook_once(tmp_path):
-    """A dry run on an empty build folder would run all of them, then summary and book."""
-    profile = tmp_path / "order.yaml"
-    profile.write_text((ROOT / "profiles" / "smoke.yaml").read_text().replace("results/smoke", f"{tmp_path}/order"))
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_order_knows_every_notebook_once(tmp_path, shards):
+    """A dry run on an empty build folder would run all of them, then summary and book; before them any shards."""
+    profile, text = tmp_path / "order.yaml", (ROOT / "profiles" / "smoke.yaml").read_text()
+    profile.write_text(text.replace("results/smoke", f"{tmp_path}/order") + f"shards: {shards}\n")
     command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--nolock", "--cores", "1"]
     done = subprocess.run(
         [*command, "--snakefile", ROOT / "Snakefile", "--config", f"profile={profile}"],
@@ -84,7 +85,9 @@ def test_the_order_knows_every_notebook_once(tmp_path):
     assert done.returncode == 0, done.stderr
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE))
     names = [notebook.stem for notebook in NOTEBOOKS]
-    assert jobs == {**dict.fromkeys([*names, "summary", "book"], "1"), "total": str(len(names) + 2)}
+    extracted = {"shard_texts": "1", "shard": str(shards)} if shards > 1 else {}
+    total = len(names) + 2 + sum(map(int, extracted.values()))
+    assert jobs == {**dict.fromkeys([*names, "summary", "book"], "1"), **extracted, "total": str(total)}
 
 
 @pytest.mark.parametrize(

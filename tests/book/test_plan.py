@@ -5,7 +5,18 @@ import json
 import pytest
 
 from opinion_sae.book.paths import ROOT
-from opinion_sae.book.plan import GEMMA_2_2B, GEMMA_2_9B, SMOLLM2_135M, Job, Measured, Shape, plan_page, sizes_gb, steps
+from opinion_sae.book.plan import (
+    GEMMA_2_2B,
+    GEMMA_2_9B,
+    SMOLLM2_135M,
+    Job,
+    Measured,
+    Shape,
+    plan_page,
+    sizes_gb,
+    steps,
+    wall,
+)
 
 TINY = Shape(layers=4, width=10, mlp=20, heads=2, kv_heads=1, head_dim=5, vocabulary=100)
 FOUND = {
@@ -60,7 +71,13 @@ def test_memory_and_disk_add_up():
     assert found["disk"] == pytest.approx(found["weights"] + 2 * (found["activations"] + found["sae"]))
 
 
+def test_shards_divide_the_texts_and_load_the_weights_twice_more():
+    assert wall(texts=4.0, hours=10.0, load=0.5, shards=1) == 10
+    assert wall(texts=4.0, hours=10.0, load=0.5, shards=4) == 6 + 1 + 2 * 0.5
+
+
 def test_the_page_is_made_of_committed_figures(tmp_path):
     page = plan_page()
+    assert "Extracted by 8 jobs side by side (`shards: 8`)" in page
     assert "a sweep over 26 hook layers" in page and "1,498 questions, 60 groups" in page and "nan" not in page
     assert "`make full-size` and `make book` write" in plan_page(tmp_path)

@@ -52,6 +52,8 @@ def test_a_profile_by_path_takes_the_rest_from_the_default(tmp_path):
         ({"seed": None}, "seed must be int, not NoneType"),
         ({"seed": -1}, "seed must not be negative"),
         ({"folds": 0}, "folds must be more than 0"),
+        ({"shards": 0}, "shards must be more than 0"),
+        ({"shards": 1001}, "shards must be at most 1000, not 1001"),
         ({"l1": float("nan")}, "l1 must not be negative, not nan"),
         ({"l1": float("inf")}, "l1 must be finite"),
         ({"survey": ["gss", 3]}, r"survey must be str \| list\[str\], not list"),

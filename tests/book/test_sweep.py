@@ -37,12 +37,13 @@ def test_the_cells_are_all_combinations_each_with_a_profile_of_its_own(place):
 
 def test_a_base_beside_the_file_and_an_sae_for_each_layer(place):
     base = yaml.safe_load((sweeps.find_profile("smoke")).read_text())
-    (place / "base.yaml").write_text(yaml.safe_dump(base))
+    (place / "base.yaml").write_text(yaml.safe_dump(base | {"shards": 3}))
     found = read_sweep(write(place, profile="base.yaml", seed=4, sae="release/layer_{hook_layer}/width_16k"))
     assert [(cell.name, cell.profile.sae) for cell in found.cells] == [
         ("try-12-4", "release/layer_12/width_16k"),
         ("try-15-4", "release/layer_15/width_16k"),
     ]
+    assert all(cell.profile.shards == 3 for cell in found.cells)
 
 
 def test_a_cells_profile_is_written_anew_only_if_it_changed(place):

@@ -642,6 +642,32 @@ def read_stream(folder: Path) -> object:
     return load_activations(folder)
 
 
+def shard(folder: Path) -> list[Damage]:
+    good = {"training": torch.rand(5, 3), "prompts": torch.rand(2, 3), "held_out": torch.rand(4, 3)}
+    (folder / "shard-0.safetensors").write_bytes(tensors(good, {"key": "mine"}))
+    damages = any_tensors("shard-0.safetensors", good, {"key": "mine"})
+    return [one for one in damages if one.name not in ("absent", "a link to itself")]  # then it is extracted
+
+
+def read_shard(folder: Path) -> object:
+    from opinion_sae.model.texts import read_shard
+
+    return read_shard(folder / "shard-0.safetensors", "mine", 3)
+
+
+def shard_texts(folder: Path) -> list[Damage]:
+    good = {"key": "mine", "of": 3, "training": ["one é"], "prompts": [], "held_out": ["two"]}
+    (folder / "texts.json").write_text(json.dumps(good), encoding="utf-8")
+    zero = Damage("of 0", "texts.json", json.dumps({**good, "of": 0}).encode(), "of")
+    return [*any_json("texts.json", good, " ".join(good)), zero]
+
+
+def read_shard_texts(folder: Path) -> object:
+    from opinion_sae.book.extract import read_kept
+
+    return read_kept(folder / "texts.json")
+
+
 def rows(folder: Path) -> list[Damage]:
     good = {"rows": torch.rand(2, 3, 4, 3)}
     (folder / "rows.safetensors").write_bytes(tensors(good))
@@ -1177,6 +1203,8 @@ DOORS = {
     "dense vectors": Door(dense, read_dense),
     "answers": Door(answers, read_answers),
     "activations": Door(stream, read_stream),
+    "shard": Door(shard, read_shard),
+    "texts of shards": Door(shard_texts, read_shard_texts),
     "rows": Door(rows, read_rows),
     "parts": Door(part, read_kept),
     "SAE: topk": Door(sae(2), read_sae),

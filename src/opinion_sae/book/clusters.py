@@ -51,4 +51,6 @@ def clusters_page(path: Path = ROOT / "benchmarks" / "slurm.json") -> str:
     lines.append(
         "\nOf each line the same without what follows the profile, or the sweep's file, ran without the cluster.\n"
     )
+    if any("shards" in run["name"] for run in runs):
+        lines.append("`shards.yaml` is the smoke profile with `shards: 3` on the cluster and `shards: 1` without.\n")
     return "\n".join(lines)

@@ -67,6 +67,14 @@ def run(given: argparse.Namespace) -> None:
             raise ValueError(f"{error}\n  only this again: {shlex.join(again)}") from error
 
 
+def extract(given: argparse.Namespace) -> None:
+    """The texts of chapter 03, or the activations of one shard of them."""
+    from opinion_sae.book.extract import extract
+    from opinion_sae.book.profile import load_profile
+
+    print(f"written: {extract(load_profile(given.profile), given.shard)}")
+
+
 def sweep(given: argparse.Namespace) -> None:
     """A table over models, layers, surveys and seeds."""
     from opinion_sae.book.sweep import sweep
@@ -218,6 +226,8 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one = add(run, "run one chapter, or several in this order", profile=False)
     one.add_argument("chapter", help="such as 07_alignment, or 07; several with commas between")
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
+    one = add(extract, "keep the texts that the SAE is trained on, or the activations of one shard of them")
+    one.add_argument("--shard", type=int, metavar="N", help="from 0 on; the profile's `shards` says how many there are")
     one = add(sweep, "run every combination of models, layers, surveys and seeds, as jobs; goes on where it was", False)
     one.add_argument("sweep", type=Path, help="a YAML file; its keys are in book/reproduce.md")
     one.add_argument("flags", nargs="*", help="for snakemake, after -- and the file")

@@ -67,6 +67,11 @@ class Run:
         return self.work / "prompts.safetensors"
 
     @property
+    def shards(self) -> Path:
+        """What `opinion-sae extract` keeps for chapter 03: texts, and the activations in shards."""
+        return self.work / "shards"
+
+    @property
     def chapters(self) -> Path:
         """Executed notebooks."""
         return self.book / "chapters"

@@ -9,11 +9,13 @@ from typing import Any
 from opinion_sae.artifacts import read_csv, read_json
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.terminal import spoken
 
 LATENTS = 16384  # of the SAE
 LETTERS = 5  # of the question with the most options
 GPU_TFLOPS = 312.0  # an A100's, dense products in bfloat16, by its maker's data sheet
 DOUBT = 10  # a GPU that is given passes of one token may reach a tenth of the share of its peak that a CPU does
+SHARDS = 8  # jobs side by side that extract activations, for the sentence on them
 FIXED = ("unsteered", "shared-delta", "delta", "dense")  # what chapter 04 answers for every question
 
 
@@ -234,8 +236,30 @@ def _answer(measured: Measured, each: list[Step], run: dict[str, Any], made: dic
         numbers = [f"{step.passes:,.0f}", f"{step.tflop:,.0f}", f"{step.gflops:.0f}", f"{step.cpu_hours:,.0f}"]
         rows.append(f"| {step.name} | {step.count} | {' | '.join(numbers)} | {step.cpu_hours / faster:.2f} |")
     texts = next(step for step in each if step.name.startswith("texts"))
-    reading = f"The texts are {texts.cpu_hours / hours:.0%} of the hours, so reading them in shards would save no more."
-    return [*lines, captioned("Work by step", rows), f"Each layer is a job of its own. {reading}"]
+    load = measured.loading * size["weights"] / 3600
+    said = _sharded(texts, hours / len(layers), load, faster, cores)
+    return [*lines, captioned("Work by step", rows), f"Each layer is a job of its own. {said}"]
+
+
+def wall(texts: float, hours: float, load: float, shards: int) -> float:
+    """Hours from the start of a layer to its end, of which `texts` go to extraction: by one job, or by `shards` side by
+    side, which wait for the job that makes the texts; both load the weights once more."""
+    return hours if shards == 1 else hours - texts + texts / shards + 2 * load
+
+
+def _sharded(step: Step, hours: float, load: float, faster: float, cores: int) -> str:
+    """What shards do to the wall time of a layer of so many CPU hours, on GPUs and without."""
+    texts = step.cpu_hours / len(PLAN.layers)
+    cpu, gpu = (
+        [spoken(3600 * wall(texts / by, hours / by, load, shards)) for shards in (1, SHARDS)] for by in (1, faster)
+    )
+    even = step.passes * 2 * load / (texts / faster * (1 - 1 / SHARDS))
+    return (
+        f"The texts are {texts / hours:.0%} of its hours. Extracted by {SHARDS} jobs side by side (`shards: {SHARDS}`) "
+        f"they have the weights loaded twice more, {spoken(3600 * 2 * load)}: so a layer takes {gpu[1]} on GPUs rather "
+        f"than {gpu[0]}, and {cpu[1]} rather than {cpu[0]} on machines of {cores} cores, other loadings left out. On "
+        f"GPUs shards save time from about {float(f'{even:.1g}'):,.0f} tokens of text on."
+    )
 
 
 def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seconds: float) -> list[str]:

@@ -29,6 +29,7 @@ MAY_BE_ZERO = {
 MAY_BE_EMPTY = {"crossed"}
 CHOICES = {"dtype": ("auto", "float32", "bfloat16")}
 MOST_LISTS = 200
+MOST_SHARDS = 1000
 LARGEST = 2**32 - 1  # of a number; no seed may be larger
 
 
@@ -49,6 +50,7 @@ class Profile:
     min_respondents: int  # cells with fewer answers are dropped
     texts: str | list[str]  # addresses, prompts, self, a folder of .txt, hf:<dataset>; a list gives each a share
     text_tokens: int
+    shards: int  # jobs that extract activations
     sae_width: int  # latents
     sae_k: int  # active latents per token
     sae_steps: int
@@ -243,6 +245,8 @@ def _check_together(profile: Profile) -> None:
         raise ValueError(
             f"max_questions must be 0 (all) or at least folds, {profile.folds}, not {profile.max_questions}"
         )
+    if profile.shards > MOST_SHARDS:
+        raise ValueError(f"shards must be at most {MOST_SHARDS}, not {profile.shards}")
     if profile.sae_k > profile.sae_width:
         raise ValueError(f"sae_k must be at most sae_width, {profile.sae_width}, not {profile.sae_k}")
     if not {0, 1} <= set(profile.strengths):

@@ -14,6 +14,8 @@ from opinion_sae.artifacts import read_json, sweep
 from opinion_sae.book.paths import ROOT, Run, claim, home
 from opinion_sae.model.sources import parse_sources
 
+EXTRACTED = ("model", "dtype", "hook_layer", "survey", "attributes", "min_respondents", "max_questions")
+EXTRACTED += ("texts", "text_tokens", "seed", "shards")  # the parameters that an extracted shard depends on
 TABLES = ("*.csv", "*.csv.gz", "*.json")  # what a survey's folder holds
 LOCK = ".lock"  # in `_build/<run>`; held, by the system, as long as the run's process lives
 

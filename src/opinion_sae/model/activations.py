@@ -26,6 +26,18 @@ class Windows(NamedTuple):
     real: Bool[Tensor, "batch token"]
 
 
+class Shard(NamedTuple):
+    """One of the parts into which extraction is cut: whole batches, since padding and sinks depend on the batch."""
+
+    number: int = 0
+    of: int = 1
+
+    def part(self, batches: Sequence[Windows]) -> Sequence[Windows]:
+        """This shard's batches; those of all shards, one after another, are all. None if there are fewer than `of`."""
+        start, end = (n * len(batches) // self.of for n in (self.number, self.number + 1))
+        return batches[start:end]
+
+
 def text_windows(
     lm: LanguageModel, texts: Sequence[str], length: int = 128, tokens_per_batch: int = 4096
 ) -> list[Windows]:
@@ -70,8 +82,13 @@ def activations(
     carry no content, and keep an SAE from training, so they are dropped. A window's last token comes `ends` times.
     """
     lm.check_layer(hook_layer)
-    found = []
-    for tokens, real in progress(text_windows(lm, texts, length, lm.tokens_per_batch), "activations"):
+    return stream(lm, text_windows(lm, texts, length, lm.tokens_per_batch), hook_layer, ends)
+
+
+def stream(lm: LanguageModel, batches: Sequence[Windows], hook_layer: int, ends: int = 1) -> Float[Tensor, "token d"]:
+    """`activations` at these batches; no token if there is none."""
+    found = [torch.empty(0, lm.width)]
+    for tokens, real in progress(batches, "activations"):
         residual = lm.residual(tokens, hook_layer).cpu()
         found.append(residual[content(residual, real)])
         found += [residual[torch.arange(len(real)), real.sum(1) - 1]] * (ends - 1)

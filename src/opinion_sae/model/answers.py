@@ -9,15 +9,12 @@ and values serve all groups without a copy.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-import transformers
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
@@ -88,14 +85,8 @@ class AnswerPath:
                 self._keep(file)
 
     def _key(self) -> str:
-        """A hash of all that the prompts' passes depend on, the code of this room included."""
-        about = [self.lm.sha256, str(self.lm.dtype), self.hook_layer, torch.__version__, transformers.__version__]
-        digest = hashlib.sha256(
-            json.dumps([about, [(prompt.tokens, prompt.asked) for prompt in self.prompts]]).encode()
-        )
-        for module in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(module.read_bytes())
-        return digest.hexdigest()
+        """A hash of all that the prompts' passes depend on."""
+        return self.lm.key(self.hook_layer, [(prompt.tokens, prompt.asked) for prompt in self.prompts])
 
     def _keep(self, file: Path) -> None:
         tensors = {f"layer-{index}": layer.cpu() for index, layer in self.keys_values.items()}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +58,14 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return next(self.model.get_input_embeddings().parameters()).device
+
+    def key(self, *about: object) -> str:
+        """A hash of `about` and of all else that passes depend on: model, versions, and the code of this room."""
+        known = [self.sha256, str(self.dtype), torch.__version__, transformers.__version__, *about]
+        digest = hashlib.sha256(json.dumps(known).encode())
+        for module in sorted(Path(__file__).parent.glob("*.py")):
+            digest.update(module.read_bytes())
+        return digest.hexdigest()
 
     def layer_device(self, index: int) -> torch.device:
         """Where a layer lies; accelerate may spread them over several GPUs."""

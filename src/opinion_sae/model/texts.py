@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from opinion_sae.artifacts import read_text
-from opinion_sae.model.activations import PROMPT_ENDS, Activations, activations
+from opinion_sae.artifacts import check_numbers, keep_part, read_part, read_text
+from opinion_sae.model.activations import PROMPT_ENDS, Activations, Shard, stream, text_windows
 from opinion_sae.model.addresses import addresses
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.model.prompts import build_prompts, chat, describe
@@ -36,6 +38,9 @@ class Texts(NamedTuple):
     training: list[str]
     prompts: list[str]
     held_out: list[str]
+
+
+PARTS = {"training": 1, "prompts": PROMPT_ENDS, "held_out": 1}  # of Texts: how often a window's last token comes
 
 
 def load_texts(texts: str | list[str], lm: LanguageModel, survey: Survey, tokens: int, seed: int) -> Texts:
@@ -107,11 +112,64 @@ def pool_texts(texts: str | list[str], training: Sequence[str], seed: int) -> li
     return found
 
 
-def text_activations(lm: LanguageModel, texts: Texts, hook_layer: int) -> Activations:
-    """The stream after `hook_layer` at what an SAE is trained on and judged by; prompts' ends count more often."""
-    parts = [activations(lm, texts.training, hook_layer)] if texts.training else []
-    parts += [activations(lm, texts.prompts, hook_layer, ends=PROMPT_ENDS)] if texts.prompts else []
-    return Activations(torch.cat(parts), activations(lm, texts.held_out, hook_layer))
+def shard_streams(
+    lm: LanguageModel, texts: Texts, hook_layer: int, shard: Shard
+) -> dict[str, Float[Tensor, "token d"]]:
+    """The stream after `hook_layer` at a shard of each part of the texts, float32; prompts' ends count more often."""
+    lm.check_layer(hook_layer)
+    found = {}
+    for name, ends in PARTS.items():
+        given = getattr(texts, name)
+        batches = text_windows(lm, given, tokens_per_batch=lm.tokens_per_batch) if given else []
+        found[name] = stream(lm, shard.part(batches), hook_layer, ends)
+    return found
+
+
+def shard_file(folder: Path, shard: Shard) -> Path:
+    return folder / f"shard-{shard.number}.safetensors"
+
+
+def shard_key(lm: LanguageModel, texts: Texts, hook_layer: int, shard: Shard) -> str:
+    """A hash of all that a shard's numbers depend on."""
+    return lm.key(hook_layer, lm.device.type, lm.tokens_per_batch, texts, shard)
+
+
+def keep_shard(folder: Path, lm: LanguageModel, texts: Texts, hook_layer: int, shard: Shard) -> Path:
+    """Extract a shard and write it for `text_activations` to find."""
+    path, streams = shard_file(folder, shard), shard_streams(lm, texts, hook_layer, shard)
+    keep_part(path, shard_key(lm, texts, hook_layer, shard), {name: x.numpy() for name, x in streams.items()})
+    return path
+
+
+def read_shard(path: Path, key: str, width: int) -> dict[str, Float[Tensor, "token d"]] | None:
+    """What `keep_shard` wrote under this key; None if it did not. ValueError for a broken file."""
+    part = read_part(path, key)
+    if part is None:
+        return None
+    found = {name: torch.from_numpy(table) for name, table in part.items()}
+    check_numbers(path, found)
+    shapes = {name: (str(x.dtype), *x.shape) for name, x in sorted(found.items())}
+    if set(found) != set(PARTS) or any(x.dtype != torch.float32 or x.shape[1:] != (width,) for x in found.values()):
+        needed = f"{', '.join(PARTS)} in float32, {width} numbers a token"
+        raise ValueError(f"{path}: expected {needed}, found {shapes}; delete it and run again")
+    return found
+
+
+def text_activations(
+    lm: LanguageModel, texts: Texts, hook_layer: int, folder: Path | None = None, of: int = 1
+) -> Activations:
+    """The stream after `hook_layer` at what an SAE is trained on and judged by, joined from `of` shards.
+
+    Those that `folder` holds for this model and these texts are read, the others extracted here: the numbers are the
+    same for any `of`.
+    """
+    found = []
+    for shard in (Shard(number, of) for number in range(of)):
+        key = shard_key(lm, texts, hook_layer, shard)
+        kept = None if folder is None else read_shard(shard_file(folder, shard), key, lm.width)
+        found.append(kept or shard_streams(lm, texts, hook_layer, shard))
+    parts = {name: [one[name] for one in found] for name in PARTS}
+    return Activations(torch.cat(parts["training"] + parts["prompts"]), torch.cat(parts["held_out"]))
 
 
 def folder_texts(source: str) -> list[str]:
