@@ -56,3 +56,12 @@ def test_score_is_a_room_and_a_function(two_groups):
 
     log_probs = np.log(np.full(two_groups.shares.shape, 0.25))
     np.testing.assert_array_equal(score(two_groups, log_probs).kl, metrics.score(two_groups, log_probs).kl)
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_wait_asleep_whatever_imports_the_package_unless_asked_otherwise(given):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"OMP_WAIT_POLICY": given} if given else {})
+    code = "import opinion_sae, os; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (given or "passive")
