@@ -32,7 +32,7 @@ KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),  # for benchmarks/
-    "OMP_WAIT_POLICY": "passive",  # as in command.py
+    "OMP_WAIT_POLICY": "passive",  # as in the package, which a notebook may import after torch
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -168,9 +168,23 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
         where = [what, *called(trace), f"traceback: {relative(log)}", f"notebook up to there: {relative(half)}"]
         raise NotebookError("\n  ".join(where)) from error
     except DeadKernelError as error:
-        raise NotebookError(
-            f"{notebook.name}: the kernel died, most likely out of memory\n  log: {relative(log)}"
-        ) from error
+        what = f"{notebook.name}{last_cell(half)}: the kernel died, most likely out of memory"
+        where = [what, f"log: {relative(log)}", f"notebook up to there: {relative(half)}"]
+        raise NotebookError("\n  ".join(where)) from error
+
+
+def last_cell(half: Path) -> str:
+    """Of a notebook that was stopped: the cell that was run last, and its first line; nothing if none was begun.
+
+    Papermill notes it before each cell; one whose kernel died counts as completed then, those after it as pending.
+    """
+    cells = [cell for cell in (read_cells(half) if half.is_file() else []) if cell["cell_type"] == "code"]
+    begun = [cell["metadata"].get("papermill", {}).get("status", "pending") != "pending" for cell in cells]
+    if not any(begun):
+        return ""
+    last = max(number for number, one in enumerate(begun) if one)
+    line = cells[last]["source"].strip().partition("\n")[0]
+    return f", cell In[{sum(bool(cell['source'].strip()) for cell in cells[: last + 1])}] ({line[:80]})"
 
 
 def _first(text: str) -> str:
