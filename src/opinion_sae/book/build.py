@@ -78,6 +78,7 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
+        _let_write(run.book / path.name)
     (run.book / EXPLORER).parent.mkdir(parents=True, exist_ok=True)
     (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     made = {"api": api_page(), "faults": faults_page(), "clusters": clusters_page(), "plan": plan_page()}
@@ -86,6 +87,12 @@ def stage(run: Run) -> None:
         (run.book / f"{name}.md").write_text(text, encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
         path.unlink()  # of a notebook that has another name now
+
+
+def _let_write(path: Path) -> None:
+    """Let the owner write to a copy, and to all in it: it has the modes of what was copied, perhaps read-only."""
+    for one in (path, *path.rglob("*")):
+        one.chmod(one.stat().st_mode | (0o700 if one.is_dir() else 0o200))
 
 
 def explorer_script(path: Path) -> str:
