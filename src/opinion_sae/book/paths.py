@@ -10,8 +10,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from opinion_sae.artifacts import MARKER
+
 ROOT = Path(__file__).resolve().parents[3]
-MARKER = ".made-by-opinion-sae"  # in every folder that a run may empty; says where the run's tables are
 # the only runs that write to committed files
 PUBLISHED = ("default", "opinionqa", "opinionqa-qwen", "opinionqa-qwen-1.5b")
 RESERVED = ("html", "published", "model", "benchmarks", "studies")  # names that other things have

@@ -283,7 +283,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as side:
+    with replacing(folder, own=("*",)) as side:  # in the cache, where nobody else keeps anything
         model.save_pretrained(side)
         tokenizer.save_pretrained(side)
         write_json(side / HASHES, {path.name: sha256_of(path) for path in sorted(side.iterdir())})
