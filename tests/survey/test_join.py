@@ -168,7 +168,7 @@ def test_counting_is_what_a_loop_counts(rows):
         assert row.weight_squared == pytest.approx(sum(w * w for w in mine))
 
 
-TWICE = "attributes 'RACE' and 'ETHNICITY' are both read as 'race'; keep one of them, or give one a name of its own"
+TWICE = "attributes 'ETHNICITY' and 'RACE' are both read as 'race'; keep one of them, or give one a name of its own"
 
 
 def test_two_attributes_of_one_table_that_are_one_are_refused():
@@ -200,7 +200,13 @@ def write_counted(folder):
 
 
 def write_subpop(folder):
-    row = {"qkey": "A_W1", "question": "Is it so?", "options": ["Yes", "No"], "ordinal": [1, 2], "refusal_rate": 0.0}
+    row = {
+        "qkey": "A_W1",
+        "question": "Is it so?",
+        "options": ["Yes", "No", "Refused"],
+        "ordinal": [1, 2],
+        "refusal_rate": 0.0,
+    }
     row |= {"group": "White", "responses": [0.5, 0.5]}
     lines = [json.dumps(row | {"attribute": of}) for of in ("RACE", "ETHNICITY")]
     (folder / "town.jsonl").write_text("\n".join([*lines, ""]))

@@ -81,9 +81,10 @@ def _check_attributes(table: SurveyTable) -> None:
     for name in dict.fromkeys(table.cells["attribute"]):
         other = owner.setdefault(canonical_attribute(name), name)
         if other != name:
+            first, second = sorted((other, name))
             raise ValueError(
-                f"{table.name}: attributes {other!r} and {name!r} are both read as {canonical_attribute(name)!r}; keep "
-                "one of them, or give one a name of its own"
+                f"{table.name}: attributes {first!r} and {second!r} are both read as {canonical_attribute(name)!r}; "
+                "keep one of them, or give one a name of its own"
             )
 
 
