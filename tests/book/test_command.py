@@ -113,7 +113,7 @@ def test_the_command_for_a_failed_chapter_alone_says_where_runs_are(place, capsy
     assert main(["run", "01", "--", str(place / "mine.yaml")]) == 1
     again = capsys.readouterr().err.partition("only this again: ")[2]
     where = ["env", f"OPINION_SAE_HOME={home}"] if home else []
-    assert shlex.split(again)[:-5] == [*where, sys.executable]
+    assert shlex.split(again)[:-6] == [*where, sys.executable]
 
 
 def test_a_check_of_a_profile_does_not_load_torch():

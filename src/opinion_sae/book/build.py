@@ -18,15 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_cells, read_json, replacing
+from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.cards import CARDS, addresses, pages
+from opinion_sae.book.cards import CARDS, addresses, pages, read_cards
 from opinion_sae.book.cards import FILE as CARDS_FILE
 from opinion_sae.book.clusters import clusters_page
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
 from opinion_sae.book.plan import plan_page
+from opinion_sae.book.recorded import read_cells, read_fields
 from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
@@ -100,9 +101,10 @@ def explorer_script(path: Path) -> str:
 
     To the data come `cards`, from the file of cards beside it: for each latent that has one the card's address.
     """
-    found, beside = read_json(path) if path.is_file() else None, path.with_name(CARDS_FILE)
+    found = read_fields(path, {"latents": dict}) if path.is_file() else None
+    beside = path.with_name(CARDS_FILE)
     if found is not None and beside.is_file():
-        at = addresses(read_json(beside, dict)["cards"])
+        at = addresses(read_cards(beside)["cards"])
         cards = {latent: at.get(("read", int(latent))) for latent in found["latents"]}
         found["cards"] = {latent: f"../{CARDS}/{card}" for latent, card in cards.items() if card}
     return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
@@ -229,10 +231,10 @@ def publish(run: Run) -> None:
     if run.results.resolve() != ROOT / "results" / PUBLISHES_BOOK:
         return
     for name in MADE:
-        with replacing(PROSE / name) as side:
+        with replacing(PROSE / name, own=("*",)) as side:  # all of it is a run's
             shutil.copytree(run.book / name, side, ignore=shutil.ignore_patterns(".*"))
     if (run.work / KEPT.name).is_dir():  # not of a run whose SAE is too large to be kept
-        with replacing(KEPT) as side:
+        with replacing(KEPT, own=("*",)) as side:
             shutil.copytree(run.work / KEPT.name, side)
 
 

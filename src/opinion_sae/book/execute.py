@@ -19,9 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
+from opinion_sae.artifacts import read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, model_name, parameters
+from opinion_sae.book.recorded import read_cells, read_cost
 from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
@@ -176,10 +177,10 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
 def last_cell(half: Path) -> str:
     """Of a notebook that was stopped: the cell that was run last, and its first line; nothing if none was begun.
 
-    Papermill notes it before each cell; one whose kernel died counts as completed then, those after it as pending.
+    Papermill notes when it starts each; its status says nothing, as all count as completed where a kernel has died.
     """
     cells = [cell for cell in (read_cells(half) if half.is_file() else []) if cell["cell_type"] == "code"]
-    begun = [cell["metadata"].get("papermill", {}).get("status", "pending") != "pending" for cell in cells]
+    begun = [(cell["metadata"].get("papermill") or {}).get("start_time") is not None for cell in cells]
     if not any(begun):
         return ""
     last = max(number for number, one in enumerate(begun) if one)
@@ -266,10 +267,7 @@ def summarise(profile: Profile) -> None:
     if not speed.is_file():
         write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
-    costs = {path.stem: read_json(path) for path in logs if path.exists()}
-    for path in logs:
-        if path.stem in costs:
-            check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
+    costs = {path.stem: read_cost(path) for path in logs if path.exists()}
     numbers = {
         "model": model_name(profile.model),
         "machine": f"{machine()}, {products(read_json(speed))}",
