@@ -12,10 +12,15 @@ ITEMS ?=
 # of a study; without one, make study lists them
 NAME ?=
 
-# As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it.
+# As it was typed, and to the recipes through the environment: neither make nor a shell reads what is in it. FLAGS and
+# ITEMS are split at spaces, no more (set -f).
 override PROFILE := $(value PROFILE)
 override DEVICE := $(value DEVICE)
-export PROFILE DEVICE
+override FLAGS := $(value FLAGS)
+override KILLS := $(value KILLS)
+override ITEMS := $(value ITEMS)
+override NAME := $(value NAME)
+export PROFILE DEVICE FLAGS KILLS ITEMS NAME
 
 PY := .venv/bin/python
 OPINION_SAE := $(PY) -m opinion_sae
@@ -50,10 +55,10 @@ help:
 	@echo "The first of them makes .venv (PYTHON=$(PYTHON), 3.11 or newer; about 2.1 GB)."
 
 book: $(READY)
-	$(OPINION_SAE) book -- "$$PROFILE" $(FLAGS)
+	set -f; $(OPINION_SAE) book -- "$$PROFILE" $$FLAGS
 
 tables: $(READY)
-	$(OPINION_SAE) book --tables -- "$$PROFILE" $(FLAGS)
+	set -f; $(OPINION_SAE) book --tables -- "$$PROFILE" $$FLAGS
 
 html: $(READY)
 	$(OPINION_SAE) html
@@ -63,10 +68,10 @@ select: $(READY)
 
 # Uses what the book of the profile left; then make book again, to have its rows in the chapters.
 evaluate: $(READY)
-	$(OPINION_SAE) evaluate -- "$$PROFILE" $(ITEMS)
+	set -f; $(OPINION_SAE) evaluate -- "$$PROFILE" $$ITEMS
 
 study: $(READY)
-	$(OPINION_SAE) study $(NAME) $(if $(NAME),-- "$$PROFILE" $(ITEMS))
+	set -f; $(OPINION_SAE) study $${NAME:+"$$NAME" -- "$$PROFILE" $$ITEMS}
 
 # The published book in a browser.
 pages: html
@@ -97,7 +102,7 @@ full-size: $(READY)
 
 # Half an hour on two cores that have nothing else to do; the fewer kills, the sooner.
 test-faults: $(READY)
-	$(PY) tools/faults.py --kills $(KILLS)
+	$(PY) tools/faults.py --kills "$$KILLS"
 
 # The plugin for this only: without a cluster nothing needs it.
 test-slurm: $(READY)

@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opinion_sae.artifacts import cache_dir, read_json, replacing, write_csv, write_json
+from opinion_sae.artifacts import MARKER, cache_dir, read_json, replacing, write_csv, write_json
+from opinion_sae.book.predict import answer
+from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.progress import VARIABLE, progress
+from opinion_sae.survey import export
+from opinion_sae.survey.export import write_opinionqa, write_tidy
 
 
 def names(folder):
@@ -29,10 +34,62 @@ def test_replaces_a_file_and_leaves_nothing_beside_it(tmp_path):
 def test_replaces_a_folder_with_all_that_was_in_it(tmp_path):
     target = tmp_path / "sae"
     for name in ("old", "new"):
-        with replacing(target) as side:
+        with replacing(target, own=("o*",)) as side:
             side.mkdir()
             (side / name).touch()
     assert names(tmp_path) == ["sae"] and names(target) == ["new"]
+    elsewhere = tmp_path / "link"
+    elsewhere.symlink_to(target)  # the link is replaced, not what it leads to
+    with replacing(elsewhere) as side:
+        side.mkdir()
+        (side / "new").write_text("newer")
+    assert names(tmp_path) == ["link", "sae"] and not elsewhere.is_symlink() and not (target / "new").read_text()
+
+
+@pytest.fixture
+def thesis(tmp_path):
+    """A folder of somebody's own, which must come out as it went in."""
+    folder = tmp_path / "mine.csv"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    yield folder
+    assert names(tmp_path) == ["mine.csv"] and names(folder) == ["thesis.txt"]
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_no_file_is_written_over_a_folder(thesis, tiny):
+    delta = GroupDelta(("Female", "Male"), tiny.sae())
+    for write in (
+        lambda: write_tidy("gss", thesis),
+        lambda: delta.save(thesis),
+        lambda: write_json(thesis, {}),
+        lambda: answer(Path("questions.csv"), out=thesis),
+    ):
+        with pytest.raises(IsADirectoryError, match=f"Is a directory: '{thesis}'"):
+            write()
+
+
+def test_no_folder_is_written_over_somebodys_own(thesis, tiny, monkeypatch):
+    monkeypatch.setattr(export, "whole_survey", None)  # refused before any work
+    said = f"{thesis}: holds 'thesis.txt', which would be lost; name a folder that is empty or not there"
+    for write in (
+        lambda: tiny.sae().save(thesis),
+        lambda: write_opinionqa("gss", thesis),
+    ):
+        with pytest.raises(ValueError, match=said):
+            write()
+
+
+def test_a_folder_that_is_empty_or_a_runs_is_replaced(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "work" / "sae").mkdir(parents=True)
+    (tmp_path / "run" / MARKER).touch()
+    (tmp_path / "run" / "work" / "sae" / "older.txt").touch()
+    for folder in (tmp_path / "empty", tmp_path / "run" / "work" / "sae"):
+        with replacing(folder) as side:
+            side.mkdir()
+            (side / "new").touch()
+        assert names(folder) == ["new"]
 
 
 @pytest.mark.parametrize("folder", [False, True])

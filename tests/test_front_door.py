@@ -73,3 +73,12 @@ def test_an_offset_of_either_kind_comes_back_by_the_front_door(tiny, six_questio
     reads.save(tmp_path / "reads.safetensors")
     with pytest.raises(ValueError, match="`load_offset` reads offsets that read the question too"):
         GroupDelta.load(tmp_path / "reads.safetensors", sae)
+
+
+@pytest.mark.parametrize("given", [None, "active"])
+def test_threads_wait_asleep_whatever_imports_the_package_unless_asked_otherwise(given):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"OMP_WAIT_POLICY": given} if given else {})
+    code = "import opinion_sae, os; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (given or "passive")

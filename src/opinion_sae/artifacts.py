@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import glob
 import gzip
 import hashlib
 import io
@@ -14,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -24,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 SIDE = re.compile(r"\.(?P<process>\d+)@(?P<machine>[0-9a-f]{6})\.(new|old)(\.|$)")  # what `replacing` writes beside
+MARKER = ".made-by-opinion-sae"  # in every folder that a run may empty; says where the run's tables are
 LARGEST_TEXT = 1 << 29  # bytes that a packed file may unpack to
 
 
@@ -50,13 +53,16 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, own: Sequence[str] | None = None) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to; move it to `path` on success.
 
-    The side path keeps the suffix. If the block raises, `path` stays as it was and the side
-    path is removed. Raises FileNotFoundError if the block wrote nothing.
+    The side path keeps the suffix. If the block raises, `path` stays as it was and the side path is removed. Raises
+    FileNotFoundError if the block wrote nothing, and what `check_file` and `check_folder` raise; the latter before the
+    block if `own` says what names a folder may hold to be replaced, else for those that are not written anew.
     """
     path = Path(path)
+    if own is not None:
+        check_folder(path, own)
     path.parent.mkdir(parents=True, exist_ok=True)
     side = path.with_name(f".{path.stem}.{_here()}.new{path.suffix}")
     _remove(side)
@@ -65,9 +71,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield side
         if not side.exists():
             raise FileNotFoundError(f"{path}: nothing was written to {side.name}")
+        if not side.is_dir():
+            check_file(path)
+        elif own is None:
+            check_folder(path, [glob.escape(one.name) for one in side.iterdir()])
         _move(side, path)
     finally:
         _remove(side)
+
+
+def check_file(path: Path) -> None:
+    """IsADirectoryError for a folder, which no file may be written over."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def check_folder(path: Path, own: Sequence[str]) -> None:
+    """ValueError for a folder with something in it of other names than `own` (patterns), unless a run made it."""
+    held = [one.name for one in path.iterdir()] if path.is_dir() else []
+    others = [one for one in held if not any(fnmatch(one, name) for name in own)]
+    if others and not any((place / MARKER).is_file() for place in (path, *path.absolute().parents)):
+        raise ValueError(
+            f"{path}: holds {min(others)!r}, which would be lost; name a folder that is empty or not there"
+        )
 
 
 @contextmanager
@@ -218,25 +244,6 @@ def check_fields(found: object, expected: Mapping[str, Any], where: str, more: b
             raise ValueError(f"{where}: {name} is {_shown(found[name])}, which is not of the kind {shown}")
 
 
-def read_cells(notebook: str | Path) -> list[dict[str, Any]]:
-    """The cells of a Jupyter notebook, each with its type, its source as one text, its metadata, and its outputs."""
-    content = read_json(notebook)
-    check_fields(content, {"cells": list}, str(notebook), more=True)
-    fields = {"cell_type": str, "source": str | list, "metadata": dict, "outputs": list, "execution_count": int | None}
-    cells = []
-    for number, cell in enumerate(content["cells"]):
-        where = f"{notebook}: cell {number}"
-        cell = {"metadata": {}, "outputs": [], "execution_count": None, **(cell if isinstance(cell, dict) else {})}
-        check_fields(cell, fields, where, more=True)
-        check_fields(cell["metadata"], {"tags": list} if "tags" in cell["metadata"] else {}, where, more=True)
-        for output in cell["outputs"]:
-            check_fields(output, {"output_type": str}, f"{where}: output", more=True)
-        if not all(isinstance(line, str) for line in cell["source"]):
-            raise ValueError(f"{where}: source holds something else than text")
-        cells.append(cell | {"source": "".join(cell["source"])})
-    return cells
-
-
 def read_csv(
     path: str | Path, columns: Sequence[str], numbers: Sequence[str] = (), names: Sequence[str] = (), **options: Any
 ) -> pd.DataFrame:
@@ -374,11 +381,11 @@ def _move(side: Path, path: Path) -> None:
     except OSError:
         os.replace(old, path)
         raise
-    shutil.rmtree(old)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import nbformat
 import pytest
 import yaml
 
-from opinion_sae.book import command, execute, paths, preflight
+from opinion_sae.book import execute, paths, preflight
 from opinion_sae.book.command import main
 from opinion_sae.book.paths import ROOT
 
@@ -100,14 +101,21 @@ def test_a_full_folder_of_temporary_files_is_named_before_anything_runs(tmp_path
         preflight.check_room(least=1 << 60)
 
 
-def test_waiting_is_passive_unless_asked_otherwise(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    main(["check", "none"])
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    main(["check", "none"])
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+def test_kernels_wait_asleep_even_where_a_notebook_loads_torch_first():
     assert execute.KERNEL_ENVIRONMENT["OMP_WAIT_POLICY"] == "passive"
+
+
+@pytest.mark.parametrize("home", ["", "/somewhere else"])
+def test_the_command_for_a_failed_chapter_alone_says_where_runs_are(place, capsys, monkeypatch, home):
+    def fail(profile, notebook):
+        raise ValueError("it failed")
+
+    monkeypatch.setattr(execute, "run_notebook", fail)
+    monkeypatch.setenv("OPINION_SAE_HOME", home)
+    assert main(["run", "01", "--", str(place / "mine.yaml")]) == 1
+    again = capsys.readouterr().err.partition("only this again: ")[2]
+    where = ["env", f"OPINION_SAE_HOME={home}"] if home else []
+    assert shlex.split(again)[:-6] == [*where, sys.executable]
 
 
 def test_a_check_of_a_profile_does_not_load_torch():
@@ -141,7 +149,11 @@ print(min(taken[1:]))
 @pytest.mark.alone
 def test_a_fit_beside_a_busy_process_takes_at_most_two_and_a_half_times_as_long():
     """Threads that spin while they wait make it twenty times; the best of three, since others may use the machine."""
-    environment = command.WAITING | {"OMP_NUM_THREADS": str(os.cpu_count()), "OPINION_SAE_PROGRESS": os.devnull}
+    environment = {
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": str(os.cpu_count()),
+        "OPINION_SAE_PROGRESS": os.devnull,
+    }
     alone = json.loads(python(FIT, **environment))
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:

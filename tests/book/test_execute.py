@@ -112,7 +112,7 @@ def test_a_failing_cell_is_named_and_the_old_chapter_stays(place):
 
 
 def test_a_kernel_that_dies_is_an_error(place):
-    with pytest.raises(NotebookError, match="01_try.ipynb: the kernel died"):
+    with pytest.raises(NotebookError, match=r"01_try.ipynb, cell In\[3\] \(import os\): the kernel died"):
         run_notebook(mine(place), notebook(place, "import os\nos._exit(9)"))
 
 
@@ -190,3 +190,23 @@ def test_a_number_is_text_and_has_one_source(place, second):
     leave(place, "numbers-02.json", second)
     with pytest.raises(ValueError, match="numbers-02.json: [a-z]+ must be a string and given in one"):
         summarise(mine(place))
+
+
+def test_a_dead_kernel_names_its_cell_and_the_notebook(place):
+    path = notebook(place, "# so far\nx = 1", "import os\nos._exit(1)", "y = 2")
+    with pytest.raises(NotebookError) as error:
+        run_notebook(mine(place), path)
+    assert "01_try.ipynb, cell In[4] (import os): the kernel died" in str(error.value)
+    half = mine(place).run.logs / "01_try.ipynb"
+    assert half.is_file() and f"notebook up to there: {paths.relative(half)}" in str(error.value)
+
+
+def test_of_a_stopped_notebook_the_last_cell_is_named(place):
+    assert execute.last_cell(place / "none.ipynb") == ""
+    path = notebook(place, "a = 1", "b = 1\nc = 1", "d = 1")
+    assert execute.last_cell(path) == ""
+    made = nbformat.read(path, 4)
+    for cell, start in zip(made.cells[1:], ["08:00", "08:01", "08:02", None], strict=True):
+        cell.metadata["papermill"] = {"start_time": start}
+    nbformat.write(made, path)
+    assert execute.last_cell(path) == ", cell In[3] (b = 1)"

@@ -1,5 +1,6 @@
 """Runs write below $OPINION_SAE_HOME: the tree may be read-only, and its user another one than root."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -84,6 +85,26 @@ def test_a_chapter_of_a_read_only_tree_is_run_by_another_user(read_only, opinion
     assert (user / "_build/smoke/book/chapters/01_surveys.ipynb").is_file()
     assert str(user) not in (user / "_build/smoke/book/chapters/01_surveys.ipynb").read_text().replace(str(root), "")
     assert sorted(root.rglob("*")) == held
+
+
+def test_prose_of_a_read_only_tree_is_staged_twice(read_only):
+    root, user, before = read_only
+    code = "from opinion_sae.book import build, paths; [build.stage(paths.published()) for _ in '12']"
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "HOME": str(user), "OPINION_SAE_HOME": str(user)}
+    call = [*before, sys.executable, "-c", code]
+    done = subprocess.run(call, cwd=user, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (user / "_build/published/book/_extra/explorer/data.js").is_file()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_wherever_nothing_can_be_made_the_error_names_the_variable(elsewhere, monkeypatch, number):
+    def refuse(path, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ValueError, match="_build/mine': set OPINION_SAE_HOME to a folder of your own"):
+        paths.claim(run_at("results/mine"))
 
 
 def test_without_a_place_to_write_to_the_error_names_the_variable(read_only, opinion_sae):

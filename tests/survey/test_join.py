@@ -1,5 +1,7 @@
 """Joining, small cells, selection: on tables small enough to count by hand."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +166,54 @@ def test_counting_is_what_a_loop_counts(rows):
         assert row.respondents == len(mine)
         assert row.weight == pytest.approx(sum(mine))
         assert row.weight_squared == pytest.approx(sum(w * w for w in mine))
+
+
+TWICE = "attributes 'ETHNICITY' and 'RACE' are both read as 'race'; keep one of them, or give one a name of its own"
+
+
+def test_two_attributes_of_one_table_that_are_one_are_refused():
+    races = {"RACE": ["White", "Black"], "ETHNICITY": ["White", "Black"]}
+    with pytest.raises(ValueError, match=f"^one: {TWICE}"):
+        assemble([table("one", {"a": [0, 1]}, races)], 1)
+    first, second = (
+        table(name, {key: [0, 1]}, {of: races[of]})
+        for name, key, of in (("one", "a", "RACE"), ("two", "b", "ETHNICITY"))
+    )
+    assert set(assemble([first, second], 1).attributes) == {"race"}  # of different tables they are joined
+
+
+def write_tidy(folder):
+    rows = [f"Is it so?,{option},{of},White,2" for of in ("RACE", "ETHNICITY") for option in ("Yes", "No")]
+    (folder / "town.csv").write_text("\n".join(["question,option,attribute,group,count", *rows, ""]))
+    return str(folder / "town.csv")
+
+
+def write_counted(folder):
+    town = folder / "town"
+    town.mkdir()
+    (town / "questions.csv").write_text("key,text,options,ordinal,topic\na,Is it so?,Yes|No,true,truth\n")
+    pairs = ("all,everyone", "RACE,White", "ETHNICITY,White")
+    rows = [f"a,{pair},{option},2,2,2" for pair in pairs for option in (0, 1)]
+    head = "question,attribute,group,option,respondents,weight,weight_squared"
+    (town / "counts.csv").write_text("\n".join([head, *rows, ""]))
+    return str(town)
+
+
+def write_subpop(folder):
+    row = {
+        "qkey": "A_W1",
+        "question": "Is it so?",
+        "options": ["Yes", "No", "Refused"],
+        "ordinal": [1, 2],
+        "refusal_rate": 0.0,
+    }
+    row |= {"group": "White", "responses": [0.5, 0.5]}
+    lines = [json.dumps(row | {"attribute": of}) for of in ("RACE", "ETHNICITY")]
+    (folder / "town.jsonl").write_text("\n".join([*lines, ""]))
+    return f"subpop:{folder / 'town.jsonl'}"
+
+
+@pytest.mark.parametrize("write", [write_tidy, write_counted, write_subpop])
+def test_every_reader_refuses_one_attribute_under_two_names(write, tmp_path):
+    with pytest.raises(ValueError, match=f"town: {TWICE}"):
+        load_survey(write(tmp_path), min_respondents=1)

@@ -73,6 +73,10 @@ def test_keeping_twice_gives_the_same_bytes(kept, six_questions):
     held_out = answers.predict(offset).numpy()
     again = keep_published(folder, answers, offset, six_questions, held_out, np.arange(6) % 2, {3: "roads, $5"})
     assert again == hashes
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="kept: holds 'thesis.txt', which would be lost"):
+        keep_published(folder, answers, offset, six_questions, held_out, np.arange(6) % 2)
+    assert (folder / "thesis.txt").read_text() == "years of work" and len(list(folder.iterdir())) == 7
 
 
 @pytest.mark.parametrize("name", published_run.FILES)

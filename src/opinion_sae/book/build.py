@@ -18,15 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_cells, read_json, replacing
+from opinion_sae.artifacts import read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.cards import CARDS, addresses, pages
+from opinion_sae.book.cards import CARDS, addresses, pages, read_cards
 from opinion_sae.book.cards import FILE as CARDS_FILE
 from opinion_sae.book.clusters import clusters_page
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
 from opinion_sae.book.plan import plan_page
+from opinion_sae.book.recorded import read_cells, read_fields
 from opinion_sae.book.terminal import tell
 
 KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
@@ -78,6 +79,7 @@ def stage(run: Run) -> None:
             shutil.copytree(path, run.book / path.name)
         else:
             shutil.copy2(path, run.book)
+        _let_write(run.book / path.name)
     (run.book / EXPLORER).parent.mkdir(parents=True, exist_ok=True)
     (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
     made = {"api": api_page(), "faults": faults_page(), "clusters": clusters_page(), "plan": plan_page()}
@@ -88,14 +90,21 @@ def stage(run: Run) -> None:
         path.unlink()  # of a notebook that has another name now
 
 
+def _let_write(path: Path) -> None:
+    """Let the owner write to a copy, and to all in it: it has the modes of what was copied, perhaps read-only."""
+    for one in (path, *path.rglob("*")):
+        one.chmod(one.stat().st_mode | (0o700 if one.is_dir() else 0o200))
+
+
 def explorer_script(path: Path) -> str:
     """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none.
 
     To the data come `cards`, from the file of cards beside it: for each latent that has one the card's address.
     """
-    found, beside = read_json(path) if path.is_file() else None, path.with_name(CARDS_FILE)
+    found = read_fields(path, {"latents": dict}) if path.is_file() else None
+    beside = path.with_name(CARDS_FILE)
     if found is not None and beside.is_file():
-        at = addresses(read_json(beside, dict)["cards"])
+        at = addresses(read_cards(beside)["cards"])
         cards = {latent: at.get(("read", int(latent))) for latent in found["latents"]}
         found["cards"] = {latent: f"../{CARDS}/{card}" for latent, card in cards.items() if card}
     return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
@@ -222,10 +231,10 @@ def publish(run: Run) -> None:
     if run.results.resolve() != ROOT / "results" / PUBLISHES_BOOK:
         return
     for name in MADE:
-        with replacing(PROSE / name) as side:
+        with replacing(PROSE / name, own=("*",)) as side:  # all of it is a run's
             shutil.copytree(run.book / name, side, ignore=shutil.ignore_patterns(".*"))
     if (run.work / KEPT.name).is_dir():  # not of a run whose SAE is too large to be kept
-        with replacing(KEPT) as side:
+        with replacing(KEPT, own=("*",)) as side:
             shutil.copytree(run.work / KEPT.name, side)
 
 

@@ -10,10 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Threads of torch that wait for others sleep. By default they spin, which next to one other busy process makes a fit
-# twenty times slower, and alone only a tenth faster. Read when torch is loaded.
-WAITING = {"OMP_WAIT_POLICY": "passive"}
-
 
 def check(given: argparse.Namespace) -> None:
     """Say what would run, or what is wrong with the profile."""
@@ -60,7 +56,9 @@ def run(given: argparse.Namespace) -> None:
 
     profile, notebooks = load_profile(given.profile), [find_notebook(one) for one in given.chapter.split(",")]
     for notebook in notebooks:
-        again = [sys.executable, "-m", "opinion_sae", "run", notebook.stem, "--", str(find_profile(given.profile))]
+        home = os.environ.get("OPINION_SAE_HOME")
+        again = ["env", f"OPINION_SAE_HOME={home}"] if home else []
+        again += [sys.executable, "-m", "opinion_sae", "run", notebook.stem, "--", str(find_profile(given.profile))]
         try:
             print(f"the chapter: {run_notebook(profile, notebook)}")
         except (OSError, ValueError) as error:
@@ -286,8 +284,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from opinion_sae.book.terminal import tell
 
     given = parser().parse_args(arguments)
-    for name, value in WAITING.items():
-        os.environ.setdefault(name, value)
     try:
         given.action(given)
     except KeyboardInterrupt:

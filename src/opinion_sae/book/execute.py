@@ -19,9 +19,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import check_fields, read_cells, read_json, replacing, write_json
+from opinion_sae.artifacts import read_json, replacing, write_json
 from opinion_sae.book.paths import ROOT, Run, home, open_run, relative
 from opinion_sae.book.profile import Profile, model_name, parameters
+from opinion_sae.book.recorded import read_cells, read_cost
 from opinion_sae.book.terminal import spoken, stages, standing, tell
 from opinion_sae.progress import VARIABLE
 
@@ -32,7 +33,7 @@ KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),  # for benchmarks/
-    "OMP_WAIT_POLICY": "passive",  # as in command.py
+    "OMP_WAIT_POLICY": "passive",  # as in the package, which a notebook may import after torch
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -168,9 +169,23 @@ def _execute(notebook: Path, half: Path, values: dict[str, Any], log: Path):
         where = [what, *called(trace), f"traceback: {relative(log)}", f"notebook up to there: {relative(half)}"]
         raise NotebookError("\n  ".join(where)) from error
     except DeadKernelError as error:
-        raise NotebookError(
-            f"{notebook.name}: the kernel died, most likely out of memory\n  log: {relative(log)}"
-        ) from error
+        what = f"{notebook.name}{last_cell(half)}: the kernel died, most likely out of memory"
+        where = [what, f"log: {relative(log)}", f"notebook up to there: {relative(half)}"]
+        raise NotebookError("\n  ".join(where)) from error
+
+
+def last_cell(half: Path) -> str:
+    """Of a notebook that was stopped: the cell that was run last, and its first line; nothing if none was begun.
+
+    Papermill notes when it starts each; its status says nothing, as all count as completed where a kernel has died.
+    """
+    cells = [cell for cell in (read_cells(half) if half.is_file() else []) if cell["cell_type"] == "code"]
+    begun = [(cell["metadata"].get("papermill") or {}).get("start_time") is not None for cell in cells]
+    if not any(begun):
+        return ""
+    last = max(number for number, one in enumerate(begun) if one)
+    line = cells[last]["source"].strip().partition("\n")[0]
+    return f", cell In[{sum(bool(cell['source'].strip()) for cell in cells[: last + 1])}] ({line[:80]})"
 
 
 def _first(text: str) -> str:
@@ -252,10 +267,7 @@ def summarise(profile: Profile) -> None:
     if not speed.is_file():
         write_json(speed, throughput())
     logs = [run.logs / f"{notebook.stem}.json" for notebook in sorted(NOTEBOOKS.glob("*.ipynb"))]
-    costs = {path.stem: read_json(path) for path in logs if path.exists()}
-    for path in logs:
-        if path.stem in costs:
-            check_fields(costs[path.stem], {"seconds": float}, str(path), more=True)
+    costs = {path.stem: read_cost(path) for path in logs if path.exists()}
     numbers = {
         "model": model_name(profile.model),
         "machine": f"{machine()}, {products(read_json(speed))}",

@@ -27,6 +27,10 @@ TRIED = {
     "by_hand": ("the model's wheel brought by hand, still without a network", "the model"),
     "wrong_hash": ("the model in the wheel is another one by one bit", "one line with both hashes, and nothing kept"),
     "truncated_wheel": ("half of the wheel", "one line with its name, and nothing kept"),
+    "doors": (
+        "one damaged input for a reader: profiles, surveys, offsets, SAEs, tables (seconds: of all together)",
+        "one line with the file and the place in it, or what the whole file gives",
+    ),
 }
 HEAD = """# Bad luck
 

@@ -3,14 +3,16 @@
 Runs write below `home()`: the repository, or $OPINION_SAE_HOME where that may not be written to.
 """
 
+import errno
 import os
 import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from opinion_sae.artifacts import MARKER
+
 ROOT = Path(__file__).resolve().parents[3]
-MARKER = ".made-by-opinion-sae"  # in every folder that a run may empty; says where the run's tables are
 # the only runs that write to committed files
 PUBLISHED = ("default", "opinionqa", "opinionqa-qwen", "opinionqa-qwen-1.5b")
 RESERVED = ("html", "published", "model", "benchmarks", "studies")  # names that other things have
@@ -134,12 +136,14 @@ def claim(run: Run) -> None:
     if not (run.build / MARKER).is_file():
         try:
             run.build.mkdir(parents=True, exist_ok=True)
-        except PermissionError as error:
+            others = [path.name for path in run.build.iterdir() if path.name != MARKER]
+            if others and not (run.build / MARKER).is_file():  # looked at again: two chapters may start at once
+                raise ValueError(_not_made(run.build, place))
+            mark(run.build, place)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             raise ValueError(f"{error}: set OPINION_SAE_HOME to a folder of your own") from error
-        others = [path.name for path in run.build.iterdir() if path.name != MARKER]
-        if others and not (run.build / MARKER).is_file():  # looked at again: two chapters may start at once
-            raise ValueError(_not_made(run.build, place))
-        mark(run.build, place)
     owner = (run.build / MARKER).read_text(encoding="utf-8").strip()
     if owner and owner != place:
         raise ValueError(

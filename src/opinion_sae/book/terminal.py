@@ -19,6 +19,7 @@ from threading import Event, Thread
 
 from opinion_sae.artifacts import read_json, write_json
 from opinion_sae.book.paths import ROOT, Run, home, relative
+from opinion_sae.book.recorded import read_cost, read_costs
 
 PLAN = "OPINION_SAE_PLAN"  # names the file that says what a run of the book is going to make
 MARK = "\x1e"  # before each line for the terminal, below a run of the book
@@ -36,8 +37,8 @@ def tell(text: str) -> None:
 def plan(run: Run, chapters: Iterable[str]) -> None:
     """Keep what is going to be run and how long each chapter took before: here, else in the published run."""
     usual = ROOT / "results" / "default" / "run.json"
-    known = {name: cost["seconds"] for name, cost in (read_json(usual)["notebooks"] if usual.exists() else {}).items()}
-    known |= {path.stem: read_json(path)["seconds"] for path in run.logs.glob("[0-9]*.json")}
+    known = {name: cost["seconds"] for name, cost in read_costs(usual).items()}
+    known |= {path.stem: read_cost(path)["seconds"] for path in run.logs.glob("[0-9]*.json")}
     path = run.logs / ".plan.json"
     write_json(path, {"start": time.time(), "seconds": {name: max(known.get(name, 0), 1) for name in chapters}})
     os.environ[PLAN] = str(path)

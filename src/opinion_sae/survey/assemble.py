@@ -22,10 +22,12 @@ def assemble(
 
     Groups of the same attribute and (canonical) name become one group. A cell with fewer than
     `min_respondents` people is left out and listed in `dropped`; so is a group that has no cell
-    left. ValueError if a key occurs twice, if an attribute that was asked for is in no table, or
-    if all its groups are too small.
+    left. ValueError if a key occurs twice, if two attributes of one table are one, if an attribute
+    that was asked for is in no table, or if all its groups are too small.
     """
     _check_questions(tables)
+    for table in tables:
+        _check_attributes(table)
     cells = _named_cells(tables)
     cells = cells[cells["attribute"].isin([EVERYONE[0], *_wanted(cells, attributes)])]
     questions = [q for table in tables for q in table.questions]
@@ -70,6 +72,20 @@ def _check_questions(tables: Sequence[SurveyTable]) -> None:
                     "question keys must differ"
                 )
             owner[question.key] = table.name
+
+
+def _check_attributes(table: SurveyTable) -> None:
+    """Raise ValueError for two attributes of one table that are one, such as RACE and ETHNICITY: their people, who are
+    the same people, would be added up."""
+    owner: dict[str, str] = {}
+    for name in dict.fromkeys(table.cells["attribute"]):
+        other = owner.setdefault(canonical_attribute(name), name)
+        if other != name:
+            first, second = sorted((other, name))
+            raise ValueError(
+                f"{table.name}: attributes {first!r} and {second!r} are both read as {canonical_attribute(name)!r}; "
+                "keep one of them, or give one a name of its own"
+            )
 
 
 def _named_cells(tables: Sequence[SurveyTable]) -> pd.DataFrame:

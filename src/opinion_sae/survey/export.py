@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from opinion_sae.artifacts import replacing, write_csv, write_json
+from opinion_sae.artifacts import check_file, check_folder, replacing, write_csv, write_json
 from opinion_sae.survey.assemble import assemble
 from opinion_sae.survey.core import Question, Survey
 from opinion_sae.survey.groups import EVERYONE
 from opinion_sae.survey.load import read_source
 
+FILES = ("info.csv", "metadata.csv", "provenance.json", "*_data.json")  # in a folder of OpinionQA's layout
 # What OpinionQA calls the attributes; any other is written in capitals.
 COLUMNS = {
     "party": "POLPARTY",
@@ -38,6 +39,7 @@ def write_tidy(survey: Survey | str, path: str | Path) -> None:
 
     `survey` is a Survey or the name of one, which is then written whole (`whole_survey`). Numbers have six digits.
     """
+    check_file(Path(path))  # before a survey is read, which may take long
     survey = whole_survey(survey) if isinstance(survey, str) else survey
     rows = []
     for q, question in enumerate(survey.questions):
@@ -76,8 +78,9 @@ def write_opinionqa(survey: Survey | str, folder: str | Path) -> None:
     n_q / Σw_q, everybody's effective number over everybody's weights on the question, in whole numbers: so groups add
     up, and sizes are those of unweighted samples that would be as accurate. `survey` as in `write_tidy`.
     """
+    check_folder(Path(folder), FILES)
     survey = whole_survey(survey) if isinstance(survey, str) else survey
-    with replacing(folder) as side:
+    with replacing(folder, own=FILES) as side:
         side.mkdir()
         write_csv(side / "info.csv", pd.DataFrame([_info(question) for question in survey.questions]))
         attributes = list(dict.fromkeys(survey.attributes))

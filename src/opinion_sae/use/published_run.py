@@ -16,6 +16,7 @@ from torch import Tensor
 
 from opinion_sae.artifacts import (
     check_fields,
+    check_folder,
     check_numbers,
     read_csv,
     read_json,
@@ -108,11 +109,13 @@ def keep_published(
     """
     if tuple(offset.groups) != survey.groups:
         raise ValueError(f"the offset is for {list(offset.groups)}, the survey has {list(survey.groups)}")
+    names = (*FILES, "about.json")
+    check_folder(Path(folder), names)  # before anything is measured
     clusters, lm = question_clusters(survey), answers.lm
     tables = {"alone": held_out, "toplines": from_toplines(survey, held_out)}
     u = directions(lm, survey.questions, answers.hook_layer)
     rounded, tensors = in_float16(offset.sae)
-    with replacing(Path(folder)) as side:
+    with replacing(Path(folder), own=names) as side:
         side.mkdir()
         write_csv(side / "coverage.csv", coverage_table(survey, tables, clusters, folds))
         known = sorted((labels or {}).items())
