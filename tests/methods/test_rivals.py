@@ -51,9 +51,10 @@ def test_output_score_takes_the_best_of_rank_and_probability():
 
 def test_output_score_keeps_a_groups_largest_latents_that_change_the_output():
     difference = torch.tensor([[3.0, 2.0, 1.0, -9.0], [0.0, 1.0, 2.0, 4.0]])
-    scores = torch.tensor([0.0, 0.5, 0.5, 0.5])  # the first group's largest does nothing to the output
-    found = kept(difference, scores, count=2, threshold=0.1)
-    assert found.tolist() == [[0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 4.0]]
+    scores = torch.tensor([0.0, 0.5, 0.9, 0.6])  # the first group's largest does nothing to the output
+    found = kept(difference, scores, largest=2, count=1)
+    assert found.tolist() == [[0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]]
+    assert kept(difference, scores, largest=4, count=4).tolist() == difference.clamp_min(0).tolist()
 
 
 def test_corrsteer_correlates_over_the_questions_a_group_answered():

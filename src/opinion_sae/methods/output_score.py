@@ -2,14 +2,14 @@ r"""Latents of a group that change the output, and not only fire for it (Arad, M
 
     S_j  = | max_t P_j(t) (1 - rank_j(t) / |V|)  -  max_t P(t) (1 - rank(t) / |V|) |
     d_gj = mean z_j | told to be of g   -   mean over groups of the same
-    x_g  = x + decode(max(z + s v_g, 0)) - decode(z),   v_gj = d_gj if among g's largest, d_gj > 0 and S_j > threshold
+    x_g  = x + decode(max(z + s v_g, 0)) - decode(z),   v_gj = d_gj for the latents of g's largest d > 0 that have the highest S
 
 over the tokens t that latent j's decoder row raises most by the logit lens; P is the next token's distribution after a
 neutral prompt, P_j the same with the latent amplified there. As published, a concept's latents are those that it fires,
 and those of low output score are left out. Departures: a group is a concept told by its persona prompts (`personas.py`)
-in place of texts; it takes all latents that are left, each by its difference, in place of one at a time; the threshold
-and how many are looked at are ours; a latent is amplified to twice the largest value it has on the survey's prompts; s,
-one for all groups, is chosen on validation from toplines. A group with no such latent is left as it is.
+in place of texts; it takes all latents that are left, each by its difference, in place of one at a time; the quarter of
+highest S is kept, as the published threshold of S would leave most groups none here; a latent is amplified to twice the
+largest value it has on the survey's prompts; s, one for all groups, is chosen on validation from toplines.
 
 `output-score-fitted` is no published method: the latents of the highest S, whatever they fire for, are all free, and
 how much of each a group takes is fitted to its answers.
@@ -30,8 +30,8 @@ from opinion_sae.model.prompts import Prompt, prompt_tokens
 from opinion_sae.progress import progress
 
 NEUTRAL = "In my experience,"
-LARGEST = 64  # differences of a group that are looked at
-THRESHOLD = 0.01  # of the output score
+LARGEST = 256  # differences of a group that are looked at
+KEPT = 64  # of these, those of the highest output score
 LATENTS = 64  # of the highest output scores, that are fitted
 TOKENS = 20  # that a latent raises most, by the logit lens
 AMPLIFIED = 2.0  # times the largest value that the latent has on the survey's prompts
@@ -47,18 +47,18 @@ def output_score(bench: Bench) -> Outcome:
         v, nothing = kept(z - z.mean(0), scores), GroupDelta(survey.groups, sae)
         return best_of(bench, split, [nothing.with_parts(deviation=s * v) for s in STRENGTHS])
 
-    return steered(bench, fit, len(survey.groups) * min(LARGEST, sae.width))
+    return steered(bench, fit, len(survey.groups) * min(KEPT, sae.width))
 
 
 def kept(
-    difference: Float[Tensor, "group m"],
-    scores: Float[Tensor, "m"],
-    count: int = LARGEST,
-    threshold: float = THRESHOLD,
+    difference: Float[Tensor, "group m"], scores: Float[Tensor, "m"], largest: int = LARGEST, count: int = KEPT
 ) -> Float[Tensor, "group m"]:
-    """Each group's `count` largest positive differences, of those only where the output score is above the threshold;
-    0 elsewhere."""
-    return most(difference.clamp_min(0), count) * (scores.to(difference) > threshold)
+    """Of each group's `largest` positive differences the `count` with the highest output scores; 0 elsewhere."""
+    looked_at = most(difference.clamp_min(0), largest)
+    score = torch.where(looked_at > 0, scores.to(difference), -torch.inf)
+    chosen = torch.zeros_like(looked_at, dtype=torch.bool)
+    chosen.scatter_(1, score.topk(min(count, score.shape[1])).indices, True)
+    return looked_at * chosen
 
 
 def output_score_fitted(bench: Bench) -> Outcome:
