@@ -2,7 +2,7 @@ r"""Latents of a group that change the output, and not only fire for it (Arad, M
 
     S_j  = | max_t P_j(t) (1 - rank_j(t) / |V|)  -  max_t P(t) (1 - rank(t) / |V|) |
     d_gj = mean z_j | told to be of g   -   mean over groups of the same
-    x_g  = x + decode(max(z + s v_g, 0)) - decode(z),   v_gj = d_gj for the latents of g's largest d > 0 that have the highest S
+    x_g  = x + decode(max(z + s v_g, 0)) - decode(z),   v_gj = d_gj where, of g's largest, S_j is high
 
 over the tokens t that latent j's decoder row raises most by the logit lens; P is the next token's distribution after a
 neutral prompt, P_j the same with the latent amplified there. As published, a concept's latents are those that it fires,
