@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.artifacts import read_csv
 from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
 from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import measured, overall, plain
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.recorded import read_fields
 from opinion_sae.score.names import label
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
@@ -27,7 +28,7 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
         return {}
     gaps, claims = (read_csv(results / f"{name}.csv", ("method",)) for name in ("gaps", "gap_claims"))
     save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
-    about = read_json(results / "run.json")["profile"]
+    about = read_fields(results / "run.json", {"profile": {"model": str, "hook_layer": int}})["profile"]
     return {"abstract": abstract(gaps, claims, about), "front_table": front_table(gaps)}
 
 

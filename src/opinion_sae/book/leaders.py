@@ -196,9 +196,9 @@ def unasked_sentence(found: pd.DataFrame) -> str:
 def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
     """How alike the gaps in two wordings of a question are: in people, and as the reference and others say."""
     path = results / "leaderboard.json"
-    people: dict[str, Any] = read_json(path, dict).get("people", {}) if path.is_file() else {}
+    people = numbers_of(path, "people")
     known = found[found["reworded_r"].notna() & found["rank"].notna()]
-    if "reworded_r" not in people or not len(known):
+    if "reworded_r" not in people or "pairs" not in people or not len(known):
         return "Of questions that were asked in two wordings, nothing has been compared."
     said = f"Over {people['pairs']:.0f} questions that were asked in two wordings, people's gaps correlate at "
     said += plain(people["reworded_r"])
@@ -215,7 +215,7 @@ def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
 def remains_sentence(results: Path) -> str:
     """What is left of an attribute's part of Δ without what another's spans: for party and race if there are such."""
     path = results / "leaderboard.json"
-    left: dict[str, float] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
+    left = numbers_of(path, "remains")
     if not left:
         return "What attributes share has not been measured."
     first = [name for name in ("party without race", "race without party") if name in left]
@@ -225,6 +225,13 @@ def remains_sentence(results: Path) -> str:
     least = min(left, key=lambda name: left[name])
     listed.append(f"over all {len(left)} ordered pairs the least is {least}, {100 * left[least]:.0f}%")
     return f"Of the square of Δ's own parts there is left: {'; '.join(listed)}."
+
+
+def numbers_of(path: Path, name: str) -> dict[str, float]:
+    """Of an object in `leaderboard.json` its numbers by name; none where there is no file, or nothing of it."""
+    found = read_json(path, dict).get(name, {}) if path.is_file() else {}
+    check_fields(found, dict.fromkeys(found, float) if isinstance(found, dict) else {}, f"{path}: {name}")
+    return found
 
 
 def _against(row: dict[Any, Any]) -> str:

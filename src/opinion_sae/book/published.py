@@ -13,6 +13,7 @@ from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.recorded import read_full_size
 from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -223,13 +224,13 @@ def gaps_by_size_sentence(table: pd.DataFrame) -> str:
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:
     """Seconds and peak memory of each stage at Gemma 2 2B's size, as `make full-size` measured them."""
-    stages = pd.DataFrame(read_json(_there(path, "make full-size"))["stages"])
+    stages = pd.DataFrame(read_full_size(_there(path, "make full-size"))["stages"])
     return stages.set_index("stage").rename(columns={"peak_gb": "peak memory so far (GB)"})
 
 
 def full_size_numbers(path: Path = FULL_SIZE) -> dict[str, str]:
     """The same for prose."""
-    found = read_json(_there(path, "make full-size"))
+    found = read_full_size(_there(path, "make full-size"))
     machine, work = found["machine"], found["work"]
     return {
         "full_size_machine": f"{machine['cores']} cores ({machine['cpu']})",
