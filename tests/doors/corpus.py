@@ -1132,6 +1132,53 @@ def read_study(folder: Path) -> object:
     return found, note(found)
 
 
+# of the book's own JSON: what is written, and the fields that are looked at
+RECORDED = {
+    "run.json": ({"notebooks": {"01_a": {"seconds": 1.5, "peak_memory_mb": 300}}}, "notebooks notebooks.01_a.seconds"),
+    "01_a.json": ({"seconds": 1.5, "peak_memory_mb": 300}, "seconds peak_memory_mb"),
+    "cards.json": (
+        {"sae": "ab", "axes": [], "cards": [{"role": "read", "latent": 3, "axis": 1}]},
+        "sae cards cards.0.role cards.0.latent cards.0.axis",
+    ),
+    "texts.json": ({"prompts": ["a"], "held_out": ["b"], "training": ["c"]}, "prompts held_out training"),
+    "full_size.json": (
+        {
+            **{"machine": {"cores": 2, "cpu": "mine"}, "model": {"weights_gb": 5.0}, "seconds": 5.0, "peak_gb": 7.0},
+            **{"work": {"questions": 9, "groups": 2, "option_orders": 2, "prompt_tokens": 90}, "limit": 1.5},
+            **{"peak_over_weights": 1.4, "stages": [{"stage": "load", "seconds": 1.0, "peak_gb": 2.0}]},
+        },
+        "machine machine.cores work.questions model.weights_gb seconds stages stages.0.seconds",
+    ),
+}
+
+
+def recorded(file: str) -> Callable[[Path], list[Damage]]:
+    def write(folder: Path) -> list[Damage]:
+        good, needed = RECORDED[file]
+        (folder / file).write_text(json.dumps(good))
+        found = any_json(file, good, needed)
+        able = {"run.json": ("absent",), "full_size.json": ("-0.5",), "cards.json": ("sae missing", "axis null")}
+        return [one for one in found if not one.name.endswith(able.get(file, ("nothing",)))]
+
+    return write
+
+
+def read_recorded(file: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        from opinion_sae.book import recorded
+        from opinion_sae.book.cards import read_cards
+
+        return {
+            "run.json": lambda path: recorded.read_costs(path, recorded.COST),
+            "01_a.json": lambda path: recorded.read_cost(path, recorded.COST),
+            "cards.json": read_cards,
+            "texts.json": recorded.read_texts,
+            "full_size.json": recorded.read_full_size,
+        }[file](folder / file)
+
+    return read
+
+
 BIOS = ("hard_text", "profession", "gender")
 
 
@@ -1212,6 +1259,7 @@ DOORS = {
     "SAE: npz": Door(npz, read_sae),
     "published tables": Door(published, read_published),
     "study": Door(study, read_study),
+    **{f"recorded: {file}": Door(recorded(file), read_recorded(file)) for file in RECORDED},
     "texts": Door(texts, read_texts),
     "questions": Door(asked, read_asked),
     "notebook": Door(notebook, read_notebook),

@@ -1,6 +1,7 @@
 """Every damaged input of the corpus: refused in one line that names file and place, or read rightly."""
 
 import importlib.util
+import time
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,23 @@ spec = importlib.util.spec_from_file_location("corpus", Path(__file__).with_name
 corpus = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(corpus)
 LEAST = 400
-counts = {}
+MOST = 60  # seconds of this process for all of them
+counts, seconds = {}, {}
 
 
 @pytest.mark.parametrize("name", corpus.DOORS)
 def test_damaged_input_is_refused_by_name_or_read_rightly(name, tmp_path):
+    start = time.process_time()
     counts[name], wrong = corpus.failures(name, tmp_path)
+    seconds[name] = time.process_time() - start
     assert not wrong
 
 
-def test_the_corpus_is_as_large_as_it_should_be():
+def test_the_corpus_is_as_large_as_it_should_be_and_quick():
     if set(counts) == set(corpus.DOORS):  # all of them were run
         assert sum(counts.values()) >= LEAST
+        slowest = sorted(seconds, key=seconds.__getitem__)[-3:]
+        assert sum(seconds.values()) < MOST, {name: seconds[name] for name in slowest}
 
 
 def test_the_corpus_tells_what_is_wrong(tmp_path):

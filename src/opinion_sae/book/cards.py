@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.artifacts import check_fields, read_csv
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.recorded import read_fields
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.study_tables import of_sae
 
@@ -37,7 +38,10 @@ def pages(results: Path) -> dict[str, str]:
     path = results / FILE
     if not path.is_file():
         return {}
-    found = read_json(path)
+    found = read_cards(path)
+    check_fields(found, {"axes": list}, str(path), more=True)
+    for number, axis in enumerate(found["axes"]):
+        check_fields(axis, {"axis": int}, f"{path}: axis {number}", more=True)
     labels = read_labels(results, found.get("sae", ""))
     places, audit = addresses(found["cards"]), results / AUDIT
     turned = of_sae("audit", results, found.get("sae", ""))["written"]
@@ -56,6 +60,16 @@ def pages(results: Path) -> dict[str, str]:
     written = [card for card in cards if card["role"] == "write"]
     parts = [written[start : start + ON_A_PAGE] for start in range(0, len(written), ON_A_PAGE)]
     return made | {f"{CARDS}/{_page_of(n)}": _written(n, parts, at) for n in range(len(parts))}
+
+
+def read_cards(path: Path) -> dict[str, Any]:
+    """What chapter 09 left in `cards.json`; ValueError unless each card says what it is a card of."""
+    found = read_fields(path, {"cards": list})
+    for number, card in enumerate(found["cards"]):
+        check_fields(card, {"role": str, "latent": int, "axis": int | None}, f"{path}: card {number}", more=True)
+    if not isinstance(found.get("sae", ""), str):
+        raise ValueError(f"{path}: sae is {found['sae']!r}, not a hash")
+    return found
 
 
 def addresses(cards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:

@@ -26,6 +26,7 @@ from opinion_sae.book.leaderboard import COLUMNS, Bare, Board, leaderboard
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
+from opinion_sae.book.recorded import read_cost
 from opinion_sae.delta.files import load_deltas, load_dense, load_reading
 from opinion_sae.delta.held_out import fold_of
 from opinion_sae.effects.beside import Beside
@@ -259,7 +260,7 @@ def _about(
     """What was run, where, how long each method took, what is missing, and which rows are an earlier run's."""
     bench = comparison.bench
     seconds = {
-        name: read_json(path)["seconds"]
+        name: read_cost(path)["seconds"]
         for name in comparison.items(list(METHODS))
         if (path := bench.folder / f"{name}.json").is_file() and name not in missing
     }

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.artifacts import Item, made, recalled, write_csv, write_json
 from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.claims import CLAIMS, kl_cells
 from opinion_sae.book.execute import machine, versions
@@ -24,6 +24,7 @@ from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
+from opinion_sae.book.recorded import read_cost
 from opinion_sae.delta.files import Answers, load_all_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, fold_of, leave_groups_out
@@ -113,7 +114,7 @@ def _expected(folder: Path, name: str) -> str:
     """How long the longest item of the same name but for its number took; LoRA takes about as long as a persona."""
     kind = name.rpartition("-")[0]
     done = sorted(folder.glob(f"{kind}-*.json")) or sorted(folder.glob("prompt-*.json")) * (kind == "lora")
-    seconds = [read_json(path)["seconds"] for path in done]
+    seconds = [read_cost(path)["seconds"] for path in done]
     return f", about {max(seconds) / 60:.0f} minutes" if seconds else ""
 
 
@@ -356,7 +357,7 @@ def _about(profile: Profile, given: Inputs) -> dict[str, object]:
     """What was run, where, and how long each item took."""
     names = {name for of in items(given).values() for name in of}
     files = [path for path in sorted(given.folder.glob("*.json")) if path.stem in names]
-    seconds = {path.stem: read_json(path)["seconds"] for path in files}
+    seconds = {path.stem: read_cost(path)["seconds"] for path in files}
     return {
         "profile": asdict(profile),
         "seeds": [one.seed for one in given.settings],

@@ -13,6 +13,7 @@ from opinion_sae.book.claims import CLAIMS, claims_page
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, measured, overall, plain
 from opinion_sae.book.paths import Run
+from opinion_sae.book.recorded import read_fields
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
@@ -59,7 +60,7 @@ def load_evaluated(run: Run, survey: Survey) -> Evaluated:
     hashes = about["hashes"]
     check_fields(hashes, {"data": str, "model": str, "sae": str}, f"{path}: hashes", more=True)
     own = {"data": survey_hash(survey)}
-    own |= {name: read_json(run.work / f"hash-{name}.json", dict)[name] for name in ("model", "sae")}
+    own |= {name: read_fields(run.work / f"hash-{name}.json", {name: str})[name] for name in ("model", "sae")}
     wrong = [name for name, ours in own.items() if hashes[name] != ours]
     if wrong:
         note = f"The tables of `make evaluate` are of other {' and '.join(wrong)} than this run, and are left out."

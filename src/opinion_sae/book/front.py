@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.artifacts import read_csv
 from opinion_sae.book.evaluated import Evaluated
 from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.figures.style import save_svg
@@ -16,6 +16,7 @@ from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import measured, overall, plain
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.recorded import read_fields
 from opinion_sae.score.names import label
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
@@ -33,7 +34,8 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
 
 def abstract_of(results: Path) -> str:
     """`abstract` of the tables in a run's results folder."""
-    gaps, about = read_csv(results / "gaps.csv", ("method",)), read_json(results / "run.json")["profile"]
+    gaps = read_csv(results / "gaps.csv", ("method",))
+    about = read_fields(results / "run.json", {"profile": {"model": str, "hook_layer": int}})["profile"]
     return abstract(gaps, tested(results), about)
 
 
@@ -44,7 +46,7 @@ def tested(results: Path) -> pd.DataFrame:
     seeds = Evaluated(results, "").table("gap_claims")
     if not len(seeds) or not beside.is_file():
         return one
-    theirs, ours = (read_json(path, dict)["hashes"] for path in (beside, results / "run.json"))
+    theirs, ours = (read_fields(path, {"hashes": {}})["hashes"] for path in (beside, results / "run.json"))
     if any(theirs.get(name) != ours.get(name, {}).get(name) for name in ("data", "model", "sae")):
         return one
     return pd.concat([seeds, one]).drop_duplicates(["method", "reference", "measure"], ignore_index=True)

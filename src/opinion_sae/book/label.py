@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from opinion_sae.artifacts import cache_dir, read_json, write_csv
-from opinion_sae.book.cards import COLUMNS, FILE, LABELS, SCORES, read_labels
+from opinion_sae.artifacts import cache_dir, write_csv
+from opinion_sae.book.cards import COLUMNS, FILE, LABELS, SCORES, read_cards, read_labels
 from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.profile import Profile
+from opinion_sae.book.recorded import read_texts
 from opinion_sae.effects.firing import Corpus, plain_texts, read_corpus
 from opinion_sae.effects.labels import Labeler, Statistics, Words, of_equal_rate, scored, words_of
 from opinion_sae.progress import progress
@@ -92,7 +93,7 @@ def finished(profile: Profile) -> tuple[Chapter, list[dict[str, Any]]]:
     for path in (run.results / FILE, run.work / "texts.json", run.work / "sae" / "cfg.json"):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there; run `opinion-sae book` for this profile first")
-    cards = read_json(run.results / FILE)["cards"]
+    cards = read_cards(run.results / FILE)["cards"]
     if not cards:
         raise ValueError(f"{run.results / FILE}: this run reads no latents, so there is nothing to show")
     return chapter, cards
@@ -100,7 +101,8 @@ def finished(profile: Profile) -> tuple[Chapter, list[dict[str, Any]]]:
 
 def corpus_of(chapter: Chapter) -> Corpus:
     """The texts that chapter 09 looks at, and where the SAE's latents fire in them."""
-    return read_corpus(chapter.answers, chapter.sae, plain_texts(read_json(chapter.run.work / "texts.json")))
+    texts = read_texts(chapter.run.work / "texts.json")
+    return read_corpus(chapter.answers, chapter.sae, plain_texts(texts))
 
 
 def row_of(corpus: Corpus, parts: Words, labeler: Labeler, pair: tuple[int, int]) -> dict[str, Any]:

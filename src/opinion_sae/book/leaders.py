@@ -200,9 +200,9 @@ def unasked_sentence(found: pd.DataFrame) -> str:
 def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
     """How alike the gaps in two wordings of a question are: in people, and as the reference and others say."""
     path = results / "leaderboard.json"
-    people: dict[str, Any] = read_json(path, dict).get("people", {}) if path.is_file() else {}
+    people = numbers_of(path, "people")
     known = found[found["reworded_r"].notna() & found["rank"].notna()]
-    if "reworded_r" not in people or not len(known):
+    if "reworded_r" not in people or "pairs" not in people or not len(known):
         return "Of questions that were asked in two wordings, nothing has been compared."
     said = f"Over {people['pairs']:.0f} questions that were asked in two wordings, people's gaps correlate at "
     said += plain(people["reworded_r"])
@@ -222,6 +222,7 @@ def remains_sentence(results: Path) -> str:
     said: dict[str, Any] = read_json(path, dict).get("remains", {}) if path.is_file() else {}
     if not said:
         return "What attributes share has not been measured."
+    check_fields(said, {"left": dict, "used": int, "splits": int}, f"{path}: remains")
     left, used, splits = said["left"], said["used"], said["splits"]
     if not used:
         return "In every split D = 0: the groups have no parts of their own of which attributes could share anything."
@@ -233,6 +234,13 @@ def remains_sentence(results: Path) -> str:
     listed.append(f"over all {len(left)} ordered pairs the least is {least}, {100 * left[least]:.0f}%")
     where = "" if used == splits else f" in the {used} of {splits} splits that have such parts (in the rest D = 0)"
     return f"Of the square of Δ's own parts{where} there is left: {'; '.join(listed)}."
+
+
+def numbers_of(path: Path, name: str) -> dict[str, float]:
+    """Of an object in `leaderboard.json` its numbers by name; none where there is no file, or nothing of it."""
+    found = read_json(path, dict).get(name, {}) if path.is_file() else {}
+    check_fields(found, dict.fromkeys(found, float) if isinstance(found, dict) else {}, f"{path}: {name}")
+    return found
 
 
 def _against(row: dict[Any, Any]) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opinion_sae.artifacts import read_csv, read_json
+from opinion_sae.artifacts import read_csv
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.paths import ROOT
+from opinion_sae.book.recorded import COST, read_costs, read_fields, read_full_size
 from opinion_sae.book.terminal import spoken
 
 LATENTS = 16384  # of the SAE
@@ -177,6 +178,12 @@ def sizes_gb(job: Job, measured: Measured, profile: dict[str, Any]) -> dict[str,
     }
 
 
+RUN = {  # of run.json what the page says
+    "profile": {"option_orders": int, "text_tokens": int, "folds": int},
+    "throughput": {"gflops_float32": float, "gflops_bfloat16": float},
+}
+
+
 def plan_page(root: Path = ROOT) -> str:
     """The page in MyST Markdown; without the measured figures it says which commands make them."""
     full, run = root / "benchmarks" / "full_size.json", root / "results" / "default" / "run.json"
@@ -186,7 +193,8 @@ def plan_page(root: Path = ROOT) -> str:
     if missing:
         needs = f"`make full-size` and `make book` write what it needs: {missing[0].relative_to(root)}."
         return f"# What a larger run would take\n\n{needs}\n"
-    found, made = read_json(run), read_json(full)
+    found, made = read_fields(run, RUN), read_full_size(full)
+    read_costs(run, COST)
     rows = read_csv(history, ["method", "stage", "epoch"], numbers=["epoch"])
     fitted = rows[(rows["epoch"] > 0) & (rows["method"] != "shared-delta")]  # whose fit is the first stage of delta's
     epochs = {stage: int((fitted["stage"] == stage).sum()) for stage in ("shared", "deviation")}

@@ -14,6 +14,7 @@ from opinion_sae.book.gap_claims import MEASURES
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.recorded import read_full_size
 from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
@@ -283,13 +284,13 @@ def constant_sentence(method: str, shares: pd.Series) -> str:
 
 def full_size_stages(path: Path = FULL_SIZE) -> pd.DataFrame:
     """Seconds and peak memory of each stage at Gemma 2 2B's size, as `make full-size` measured them."""
-    stages = pd.DataFrame(read_json(_there(path, "make full-size"))["stages"])
+    stages = pd.DataFrame(read_full_size(_there(path, "make full-size"))["stages"])
     return stages.set_index("stage").rename(columns={"peak_gb": "peak memory so far (GB)"})
 
 
 def full_size_numbers(path: Path = FULL_SIZE) -> dict[str, str]:
     """The same for prose."""
-    found = read_json(_there(path, "make full-size"))
+    found = read_full_size(_there(path, "make full-size"))
     machine, work = found["machine"], found["work"]
     return {
         "full_size_machine": f"{machine['cores']} cores ({machine['cpu']})",

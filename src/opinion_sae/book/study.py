@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from opinion_sae.artifacts import Item, made, read_json, recalled, write_csv, write_json
+from opinion_sae.artifacts import Item, made, recalled, write_csv, write_json
 from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.execute import machine, throughput, versions
 from opinion_sae.book.paths import Run, open_run, studies_of
 from opinion_sae.book.profile import Profile
+from opinion_sae.book.recorded import read_cost
 from opinion_sae.studies import DATA, STUDIES, Constant, Given, Parts, load_study
 from opinion_sae.survey import load_survey, survey_hash
 
@@ -80,7 +81,7 @@ def write(
     there: Parts = {key: part for key, part in parts.items() if part is not None}
     for file, table in load_study(name).tables(given, there).items():
         write_csv(target / f"{file}.csv", table)
-    seconds = {key: read_json(given.folder / f"{key}.json")["seconds"] for key in there}
+    seconds = {key: read_cost(given.folder / f"{key}.json")["seconds"] for key in there}
     done = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}
     write_json(target / "study.json", {**about, **done, "missing": [key for key in parts if key not in there]})
 
