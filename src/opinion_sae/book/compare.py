@@ -165,7 +165,7 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
     speed = throughput()
     board = Board(bench, Bare(profile.bootstrap, profile.seed, run.results))
     before = kept_rows(run.results, hashes(bench))
-    gaps_before = kept_gaps(run.results, before["method"])
+    gaps_before = kept_gaps(run.results, before["method"].tolist())
 
     def write() -> None:
         table = leaderboard(board, comparison.seeds, parts)

@@ -246,7 +246,7 @@ def aims_page(runs: Mapping[str, Published]) -> str:
             lines.append(f"- Whether what was aimed at in `results/{name}` is reached is not known here.")
             continue
         found = runs[name]
-        row = found.gaps.loc["delta-reading"]
+        row = found.gaps.loc[["delta-reading"]].iloc[0]
         lines += [f"- With {found.model}, {aim_sentence(row, measure, least)}" for measure, least in aims.items()]
         shares = found.constant[found.constant["method"].str.startswith("delta-reading")]
         for method, part in shares.groupby("method", sort=False):
