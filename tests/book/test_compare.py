@@ -73,10 +73,11 @@ def test_targets_are_the_share_of_the_way_to_the_floor_of_each_task(opposites):
 
 def test_gaps_of_methods_that_stay_are_kept_and_no_others(tmp_path):
     assert compare.kept_gaps(tmp_path, ["words"]).empty
-    rows = [{"task": "toplines", "method": name, "group": "all", "gap_r": 0.5} for name in ("words", "direct")]
+    pairs = [("toplines", "words"), ("alone", "words"), ("toplines", "direct")]
+    rows = [{"task": task, "method": name, "group": "all", "gap_r": 0.5} for task, name in pairs]
     write_csv(tmp_path / compare.GAPS, pd.DataFrame(rows).reindex(columns=gaps_table.COLUMNS))
     found = compare.kept_gaps(tmp_path, ["words", "gpo"])
-    assert found["method"].tolist() == ["words"] and list(found.columns) == gaps_table.COLUMNS
+    assert found["method"].tolist() == ["words", "words"] and list(found.columns) == gaps_table.COLUMNS
     assert compare.kept_gaps(tmp_path, []).empty
     write_csv(tmp_path / compare.GAPS, pd.DataFrame(rows))
     with pytest.raises(ValueError, match="n_questions"):

@@ -208,7 +208,7 @@ def kept_gaps(results: Path, methods: Sequence[str]) -> pd.DataFrame:
     """The rows of `leaderboard_gaps.csv` of these methods, if it is there."""
     if not (results / GAPS).is_file():
         return pd.DataFrame(columns=gaps_table.COLUMNS)
-    rows = read_csv(results / GAPS, gaps_table.COLUMNS, names=("method", "group"))
+    rows = read_csv(results / GAPS, gaps_table.COLUMNS, names=("task", "method", "group"))
     return rows[rows["method"].isin(methods)]
 
 
