@@ -21,7 +21,7 @@ def gaps():
         values |= {
             f"{name}_{end}": place / 10 + by for name in MEASURES for end, by in (("low", -0.05), ("high", 0.05))
         }
-        about = {"task": "toplines", "method": method, "n_questions": 12}
+        about = {"task": "toplines", "method": method, "n_questions": 12, "n_seeds": 1}
         rows += [about | {"group": group} | values for group in ("all", "Female")]
     return pd.DataFrame(rows)
 
@@ -114,6 +114,10 @@ def test_claims_over_seeds_are_taken_where_they_are_of_the_same_run(gaps, tmp_pa
     assert "does worse than them by KL, and by correlation no difference is shown" in seeds[3] and "5 seeds" in seeds[3]
     assert "is not shown to differ from words alone on either measure (5 seeds, 95%" in seeds[3]
     assert seeds[:3] == one[:3]
+    several = gaps[gaps["method"] == "delta-reading"].assign(gap_r=0.15, n_seeds=5)
+    write_csv(tmp_path / "evaluate_gaps.csv", several)
+    assert "with correlation 0.15 (" in abstract_of(tmp_path) and "(0.00 and 0.00)" in abstract_of(tmp_path)
+    assert "over 5 seeds where there is" in make_front(tmp_path, tmp_path)["front_table"]
     write_json(tmp_path / "evaluate.json", {"hashes": own | {"sae": "another"}})
     assert abstract_of(tmp_path).splitlines() == one
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,29 @@ def make_front(results: Path, figures: Path) -> dict[str, str]:
     """Draw `front.svg`; return `abstract` and `front_table` for the pages. Nothing of a run without group gaps."""
     if not (results / "gaps.csv").is_file():
         return {}
-    gaps = read_csv(results / "gaps.csv", ("method",))
+    gaps = with_seeds(results, "gaps", ("task", "method", "group"))
     save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
     return {"abstract": abstract_of(results), "front_table": front_table(gaps)}
 
 
 def abstract_of(results: Path) -> str:
     """`abstract` of the tables in a run's results folder."""
-    gaps = read_csv(results / "gaps.csv", ("method",))
+    gaps = with_seeds(results, "gaps", ("task", "method", "group"))
     about = read_fields(results / "run.json", {"profile": {"model": str, "hook_layer": int}})["profile"]
-    return abstract(gaps, tested(results), about)
+    return abstract(gaps, with_seeds(results, "gap_claims", ("method", "reference", "measure")), about)
 
 
-def tested(results: Path) -> pd.DataFrame:
-    """The claims on group gaps: those tested over several seeds (`evaluate_gap_claims.csv`) if they are of the run's
-    survey, model and SAE, as chapter 18 asks of them too; the run's own where they lack a pair."""
-    one, beside = read_csv(results / "gap_claims.csv", ("method",)), results / "evaluate.json"
-    seeds = Evaluated(results, "").table("gap_claims")
+def with_seeds(results: Path, name: str, keys: Sequence[str]) -> pd.DataFrame:
+    """A table of a run: its rows over several seeds (`evaluate_<name>.csv`) if they are of the run's survey, model and
+    SAE, as chapter 18 asks of them too; the run's own where they lack what `keys` say."""
+    one, beside = read_csv(results / f"{name}.csv", ("method",)), results / "evaluate.json"
+    seeds = Evaluated(results, "").table(name)
     if not len(seeds) or not beside.is_file():
         return one
     theirs, ours = (read_fields(path, {"hashes": {}})["hashes"] for path in (beside, results / "run.json"))
     if any(theirs.get(name) != ours.get(name, {}).get(name) for name in ("data", "model", "sae")):
         return one
-    return pd.concat([seeds, one]).drop_duplicates(["method", "reference", "measure"], ignore_index=True)
+    return pd.concat([seeds, one]).drop_duplicates(list(keys), ignore_index=True)
 
 
 def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -59,10 +59,12 @@ def front_rows(gaps: pd.DataFrame) -> pd.DataFrame:
 
 def front_table(gaps: pd.DataFrame) -> str:
     """A row per method of `FRONT`."""
-    lines = ["| Method | Gap correlation | Group KL closed |", "| :-- | --: | --: |"]
-    for method, row in front_rows(gaps).iterrows():
+    lines, rows = ["| Method | Gap correlation | Group KL closed |", "| :-- | --: | --: |"], front_rows(gaps)
+    seeds = int(rows["n_seeds"].max())
+    over = f", over {seeds} seeds where there is something to draw" if seeds > 1 else ""
+    for method, row in rows.iterrows():
         lines.append(f"| {label(str(method))} | {' | '.join(measured(row, measure) for measure in MEASURES)} |")
-    return captioned("On held-out questions, from toplines, with 95% intervals", lines)
+    return captioned(f"On held-out questions, from toplines, with 95% intervals{over}", lines)
 
 
 def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta-reading") -> str:
