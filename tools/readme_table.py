@@ -180,7 +180,7 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
         return f"{said}: `make evaluate` measures that, and has not been run on these surveys yet."
     seeds = run.claims("evaluate_claims")
     ours = Evaluated(run.results, "")  # of this run, or its chapters would have left them out
-    gaps = f"\n{seeds_sentence(ours)}" if len(ours.table("gaps")) else ""
+    gaps = f"\n{seeds_sentence(ours)}\n{gap_claims_page(ours.table('gap_claims'))}" if len(ours.table("gaps")) else ""
     slow = [method for method in ("lora", "prompt-best", "few-shot") if method in run.kl]
     more = f"\nIt also runs what a book has no time for. Held-out KL: {run.have(*slow)}." if slow else ""
     return (
@@ -201,6 +201,7 @@ def summary(root: Path) -> str:
     where = f"The times are of {ours.run['machine']}, {products(speed)}.\n" if speed else ""
     return f"""{where}{gaps_sentence(ours.table("gaps"))}
 {pair_sentence(ours.table("pair_gaps"), "delta-reading")}
+Of this one seed, which others may not bear out (below):
 {gap_claims_page(ours.table("gap_claims"))}
 Without the toplines, on this small model: {verdict(ours.pairs.loc[("shared-delta", "unsteered")])}
 {verdict(ours.pairs.loc[own])}

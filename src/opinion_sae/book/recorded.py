@@ -60,7 +60,7 @@ def read_full_size(path: Path) -> dict[str, Any]:
     """What `make full-size` measured."""
     found = read_fields(path, FULL_SIZE)
     for number, stage in enumerate(found["stages"]):
-        check_fields(stage, {"stage": str, "seconds": float, "peak_gb": float}, f"{path}: stage {number}", more=True)
+        check_fields(stage, {"stage": str, "seconds": float, "peak_gb": float}, f"{path}: stages: {number}", more=True)
     return found
 
 
