@@ -120,7 +120,7 @@ CHAPTERS = {
         work=["hash-published.json", "numbers-predict.json"],
     ),
     "10_steering": dict(
-        needs=["03_sae", "04_delta"],
+        needs=["03_sae", "04_delta", "17_reading"],
         tables=["open_answers.csv", "dose.csv", "dose_choice.csv"],
         figures=["dose.svg"],
         work=[],
@@ -132,7 +132,7 @@ CHAPTERS = {
         work=["answers-selected.safetensors"],
     ),
     "12_side_effects": dict(
-        needs=["02_unsteered", "03_sae", "04_delta", "05_joint", "06_controls"],
+        needs=["02_unsteered", "03_sae", "04_delta", "05_joint", "06_controls", "17_reading"],
         tables=["side_effects.csv"],
         figures=["trade_off.svg"],
         work=[],

@@ -8,16 +8,21 @@ import torch
 from opinion_sae.book.figures.dose import dose as draw_dose
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import GroupDelta
+from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.effects.dose import (
     dose_cells,
     dose_curve,
+    dose_curves,
     held_out_choice,
     sweet_spot,
+    sweet_spots,
     text_losses,
 )
 from opinion_sae.model.activations import content
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.score.metrics import kl
+from opinion_sae.score.names import label
+from opinion_sae.score.toplines import from_toplines
 
 LAYER = 2
 STRENGTHS = (-1.0, 0.0, 1.0, 2.0)
@@ -63,7 +68,7 @@ def test_some_questions_are_answered_as_among_all(answers, sae, deltas):
 @pytest.mark.parametrize("part", ["test", "validation"])
 def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas, survey, part):
     cells = dose_cells(answers, deltas, survey, SPLITS, part, STRENGTHS)
-    assert list(cells.columns) == ["strength", "fold", "question", "kl", "option_mass"]
+    assert list(cells.columns) == ["strength", "fold", "question", "kl", "kl_toplines", "option_mass"]
     assert len(cells) == len(STRENGTHS) * 6 and not cells.isna().any().any()
     for row in cells.itertuples():
         assert row.question in getattr(SPLITS[row.fold], part)
@@ -74,6 +79,8 @@ def test_each_question_is_judged_under_its_own_folds_offset(answers, sae, deltas
         assert answered.sum() == (1 if row.question == 4 else 2)
         assert row.kl == pytest.approx(own[answered].mean(), rel=1e-3)
         assert row.option_mass == pytest.approx(mass[answered].mean(), rel=1e-3)
+        known = np.exp(from_toplines(survey, answers.predict(dose).numpy())[:, row.question])
+        assert row.kl_toplines == pytest.approx(kl(survey.shares[:, row.question], known)[answered].mean(), rel=1e-3)
 
 
 def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
@@ -88,7 +95,7 @@ def test_strength_zero_is_the_unsteered_model(lm, answers, sae, deltas, survey):
     assert curve.loc[0, "perplexity_ratio"] == curve.loc[0, "perplexity_ratio_low"] == 1
     assert (curve["n_questions"] == 6).all() and (curve["n_windows"] == 3).all()
     assert list(curve.index) == list(STRENGTHS)
-    for name in ("kl", "option_mass", "perplexity", "perplexity_ratio"):
+    for name in ("kl", "kl_toplines", "option_mass", "perplexity", "perplexity_ratio"):
         assert (curve[f"{name}_low"] <= curve[name]).all() and (curve[name] <= curve[f"{name}_high"]).all()
 
 
@@ -140,7 +147,7 @@ def made_cells(kl_by_fold):
         for strength, value in values.items()
         for n in range(2)
     ]
-    return pd.DataFrame(rows, columns=["strength", "fold", "question", "kl", "option_mass"])
+    return pd.DataFrame(rows, columns=["strength", "fold", "question", "kl", "option_mass"]).assign(kl_toplines=0.1)
 
 
 def test_the_strength_is_chosen_on_validation_and_judged_on_test_questions():
@@ -156,19 +163,46 @@ def test_the_strength_is_chosen_on_validation_and_judged_on_test_questions():
     assert table.loc["all", "low"] < 0.1 < table.loc["all", "high"]
 
 
-def test_the_figure_shows_every_strength_and_the_sample_sizes():
+def test_each_method_is_judged_by_its_task_and_drawn_in_every_panel():
     columns = {"n_questions": 71, "n_windows": 24, "n_tokens": 1500}
-    for name in ("kl", "option_mass", "perplexity", "perplexity_ratio"):
-        middle = np.array([0.6, 0.5, 0.4, 0.5])
+    for name, falls in (("kl", 1), ("kl_toplines", -1), ("option_mass", 0), ("perplexity", 0), ("perplexity_ratio", 0)):
+        middle = 0.6 - falls * np.array([0.0, 0.1, 0.2, 0.3])
         columns |= {name: middle, f"{name}_low": middle - 0.1, f"{name}_high": middle + 0.1}
-    figure = draw_dose(made_curve(**columns), spot=1.0)
+    curve = made_curve(**columns)
+    curves = pd.concat([curve.assign(method=name) for name in ("delta", "delta-reading-64")])
+    spots = sweet_spots(curves)
+    assert spots == {"delta": 2, "delta-reading-64": -1}
+    figure = draw_dose(curves, spots, {"uniform": 0.3})
     sizes = [axes.get_xlabel().splitlines()[-1] for axes in figure.axes]
-    assert sizes == ["71 questions", "71 questions", "24 texts"]
+    assert sizes == ["71 questions"] * 3 + ["24 texts"]
     for axes in figure.axes:
-        points = axes.containers[0].lines[0]
-        assert points.get_xdata().tolist() == [-1, 0, 1, 2] and points.get_marker() in "os^"
-        assert axes.get_legend().get_texts()[0].get_text() == "strength 1"
-    assert len(draw_dose(made_curve(**columns)).axes) == 3
+        assert [one.get_label() for one in axes.containers] == ["Δ", label("delta-reading-64")]
+        assert [one.lines[0].get_xdata().tolist() for one in axes.containers] == [[-1, 0, 1, 2]] * 2
+        rings = [line.get_xdata().tolist() for line in axes.lines if line.get_markersize() == 11]
+        assert rings == [[2], [-1]]
+
+
+def test_an_offset_that_reads_is_dosed_too(lm, answers, sae, survey):
+    """At strength 0 the unsteered model; at 1 the answers that it gives by itself; and text is read as it goes."""
+    offsets = []
+    for seed in range(3):
+        offset = ReadingDelta(("Female", "Male"), sae, axes=1, reads="question")
+        with torch.no_grad():
+            for tensor in (offset.a, offset.b, offset.c):
+                tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed)))
+        offsets.append(offset)
+    curves = dose_curves(
+        {"delta-reading": dose_cells(answers, offsets, survey, SPLITS, "test", (0.0, 1.0))},
+        {"delta-reading": text_losses(lm, offsets, TEXTS, LAYER, (0.0, 1.0), windows=3, length=16)},
+        *(np.arange(6), 100, 0),
+    )
+    assert list(curves["method"]) == ["delta-reading"] * 2
+    answered = [
+        answers.predict(offset).exp().numpy()[:, split.test] for offset, split in zip(offsets, SPLITS, strict=True)
+    ]
+    own = [kl(survey.shares[:, split.test], p) for split, p in zip(SPLITS, answered, strict=True)]
+    mean = np.nanmean(np.concatenate(own, axis=1), axis=0).mean()
+    assert curves["kl"][1] == pytest.approx(mean, rel=1e-3) and curves["perplexity_ratio"][1] != 1
 
 
 def test_doses_that_cannot_be_judged_are_refused(answers, sae, deltas, survey):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from opinion_sae.book.figures.side_effects import trade_off
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
+from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.effects.facts import Facts, fact_prompts
 from opinion_sae.effects.readers import OffsetReader, Passage, fact_cells, loss_and_kl, text_cells
 from opinion_sae.effects.side_effects import (
@@ -299,13 +300,15 @@ def test_every_offset_of_the_earlier_chapters_is_loaded(tmp_path, tiny, answers,
         shared = made_delta(sae, fold)
         shared.deviation.data.zero_()
         shared.save(tmp_path / f"shared-{fold}.safetensors")
+    for name in ("0", "1", "2", "all"):
+        ReadingDelta(("Female", "Male"), sae, axes=1).save(tmp_path / f"reading-{name}.safetensors")
     dense = {str(fold): torch.full((2, 32), float(fold)) for fold in range(3)}
     save_file(dense, tmp_path / "dense.safetensors")
     save_file({name: -vectors for name, vectors in dense.items()}, tmp_path / "diff-means.safetensors")
     tiny.sae(1).save(tmp_path / "joint" / "sae")
     made_delta(tiny.sae(1), 7).save(tmp_path / "joint" / "delta.safetensors")
     found = load_steered(tmp_path, answers, sae, 3, seed=0)
-    names = ["unsteered", "shared-delta", "delta-half", "delta", "random-latents", "dense"]
+    names = ["unsteered", "shared-delta", "delta-half", "delta", "delta-reading-64", "random-latents", "dense"]
     names += ["diff-means", "delta-joint"]
     assert list(found) == names
     assert all(len(of) == 3 for name, of in found.items() if name != "delta-joint")

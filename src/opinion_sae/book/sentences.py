@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.gap_report import overall
+from opinion_sae.effects.dose import measure_of
 from opinion_sae.score.names import label, prose
 from opinion_sae.score.statistics import VERDICTS
 
@@ -235,13 +236,19 @@ def gap_methods(gaps: pd.DataFrame, task: str = "toplines") -> str:
     )
 
 
-def dose(curve: pd.DataFrame) -> str:
-    """Of `dose.csv`: the strength with the lowest KL, and its price."""
-    best = curve.loc[curve["kl"].idxmin()]
-    return (
-        f"The lowest KL, {best['kl']:.3f}, is at strength {best['strength']:g}, where {best['option_mass']:.2f} of the "
-        f"probability is on a letter and perplexity is {best['perplexity_ratio']:.2f} times the unsteered model's."
-    )
+def dose(curves: pd.DataFrame) -> str:
+    """Of `dose.csv`: each method's strength with the lowest KL of its task, and what that costs."""
+    said = []
+    for method, curve in curves.groupby("method", sort=False):
+        measure = measure_of(str(method))
+        task = "from toplines" if measure == "kl_toplines" else "alone"
+        best = curve.loc[curve[measure].idxmin()]
+        said.append(
+            f"The lowest KL of {prose(str(method))} {task}, {best[measure]:.3f}, is at strength {best['strength']:g}, "
+            f"where {best['option_mass']:.2f} of the probability is on a letter and perplexity is "
+            f"{best['perplexity_ratio']:.2f} times the unsteered model's."
+        )
+    return " ".join(said)
 
 
 def doses(grid: pd.DataFrame) -> str:
@@ -263,10 +270,11 @@ def layer_grid(table: pd.DataFrame) -> str:
 
 
 def trade_off(table: pd.DataFrame) -> str:
-    """Of `side_effects.csv`: Δ at full and half strength, what is gained and what it costs."""
+    """Of `side_effects.csv`: offsets, what is gained and what it costs."""
     value = table[table["group"] == "all"].set_index(["method", "quantity"])["value"]
     gain, price = value[:, "alignment_change"], value[:, "next_token_kl"]
-    said = [f"{prose(name)} {gain[name]:.3f} at {price[name]:.3f}" for name in ("delta", "delta-half", "dense")]
+    names = ("delta", "delta-half", "delta-reading-64", "dense")
+    said = [f"{prose(name)} {gain[name]:.3f} at {price[name]:.3f}" for name in names]
     return f"Alignment gained, and the price in nats per token of plain text: {'; '.join(said)}."
 
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 
 from opinion_sae.delta.held_out import Split
-from opinion_sae.effects.facts import Facts, fact_prompts
-from opinion_sae.effects.readers import Cells, OffsetReader, Passage, Reader, fact_cells, text_cells
+from opinion_sae.effects.facts import Facts
+from opinion_sae.effects.readers import Cells, OffsetReader, Passage, Reader, asked_facts, fact_cells, text_cells
 from opinion_sae.effects.text_before import TextReader
 from opinion_sae.methods.contract import Bench, Outcome, Scaled, Steered
 from opinion_sae.methods.personas import spread
@@ -36,10 +36,7 @@ class Beside:
         answers, questions = bench.answers, bench.survey.questions
         lm, layer = answers.lm, answers.hook_layer
         self.bench, self.groups = bench, len(bench.survey.groups)
-        self.facts, prompts = fact_prompts(lm.tokenizer, facts)
-        bos = int(lm.tokenizer.bos_token_id is not None)
-        prompts = [replace(prompt, asked=(bos, len(prompt.tokens))) for prompt in prompts]
-        self.asked = AnswerPath(lm, self.facts.questions, layer, orders=1, prompts=prompts)
+        self.facts, self.asked = asked_facts(answers, facts)
         self.passages = [Passage(lm, text, layer) for text in texts]
         self.tested = np.sort(np.concatenate([spread(split.test, SAMPLE) for split in bench.splits]))
         turned = build_prompts(lm.tokenizer, [questions[q] for q in self.tested], 2)[1::2]

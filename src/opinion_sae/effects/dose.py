@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from opinion_sae.delta.held_out import Split
-from opinion_sae.delta.offsets import GroupDelta
-from opinion_sae.losses import kl
+from opinion_sae.delta.offsets import Offset
+from opinion_sae.effects.readers import so_far
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
-from opinion_sae.score.metrics import as_cells, bootstrap_mean, by_group
+from opinion_sae.score.metrics import as_cells, bootstrap_mean, by_group, kl
+from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
 STRENGTHS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -27,7 +28,7 @@ MASS_LOSS = 0.05  # most of the next-token probability that it may move off the 
 
 def dose_cells(
     answers: AnswerPath,
-    deltas: Sequence[GroupDelta],
+    deltas: Sequence[Offset],
     survey: Survey,
     splits: Sequence[Split],
     part: str = "test",
@@ -36,8 +37,9 @@ def dose_cells(
     """KL and option mass per strength, fold and question; means over the groups that answered it.
 
     Each fold's offsets are judged on the fold's own 'test' or 'validation' questions. Columns: strength, fold, question
-    (place in the survey), kl (people to model, nats), option_mass (share of the next token's probability that lies on
-    the option letters). Raises ValueError for a `part` of another name or offsets for other groups than the survey's.
+    (place in the survey), kl (people to model, nats), kl_toplines (the same of the task from toplines, nats),
+    option_mass (share of the next token's probability that lies on the option letters). Raises ValueError for a `part`
+    of another name or offsets for other groups than the survey's.
     """
     if part not in ("test", "validation"):
         raise ValueError(f"part {part!r} is not test or validation")
@@ -46,21 +48,21 @@ def dose_cells(
         if delta.groups != survey.groups:
             raise ValueError(f"the offsets of fold {fold} are for {delta.groups}, the survey has {survey.groups}")
         questions = split.test if part == "test" else split.validation
-        some = answers.for_questions(torch.from_numpy(questions))
-        shares = torch.from_numpy(survey.shares[:, questions]).float()
+        some, asked_of = answers.for_questions(torch.from_numpy(questions)), survey.select(questions=questions.tolist())
         for strength in strengths:
             asked = some.next_token(delta.scaled(strength) if strength else None)  # at 0 all groups answer alike
-            cells = kl(shares, asked.options.mean(2).log().float().expand(len(shares), -1, -1)).numpy()
-            mass = np.where(np.isnan(cells), np.nan, asked.mass.mean(-1).numpy())
-            row = {"strength": strength, "fold": fold, "question": questions}
-            row |= {"kl": by_group(survey, cells)["all"], "option_mass": by_group(survey, mass)["all"]}
-            tables.append(pd.DataFrame(row))
+            log_probs = asked.options.mean(2).log().numpy()[..., : asked_of.shares.shape[-1]]
+            cells = {"kl": kl(asked_of.shares, np.exp(log_probs))}
+            cells["kl_toplines"] = kl(asked_of.shares, np.exp(from_toplines(asked_of, log_probs)))
+            cells["option_mass"] = np.where(np.isnan(cells["kl"]), np.nan, asked.mass.mean(-1).numpy())
+            means = {name: by_group(survey, values)["all"] for name, values in cells.items()}
+            tables.append(pd.DataFrame({"strength": strength, "fold": fold, "question": questions, **means}))
     return pd.concat(tables, ignore_index=True)
 
 
 def text_losses(
     lm: LanguageModel,
-    deltas: Sequence[GroupDelta],
+    deltas: Sequence[Offset],
     texts: Sequence[str],
     hook_layer: int,
     strengths: Sequence[float] = STRENGTHS,
@@ -71,7 +73,8 @@ def text_losses(
 
     `windows` pieces of at most `length` tokens, spread evenly over the texts. So that all groups and folds have their
     part at the price of one, window i is read under the offset of group i mod G of fold i mod F, at every strength the
-    same. Attention sinks stay as they are. Columns: strength, window, loss; a row per token.
+    same. One that reads the question reads what came so far. Attention sinks stay as they are. Columns: strength,
+    window, loss; a row per token.
     """
     rows = [ids[real] for batch in text_windows(lm, texts, length) for ids, real in zip(*batch, strict=True)]
     count = min(windows, len(rows))
@@ -87,7 +90,8 @@ def text_losses(
         def edit(x: Float[Tensor, "row token d"], parts: list = parts) -> Float[Tensor, "row token d"]:
             keep, moved = content(x, real.to(x.device)), x.clone()
             for row, part in enumerate(parts):
-                moved[row, keep[row]] = part.steer(x[row, keep[row]])[:, 0]
+                here = x[row, keep[row]]
+                moved[row, keep[row]] = part.steer(here, so_far(part, here))[:, 0]
             return moved
 
         loss = lm.next_token_loss(tokens, hook_layer, edit).cpu()[real[:, 1:]]
@@ -102,7 +106,7 @@ def dose_curve(
     replicates: int,
     seed: int,
 ) -> pd.DataFrame:
-    """A row per strength: KL, option mass and perplexity, with 95 % intervals.
+    """A row per strength: KL, alone and from toplines, option mass and perplexity, with 95 % intervals.
 
     The intervals draw clusters of questions (KL, option mass) or whole text windows (perplexity) with replacement.
     `perplexity_ratio` is perplexity over that at strength 0 on the same windows, so that what the windows have in
@@ -118,7 +122,7 @@ def dose_curve(
         loss, window = text["loss"].to_numpy(), text["window"].to_numpy()
         related = clusters[part["question"].to_numpy()]
         row = {"strength": strength, "n_questions": part["kl"].count()}
-        for name in ("kl", "option_mass"):
+        for name in ("kl", "kl_toplines", "option_mass"):
             interval = bootstrap_mean(part[name].to_numpy(), related, replicates, seed)
             row |= as_cells(name, float(part[name].mean()), *interval)
         row |= {"n_windows": len(set(window)), "n_tokens": len(loss)}
@@ -129,8 +133,33 @@ def dose_curve(
     return pd.DataFrame(rows)
 
 
-def sweet_spot(curve: pd.DataFrame, perplexity_rise: float = PERPLEXITY_RISE, mass_loss: float = MASS_LOSS) -> float:
-    """The strength with the lowest KL among those that cost little elsewhere.
+def dose_curves(
+    cells: Mapping[str, pd.DataFrame],
+    losses: Mapping[str, pd.DataFrame],
+    clusters: Int[np.ndarray, "question"],
+    replicates: int,
+    seed: int,
+) -> pd.DataFrame:
+    """The `dose_curve` of each method, under each other, with its name as the first column."""
+    curves = {name: dose_curve(cells[name], losses[name], clusters, replicates, seed) for name in cells}
+    return pd.concat(curves, names=["method"]).reset_index("method").reset_index(drop=True)
+
+
+def measure_of(method: str) -> str:
+    """The column of a `dose_curve` by which a method's strength is judged: an offset that reads the question is made
+    for the task from toplines."""
+    return "kl_toplines" if "reading" in method else "kl"
+
+
+def sweet_spots(curves: pd.DataFrame) -> dict[str, float]:
+    """The `sweet_spot` of each method of `dose_curves`, by `measure_of`."""
+    return {str(name): sweet_spot(curve, by=measure_of(str(name))) for name, curve in curves.groupby("method")}
+
+
+def sweet_spot(
+    curve: pd.DataFrame, perplexity_rise: float = PERPLEXITY_RISE, mass_loss: float = MASS_LOSS, by: str = "kl"
+) -> float:
+    """The strength with the lowest KL (column `by`) among those that cost little elsewhere.
 
     Little: perplexity at most (1 + perplexity_rise) times that at strength 0, and at most mass_loss less of the
     probability on option letters than there. Strength 0 always qualifies; of equal strengths the one nearest to it is
@@ -140,7 +169,7 @@ def sweet_spot(curve: pd.DataFrame, perplexity_rise: float = PERPLEXITY_RISE, ma
     cheap = curve["perplexity"] <= (1 + perplexity_rise) * unsteered["perplexity"]
     valid = curve["option_mass"] >= unsteered["option_mass"] - mass_loss
     allowed = curve[cheap & valid].sort_values("strength", key=abs)
-    return float(allowed.loc[allowed["kl"].idxmin(), "strength"])
+    return float(allowed.loc[allowed[by].idxmin(), "strength"])
 
 
 def held_out_choice(

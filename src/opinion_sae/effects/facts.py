@@ -61,8 +61,8 @@ def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str =
     """'Question: ... Answer:' for each question, with each option's first token in place of letters.
 
     The same plain text for chat and base models, after BOS where the tokenizer has one; `before` is text set before the
-    question. Questions with two options that
-    start with the same token cannot be told apart so and are left out; ValueError if none remain.
+    question. All of it but BOS may be read. Questions with two options that start with the same token cannot be told
+    apart so and are left out; ValueError if none remain.
     """
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompts, kept = [], []
@@ -72,7 +72,8 @@ def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str =
         longer = [tokenizer(f"{text} {o}", add_special_tokens=False)["input_ids"] for o in question.options]
         first = tuple(ids[len(tokens)] for ids in longer)
         if len(set(first)) == len(first) and all(ids[: len(tokens)] == tokens for ids in longer):
-            prompts.append(Prompt(len(kept), tuple(range(len(first))), (*bos, *tokens), first))
+            whole = (len(bos), len(bos) + len(tokens))
+            prompts.append(Prompt(len(kept), tuple(range(len(first))), (*bos, *tokens), first, whole))
             kept.append(index)
     if not kept:
         raise ValueError(

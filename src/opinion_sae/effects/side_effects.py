@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from opinion_sae.delta.files import load_deltas, load_dense
+from opinion_sae.delta.files import load_deltas, load_dense, load_reading
 from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.offsets import GroupDelta, Offset
 from opinion_sae.effects.facts import Facts
@@ -24,6 +24,7 @@ from opinion_sae.methods.controls import random_order
 from opinion_sae.model.answers import AnswerPath
 from opinion_sae.sae.autoencoder import SparseAutoencoder, load_sae
 from opinion_sae.score.metrics import alignment, bootstrap_mean, by_group, kl, mean, option_positions, total_variation
+from opinion_sae.score.names import prose
 from opinion_sae.survey import Survey
 
 COLUMNS = ["method", "group", "quantity", "value", "low", "high", "n"]
@@ -36,7 +37,8 @@ Steered = Sequence[Offset | None]  # a method's offset for each split (the first
 def load_steered(
     folder: Path, answers: AnswerPath, sae: SparseAutoencoder, count: int, seed: int
 ) -> dict[str, Steered]:
-    """Every offset that chapters 04 to 06 left in `folder`, by method, 'unsteered' first; for each of `count` splits.
+    """Every offset that chapters 04 to 06 and 17 left in `folder`, by method, 'unsteered' first; for each of `count`
+    splits.
 
     'delta-half' is Delta at strength 0.5, 'random-latents' Delta moved to random other latents, as in `controls`. Of
     'delta-joint' only the first is kept as a file. Raises FileNotFoundError for files that are not there.
@@ -49,6 +51,7 @@ def load_steered(
         "shared-delta": [delta.for_groups(delta.groups[:1]) for delta in shared],
         "delta-half": [delta.scaled(0.5) for delta in deltas],
         "delta": deltas,
+        "delta-reading-64": load_reading(folder, count, sae)[:count],
         "random-latents": [delta.moved(order) for delta in deltas],
         "dense": load_dense(folder, count),
         "diff-means": load_dense(folder, count, "diff-means"),
@@ -195,15 +198,16 @@ def group_table(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return wide.loc[part["group"].unique(), part["quantity"].unique()]
 
 
-def accuracy_verdict(table: pd.DataFrame) -> str:
-    """One sentence on what Delta does to factual accuracy: lower, higher, or no difference that could be shown."""
-    change = table.query("group == 'all' and method == 'delta' and quantity == 'accuracy_change'").iloc[0]
+def accuracy_verdict(table: pd.DataFrame, method: str = "delta") -> str:
+    """One sentence on what a method does to factual accuracy: lower, higher, or no difference that could be shown."""
+    change = table.query("group == 'all' and method == @method and quantity == 'accuracy_change'").iloc[0]
+    name = prose(method)
     value, low, high = (100 * change[name] for name in ("value", "low", "high"))
     if np.isnan(low):
-        return "There are too few factual questions for an interval on what Δ does to accuracy."
+        return f"There are too few factual questions for an interval on what {name} does to accuracy."
     size = f"({value:+.1f} points, 95% interval {low:+.1f} to {high:+.1f}, {change['n']} questions)"
     if high < 0:
-        return f"Under Δ the model answers fewer factual questions rightly {size}."
+        return f"Under {name} the model answers fewer factual questions rightly {size}."
     if low > 0:
-        return f"Under Δ the model answers more factual questions rightly {size}."
-    return f"No effect of Δ on the share of factual questions answered rightly could be shown {size}."
+        return f"Under {name} the model answers more factual questions rightly {size}."
+    return f"No effect of {name} on the share of factual questions answered rightly could be shown {size}."

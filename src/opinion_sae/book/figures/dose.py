@@ -8,36 +8,40 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import WIDTH, legend_above, log_scale, reference_line
+from opinion_sae.book.figures.style import WIDTH, legend_above, log_scale, look, reference_line
+from opinion_sae.score.names import label
+
+PANELS = {
+    "kl": "KL, alone (nats)",
+    "kl_toplines": "KL, from toplines (nats)",
+    "option_mass": "on option letters",
+    "perplexity_ratio": "relative perplexity",
+}
 
 
-def dose(curve: pd.DataFrame, spot: float | None = None, references: Mapping[str, float] | None = None) -> Figure:
-    """KL, option mass and perplexity against strength, with 95 % intervals; `spot` is marked if given.
+def dose(curves: pd.DataFrame, spots: Mapping[str, float], references: Mapping[str, float]) -> Figure:
+    """KL for both tasks, option mass and perplexity against strength, a line per method, with 95 % intervals.
 
-    `references` are mean KL over groups of other methods, as in alignment.csv, each drawn as a line.
+    The strength in `spots` is ringed. `references` are mean KL over groups of other methods, as in alignment.csv, each
+    drawn as a line.
     """
-    first = curve.iloc[0]
-    questions = f"{first['n_questions']:.0f} questions"
-    text = f"{first['n_windows']:.0f} texts"
-    panels = [
-        ("kl", "mean KL (nats)", questions, "#0072B2", "o", "-"),
-        ("option_mass", "on option letters", questions, "#E69F00", "s", "--"),
-        ("perplexity_ratio", "relative perplexity", text, "#009E73", "^", "-."),
-    ]
-    figure, row = plt.subplots(3, 1, figsize=(WIDTH, 7.2))
-    for axes, (name, label, size, colour, marker, line) in zip(row, panels, strict=True):
-        error = [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
-        axes.errorbar(curve["strength"], curve[name], error, fmt=marker, ls=line, color=colour, capsize=2, ms=4)
-        axes.axvline(0, color="black", linewidth=0.8)
-        if spot is not None:
-            at = curve.loc[curve["strength"] == spot, name]
-            axes.plot([spot], at, "o", markersize=11, fillstyle="none", color="black", label=f"strength {spot:g}")
-        axes.set_ylabel(label)
+    first = curves.iloc[0]
+    figure, row = plt.subplots(4, 1, figsize=(WIDTH, 9.2))
+    for axes, (name, title) in zip(row, PANELS.items(), strict=True):
+        for method, curve in curves.groupby("method", sort=False):
+            error = [curve[name] - curve[f"{name}_low"], curve[f"{name}_high"] - curve[name]]
+            drawn = look(str(method), joined=True)
+            axes.errorbar(curve["strength"], curve[name], error, capsize=2, label=label(str(method)), **drawn)
+            at = curve.loc[curve["strength"] == spots.get(str(method)), ["strength", name]]
+            axes.plot(at["strength"], at[name], "o", markersize=11, fillstyle="none", color=drawn["color"])
+        size = (
+            f"{first['n_windows']:.0f} texts" if name == "perplexity_ratio" else f"{first['n_questions']:.0f} questions"
+        )
+        axes.set_ylabel(title)
         axes.set_xlabel(f"strength (0: unsteered, 1: as fitted)\n{size}")
-    for method, value in (references or {}).items():
+    for method, value in references.items():
         reference_line(row[0], "kl", method, value)
-    for axes in row if spot is not None or references else ():
-        legend_above(axes, 1)
-    row[1].set_ylim(0, 1.02)
-    log_scale(row[2].yaxis)
+    legend_above(row[0], 1)
+    row[2].set_ylim(0, 1.02)
+    log_scale(row[3].yaxis)
     return figure
