@@ -172,7 +172,8 @@ def compare(profile: Profile, methods: Sequence[str] = ()) -> Path:
         kept = [name for name in before["method"] if name not in set(table["method"])]
         write_csv(run.results / "leaderboard.csv", with_kept(table, before))
         write_csv(run.results / GAPS, with_kept(board.gaps(table["method"]), gaps_before))
-        missing = [name for name in every if parts[name] is None and name not in kept]
+        there = {*table["method"], *kept}
+        missing = [name for name in every if parts[name] is None and name not in there]
         write_json(run.results / "leaderboard.json", _about(profile, comparison, missing, kept, speed))
 
     for number, name in enumerate(todo):
