@@ -293,8 +293,8 @@ def test_pages_of_what_there_is_say_what_is_missing(given, steps, survey, tmp_pa
         "From 4 questions to fit and choose by to 8, the gap correlation of"
     )
     page = shown.splits_table(last).html
-    heads = ["method", "questions", "topics", "surveys", "surveys, tested on one", "surveys, tested on two"]
-    assert re.findall("<th [^>]*>([^<]*)</th>", page) == heads and page.count("<td>reading Δ</td>") == 1
+    heads = ["method", "measure", "questions", "topics", "surveys", "surveys, tested on one", "surveys, tested on two"]
+    assert re.findall("<th [^>]*>([^<]*)</th>", page) == heads and page.count("<td>reading Δ</td>") == 2
     assert "intersection" in shown.splits_sentence(last)
     figure = learning_curve(last.table("learning"))
     figure.canvas.draw()

@@ -9,6 +9,7 @@ from opinion_sae.book.figures.gaps import front_figure
 from opinion_sae.book.front import FRONT, abstract, abstract_of, front_rows, front_table, make_front
 from opinion_sae.book.gap_claims import MEASURES
 
+NONE = pd.DataFrame({"method": []})  # no splits
 ABOUT = {"model": "packaged:a-model", "hook_layer": 7}
 
 
@@ -41,17 +42,19 @@ def claims(seeds=1, **verdicts):
 
 
 def test_four_sentences_with_the_numbers_of_the_table(gaps):
-    did, found, made_of, words = abstract(gaps, claims(), ABOUT).splitlines()
+    did, found, made_of, words = abstract(gaps, claims(), ABOUT, NONE).splitlines()
     assert "after layer 7 of a-model" in did and "1 groups" in did and "12 held-out questions" in did
     assert "0.10 (0.05 to 0.15) and closes 0.10" in found and "(0.00 and 0.00)" in found
-    assert "0.20 and 0.20" in made_of and "(0.40 and 0.40), and" in made_of and "(0.30 and 0.30)" in made_of
+    assert "0.20 and 0.20" in made_of and "without an autoencoder 0.40 and 0.40, worse on both measures" in made_of
+    assert "autoencoder's 0.30 and 0.30, worse on both measures." in made_of
     assert "0.50 (0.45 to 0.55) and 0.50" in words
     assert "does better than them on both measures" in words
-    assert "words and latents (0.60 and 0.60) does better than words alone on both measures (one seed, 95%" in words
+    assert "words and latents (0.60 and 0.60) does better than words alone on both measures" in words
+    assert words.endswith("(95% intervals over questions; one seed; tests corrected for their number).")
 
 
 def test_what_a_gap_is_and_which_kl_is_meant_is_said_where_they_come_first(gaps):
-    said = abstract(gaps, claims(), ABOUT)
+    said = abstract(gaps, claims(), ABOUT, NONE)
     assert (
         "each group's gap on 12 held-out questions: its mean place on the scale of options minus everybody's." in said
     )
@@ -62,28 +65,26 @@ def test_no_sentence_is_longer_than_it_can_be_read(gaps):
     unsure = dict.fromkeys(
         ("delta", "dense_reading", "random_dictionary", "words", "added"), ("not supported", "contradicted")
     )
-    for line in abstract(gaps, claims(**unsure), ABOUT).splitlines():
+    for line in abstract(gaps, claims(**unsure), ABOUT, NONE).splitlines():
         assert len(line.split()) <= 70, line
 
 
 def test_a_number_turns_with_the_table(gaps):
     gaps.loc[gaps["method"] == "words", ["gap_r", "gap_r_low", "gap_r_high"]] = -0.2, -0.3, -0.1
-    assert "reach -0.20 (-0.30 to -0.10)" in abstract(gaps, claims(), ABOUT)
+    assert "reach -0.20 (-0.30 to -0.10)" in abstract(gaps, claims(), ABOUT, NONE)
 
 
 @pytest.mark.parametrize(
     ("reference", "line", "than"),
     [
         ("delta", 1, "one that is the same for every question"),
-        ("dense-reading", 2, "its like without an autoencoder"),
-        ("random-dictionary", 2, "one on random directions"),
         ("words", 3, "them"),
     ],
 )
 def test_a_verdict_turns_with_the_tests(gaps, reference, line, than):
     def said(by_r, by_kl):
         verdicts = {reference.replace("-", "_"): (by_r, by_kl)}
-        return abstract(gaps, claims(**verdicts), ABOUT).splitlines()[line]
+        return abstract(gaps, claims(**verdicts), ABOUT, NONE).splitlines()[line]
 
     assert f"does better than {than} on both measures" in said("supported", "supported")
     assert f"does worse than {than} on both measures" in said("contradicted", "contradicted")
@@ -93,8 +94,37 @@ def test_a_verdict_turns_with_the_tests(gaps, reference, line, than):
     assert f"does better than {than} by correlation, and by KL worse" in said("supported", "contradicted")
 
 
+@pytest.mark.parametrize(("reference", "value"), [("dense-reading", "0.40"), ("random-dictionary", "0.30")])
+def test_what_is_lost_without_a_part_turns_with_the_tests(gaps, reference, value):
+    def said(by_r, by_kl):
+        verdicts = {reference.replace("-", "_"): (by_r, by_kl)}
+        return abstract(gaps, claims(**verdicts), ABOUT, NONE).splitlines()[2]
+
+    assert f"{value} and {value}, worse on both measures" in said("supported", "supported")
+    assert f"{value} and {value}, better on both measures" in said("contradicted", "contradicted")
+    assert f"{value} and {value}, not shown to differ on either measure" in said("not supported", "not supported")
+    assert f"{value} and {value}, worse by KL, not shown to differ by correlation" in said("not supported", "supported")
+    assert f"{value} and {value}, worse by correlation, better by KL" in said("supported", "contradicted")
+
+
+def test_what_no_fit_saw_is_said_and_when_the_toplines_alone_are_nearer(gaps):
+    row = {"task": "toplines", "group": "all", "gap_r": 0.01, "group_kl_closed": -0.05, "group_kl_closed_high": -0.03}
+    of = {"topic": {"gap_r": 0.17, "group_kl_closed": 0.07, "group_kl_closed_high": 0.1}, "survey": {}}
+    splits = pd.DataFrame(
+        [row | {"method": f"delta-reading-by-{split}", "split": split} | more for split, more in of.items()]
+    )
+
+    def said(splits):
+        return abstract(gaps, claims(), ABOUT, splits).splitlines()[1]
+
+    alone = "; on topics that no fit saw 0.17 and 0.07, on another survey 0.01 and -0.05"
+    assert said(splits).endswith(f"{alone}, further from the groups than everybody's answers.")
+    assert said(splits.assign(group_kl_closed_high=0.1)).endswith(f"{alone}.")
+    assert said(splits[splits["split"] == "topic"]) == said(NONE)  # with one of them only, neither
+
+
 def test_what_the_model_adds_to_words_turns_with_the_tests(gaps):
-    said = abstract(gaps, claims(added=("not supported", "supported")), ABOUT)
+    said = abstract(gaps, claims(added=("not supported", "supported")), ABOUT, NONE)
     assert "does better than words alone by KL, and by correlation no difference is shown" in said
 
 
@@ -112,7 +142,10 @@ def test_claims_over_seeds_are_taken_where_they_are_of_the_same_run(gaps, tmp_pa
     write_json(tmp_path / "evaluate.json", {"hashes": own})
     seeds = abstract_of(tmp_path).splitlines()
     assert "does worse than them by KL, and by correlation no difference is shown" in seeds[3] and "5 seeds" in seeds[3]
-    assert "is not shown to differ from words alone on either measure (5 seeds, 95%" in seeds[3]
+    assert (
+        "is not shown to differ from words alone on either measure (95% intervals over questions and seeds; 5 seeds"
+        in seeds[3]
+    )
     assert seeds[:3] == one[:3]
     several = gaps[gaps["method"] == "delta-reading"].assign(gap_r=0.15, n_seeds=5)
     write_csv(tmp_path / "evaluate_gaps.csv", several)

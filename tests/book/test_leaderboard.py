@@ -153,7 +153,7 @@ def test_rows_of_methods_whose_answers_are_gone_stay_without_ranks_if_the_bench_
 
 def test_the_cost_sentence_names_what_nothing_faster_beats():
     assert leaders.cost_sentence(board()) == (
-        "Better than everything that takes less time: the read-out of words (2 s, 0.60)."
+        "Of the methods that were timed, better than all that take less time: the read-out of words (2 s, 0.60)."
     )
     said = leaders.cost_sentence(board(words={"gap_r": 0.3}))
     assert "words (2 s, 0.30); the read-out of latents (5 s, 0.55)." in said
@@ -203,3 +203,11 @@ def test_an_unknown_method_gets_one_line_with_the_names(capsys):
 def test_methods_run_in_order_of_worth():
     assert compare.check_names(["gpo", "corrsteer"]) == ["corrsteer", "gpo"]
     assert compare.check_names([]) == list(METHODS)
+
+
+def test_options_in_reverse_say_whether_letters_or_opinions_are_moved():
+    rows = pd.DataFrame({"method": ["delta-reading", "delta", "words"], "wording_r": [0.41, -0.9, 1.0]})
+    said = leaders.turned_sentence(rows)
+    assert "at 0.41 for the reading Δ, -0.90 for Δ; below zero" in said and said.endswith("no opinion (Δ).")
+    assert "below zero" not in leaders.turned_sentence(rows.assign(wording_r=0.2))
+    assert leaders.turned_sentence(rows.assign(wording_r=np.nan)).startswith("Nothing has been asked")

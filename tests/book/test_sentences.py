@@ -34,6 +34,7 @@ TURNED = {
     sentences.latent_path_by_group: (lambda: table("path"), lambda t: t.assign(kl=-t["kl"])),
     sentences.tilt: (lambda: table("../studies/constant/tilt"), lambda t: t.assign(value=t["value"] + t["t"])),
     sentences.dose: (lambda: table("dose"), lambda t: t.assign(kl=-t["kl"])),
+    sentences.dose_choice: (lambda: table("dose_choice"), lambda t: t.assign(strength=1.0, low=-0.1)),
     sentences.doses: (lambda: table("doses"), lambda t: t.assign(shared=t["shared"] + 1)),
     sentences.gap_methods: (lambda: table("gaps"), lambda t: t.assign(gap_r_low=-1.0)),
     sentences.trade_off: (lambda: table("side_effects"), lambda t: t.assign(value=-t["value"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.claims import CLAIMS, claims_page
-from opinion_sae.book.gap_claims import gap_claims_page
+from opinion_sae.book.gap_claims import MEASURES, gap_claims_page
 from opinion_sae.book.gap_report import FIRST, SHOWN, gaps_page, measured, overall, plain
 from opinion_sae.book.paths import Run
 from opinion_sae.book.recorded import read_fields
@@ -161,37 +162,43 @@ def _splits(evaluated: Evaluated) -> dict[str, pd.DataFrame]:
 
 
 def splits_table(evaluated: Evaluated) -> Shown | None:
-    """The gap correlation by what was left out, a row per method, if it was measured."""
+    """Both measures by what was left out, a row per method and measure, if they were taken."""
     columns = {split: of for split, of in _splits(evaluated).items() if split not in ("intersection", "group")}
     rows = [
-        [method, *(_cell(of, method) for of in columns.values())]
+        [method, MEASURES[measure], *(_cell(of, method, measure) for of in columns.values())]
         for method in LEFT_OUT
+        for measure in MEASURES
         if any(method in of.index for of in columns.values())
     ]
-    head = ["method", *(_left_out(split) for split in columns)]
-    return (
-        table(pd.DataFrame(rows, columns=head), "Gap correlation from toplines, by what was left out") if rows else None
-    )
+    head = ["method", "measure", *(_left_out(split) for split in columns)]
+    return table(pd.DataFrame(rows, columns=head), "From toplines, by what was left out") if rows else None
 
 
 def splits_sentence(evaluated: Evaluated, method: str = "delta-reading") -> str:
-    """The gap correlation of an offset that reads by what was left out."""
+    """Both measures of an offset that reads by what was left out, and where the toplines by themselves are nearer."""
     wide = _splits(evaluated)
     if not wide:
         return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
-    parts = [
-        f"{_left_out(split)} {_cell(of, method)}"
-        for split, of in wide.items()
-        if split not in ("intersection", "group") and method in of.index
-    ]
-    said = f"The gap correlation of {prose(method)} by what its fit did not see: {'; '.join(parts)}."
+    shown = {split: of for split, of in wide.items() if split not in ("intersection", "group") and method in of.index}
+    said = f"By what its fit did not see, {prose(method)} has a gap correlation of {_listed(shown, method, 'gap_r')}, "
+    said += f"and closes of the group KL {_listed(shown, method, 'group_kl_closed')}."
+    harmed = [_left_out(split) for split, of in shown.items() if of.loc[method, "group_kl_closed_high"] < 0]
+    if harmed:
+        said += (
+            f" Below zero everybody's answers by themselves are nearer to the groups: so on {' and on '.join(harmed)}."
+        )
     if "intersection" in wide and method == "delta-reading":
         of = wide["intersection"]
         said += (
-            " For an intersection of groups that took no part in the fit, answered by the sum of its groups' codes, it "
-            f"is {_cell(of, 'delta-reading-left-out')}; for the same fitted along, {_cell(of, 'delta-reading-fitted')}."
+            " For an intersection of groups that took no part in the fit, answered by the sum of its groups' codes, "
+            f"the gap correlation is {_cell(of, 'delta-reading-left-out')}; for the same fitted along, "
+            f"{_cell(of, 'delta-reading-fitted')}."
         )
     return said
+
+
+def _listed(of_splits: Mapping[str, pd.DataFrame], method: str, measure: str) -> str:
+    return "; ".join(f"{_left_out(split)} {_cell(of, method, measure)}" for split, of in of_splits.items())
 
 
 def first_page(evaluated: Evaluated) -> dict[str, str]:
@@ -210,5 +217,5 @@ def _by_method(part: pd.DataFrame, split: str) -> pd.DataFrame:
     return part.assign(method=part["method"].str.removesuffix(ending)).set_index("method")
 
 
-def _cell(of: pd.DataFrame, method: str) -> str:
-    return measured(of.loc[method], "gap_r") if method in of.index else ""
+def _cell(of: pd.DataFrame, method: str, measure: str = "gap_r") -> str:
+    return measured(of.loc[method], measure) if method in of.index else ""

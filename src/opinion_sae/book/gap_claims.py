@@ -47,6 +47,7 @@ OTHERS = (
 )
 GAP_CLAIMS = (
     *(GapClaim("delta-reading", other) for other in OTHERS),
+    GapClaim("delta-reading-64", "random-read-latents"),
     GapClaim("words+direct", "words"),
     GapClaim("delta-reading-64", "delta-reading", KEPT),
 )

@@ -22,7 +22,8 @@ FEW = "too few questions"
 # those of the chapter's figures, its table and `answers.csv`
 SHOWN = (
     *("toplines", "unsteered", "delta", "delta-reading", "delta-reading-64", "dense-reading"),
-    *("random-dictionary", "shuffled-questions", "shuffled-groups-reading", "direct", "words", "words+direct"),
+    *("random-read-latents", "random-dictionary", "shuffled-questions", "shuffled-groups-reading"),
+    *("direct", "words", "words+direct"),
     *("embedding", "embedding+direct"),
 )
 FIRST = ("delta-reading", "delta-reading-64", "delta", "words")  # of a sentence, and in `answers.csv` from toplines too

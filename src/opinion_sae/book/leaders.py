@@ -59,6 +59,7 @@ TABLES = {
     },
 }
 
+TURNED = ("delta-reading", "delta-reading-64", "dense-reading", "delta")
 COUNTS = ("n_questions", "parameters", "fit_seconds", "ms_per_answer", "total_seconds")
 
 
@@ -193,7 +194,7 @@ def unasked_sentence(found: pd.DataFrame) -> str:
     ]
     said = [f"To ask all {whole:.0f} questions for every group would take {'; '.join(listed)}."] if listed else []
     untimed = [prose(row["method"]) for row in rows if pd.isna(row["ms_per_answer"])]
-    said += [f"How long all would take {', '.join(untimed)} is not known."] if untimed else []
+    said += [f"How long it would take to ask all questions of {', '.join(untimed)} is not known."] if untimed else []
     return " ".join(said)
 
 
@@ -214,6 +215,20 @@ def reworded_sentence(found: pd.DataFrame, results: Path) -> str:
     if len(others):
         listed.append(f"the {len(others)} others {plain(others.min())} to {plain(others.max())}")
     return f"{said}; from toplines {', '.join(listed)}."
+
+
+def turned_sentence(found: pd.DataFrame) -> str:
+    """Of `wording_r`: whether predicted gaps stay as they are when the options are asked in reverse order, or turn."""
+    known = found.dropna(subset=["wording_r"]).set_index("method")["wording_r"]
+    listed = [f"{plain(known[name])} for {prose(name)}" for name in TURNED if name in known.index]
+    if not listed:
+        return "Nothing has been asked with its options in reverse order."
+    said = "Asked with the options in reverse order, the gaps that a method predicts correlate with those that it "
+    said += f"predicts in the order shown at {', '.join(listed)}"
+    moved = [prose(name) for name in TURNED if name in known.index and known[name] < 0]
+    return (
+        f"{said}; below zero, what is moved is a letter and no opinion ({', '.join(moved)})." if moved else f"{said}."
+    )
 
 
 def remains_sentence(results: Path) -> str:
@@ -266,7 +281,9 @@ def cost_sentence(found: pd.DataFrame) -> str:
         f"{prose(row['method'])} ({_short(row['total_seconds'])} s, {plain(row['gap_r'])})"
         for row in best.to_dict("records")
     ]
-    return f"Better than everything that takes less time: {'; '.join(listed)}."
+    untimed = found[found["rank"].notna() & found["total_seconds"].isna()]["method"]
+    aside = f" ({len(untimed)} were not timed)" if len(untimed) else ""
+    return f"Of the methods that were timed{aside}, better than all that take less time: {'; '.join(listed)}."
 
 
 def frontier(found: pd.DataFrame) -> pd.DataFrame:

@@ -251,6 +251,19 @@ def dose(curves: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def dose_choice(choice: pd.DataFrame) -> str:
+    """Of `dose_choice.csv`: what validation chooses in the folds, and what that costs or gains beside strength 1."""
+    folds, whole = choice[choice["fold"] != "all"], choice[choice["fold"] == "all"].iloc[0]
+    chosen = ", ".join(f"{strength:g}" for strength in folds["strength"])
+    none = " No dose of Δ passes the rule." if not folds["strength"].any() else ""
+    value, low, high = whole["difference"], whole["low"], whole["high"]
+    than = "no different from" if low <= 0 <= high else "higher than" if low > 0 else "lower than"
+    return (
+        f"The folds choose the strengths {chosen}.{none} On test questions the KL is then {than} at strength 1 "
+        f"({value:+.3f} nats, 95% interval {low:+.3f} to {high:+.3f})."
+    )
+
+
 def doses(grid: pd.DataFrame) -> str:
     """Of `doses.csv`: what each fold chooses, and how much validation KL that gains over the full dose."""
     chosen = grid[grid["chosen"]]
