@@ -46,6 +46,17 @@ def counted(monkeypatch, tmp_path):
     return SimpleNamespace(made=made, broken=broken, profile=load_profile("smoke"))
 
 
+def test_tables_of_another_run_stay_until_as_many_items_are_made(counted, monkeypatch, capsys):
+    target = study.study("counted", counted.profile)
+    whole = (target / "values.csv").read_text()
+    monkeypatch.setattr(study, "hashes_of", lambda given: {"model": "another"})
+    study.study("counted", counted.profile, ["a-0"])
+    assert (target / "values.csv").read_text() == whole and read_json(target / "study.json")["hashes"] == {"model": "m"}
+    assert "has 3 items of an earlier run, and stays until as many are made" in capsys.readouterr().out
+    study.study("counted", counted.profile)
+    assert read_json(target / "study.json")["hashes"] == {"model": "another"}
+
+
 def test_a_study_goes_on_where_it_was_stopped_and_writes_after_each_item(counted, capsys):
     counted.broken.add("a-1")
     with pytest.raises(OSError, match="a-1 broke"):

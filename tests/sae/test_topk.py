@@ -83,6 +83,13 @@ def test_batch_top_k_shares_out_the_largest_of_all(batch, m, data, seed):
     assert values.shape[1] == int((found > 0).sum(1).max())
 
 
+def test_batch_top_k_of_latents_that_are_masked_has_no_nan():
+    """Latents shut by -inf (adaptive temporal masking) come up where a row asks for more than are open."""
+    pre = torch.tensor([[3.0, 2.0, -torch.inf, -torch.inf], [1.0, 0.5, -torch.inf, -torch.inf]])
+    values, _ = batch_top_k(pre, 1)
+    assert values.sort(1, descending=True).values.tolist() == [[3, 2], [0, 0]]
+
+
 def test_batch_top_k_by_hand():
     values, indices = batch_top_k(torch.tensor([[5.0, 1.0, 4.0, 3.0], [0.0, 2.0, -1.0, 0.5]]), 2)
     assert [dict(zip(i, v, strict=True)) for i, v in zip(indices.tolist(), values.tolist(), strict=True)][0] == {

@@ -17,7 +17,7 @@ from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.execute import machine, throughput, versions
 from opinion_sae.book.paths import Run, open_run, studies_of
 from opinion_sae.book.profile import Profile
-from opinion_sae.book.recorded import read_cost
+from opinion_sae.book.recorded import read_cost, read_fields
 from opinion_sae.studies import DATA, STUDIES, Constant, Given, Parts, load_study
 from opinion_sae.survey import load_survey, survey_hash
 
@@ -77,13 +77,26 @@ def _there(given: Given, items: Mapping[str, Item]) -> dict[str, Mapping[str, np
 def write(
     given: Given, name: str, parts: Mapping[str, Mapping[str, np.ndarray] | None], target: Path, about: dict[str, Any]
 ) -> None:
-    """The tables of the parts that are there, and study.json."""
+    """The tables of the parts that are there, and study.json; but tables of another run that hold more items stay."""
     there: Parts = {key: part for key, part in parts.items() if part is not None}
+    if (before := items_of_another(target, about["hashes"])) > len(there):
+        print(
+            f"study {name}: {target} has {before} items of an earlier run, and stays until as many are made", flush=True
+        )
+        return
     for file, table in load_study(name).tables(given, there).items():
         write_csv(target / f"{file}.csv", table)
     seconds = {key: read_cost(given.folder / f"{key}.json")["seconds"] for key in there}
     done = {"seconds": {**seconds, "total": round(sum(seconds.values()), 1)}}
     write_json(target / "study.json", {**about, **done, "missing": [key for key in parts if key not in there]})
+
+
+def items_of_another(target: Path, hashes: Mapping[str, str]) -> int:
+    """How many items the tables in `target` are made of, if of another model, survey or activations; else 0."""
+    if not (target / "study.json").is_file():
+        return 0
+    said = read_fields(target / "study.json", {"hashes": dict, "seconds": dict})
+    return 0 if said["hashes"] == hashes else len(said["seconds"]) - 1  # less the total
 
 
 def where() -> dict[str, Any]:

@@ -50,7 +50,7 @@ def batch_top_k(pre: Float[Tensor, "batch m"], k: int) -> tuple[Float[Tensor, "b
             break
         most = min(2 * most, pre.shape[1])
     first = chosen.float().topk(fullest, dim=-1).indices
-    return (values * chosen).gather(1, first), indices.gather(1, first)
+    return torch.where(chosen, values, 0.0).gather(1, first), indices.gather(1, first)  # -inf * 0 would be NaN
 
 
 def scatter_rows(

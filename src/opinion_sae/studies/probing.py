@@ -65,7 +65,7 @@ class Letters(NamedTuple):
 
     accuracy: float  # of a linear probe of the stream on words left out: the same for every SAE
     f1: float  # of the latent that tells a letter best, mean over letters
-    absorbed: float  # share of `absorption`; NaN where no main latent is ever silent
+    absorbed: float  # share of `absorption`; NaN where the probe gets no word right
 
 
 @torch.no_grad()
