@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import Gemma2Config
 
 from opinion_sae.book.paths import ROOT
 from opinion_sae.sae.autoencoder import SparseAutoencoder
@@ -162,16 +161,12 @@ def test_trainers_start_equal_and_learn_alike(make):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_run_for_a_gpu_on_a_small_gemma(tmp_path, monkeypatch):
-    sizes = full_size.GEMMA_2_2B.to_dict() | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 15}
-    for derived in ("layer_types", "rope_parameters", "architectures"):
-        sizes.pop(derived)
-    heads = {"vocab_size": 4096, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12}
+def test_the_run_for_a_gpu_on_a_small_gemma(small, tmp_path, monkeypatch):
     monkeypatch.setattr(full_size, "WIDTH", 128)
     monkeypatch.setattr(full_size, "L0", 8)
     monkeypatch.setattr(dictionary, "dictionary_learning", dictionary.saelens)  # not there without make bench
-    made = cases.gemma("cpu", Gemma2Config(**{**sizes, **heads}))
-    small = {
+    made = cases.gemma("cpu", small)
+    sizes = {
         "step_questions": 3,
         "step_groups": 2,
         "groups": 5,
@@ -180,7 +175,7 @@ def test_the_run_for_a_gpu_on_a_small_gemma(tmp_path, monkeypatch):
         "sae_width": 64,
         "sae_k": 4,
     }
-    made = cases.replace(made, survey=made.survey.select(questions=range(4)), sae_batch=32, rounds=1, **small)
+    made = cases.replace(made, survey=made.survey.select(questions=range(4)), sae_batch=32, rounds=1, **sizes)
     main.run(made, None, {"groups": (1, 2, 3)}, tmp_path, "-cuda")
     found = speed.load_speed("cuda", tmp_path)
     assert set(found.rows["name"]) == set(speed.ASKED)

@@ -5,20 +5,10 @@ import json
 
 import pytest
 import torch
-from transformers import Gemma2Config
 
 from opinion_sae.book.paths import ROOT
 
 full_size = importlib.import_module("benchmarks.full_size")
-
-
-@pytest.fixture(scope="module")
-def small():
-    sizes = full_size.GEMMA_2_2B.to_dict() | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 15}
-    for derived in ("layer_types", "rope_parameters", "architectures"):
-        sizes.pop(derived)
-    heads = {"vocab_size": 4096, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12}
-    return Gemma2Config(**{**sizes, **heads})
 
 
 def test_weights_are_random_in_bfloat16_tied_and_as_many_as_the_shape_has(small):

@@ -31,7 +31,8 @@ def test_the_cells_are_all_combinations_each_with_a_profile_of_its_own(place):
     last = found.cells[-1]
     assert last.profile.run.results == place / "results" / "try-15-gss_nonvoters_2020-1"
     assert (last.profile.hook_layer, last.profile.survey, last.profile.seed) == (15, ["gss", "nonvoters-2020"], 1)
-    assert (last.profile.sae_width, last.profile.model) == (found.base.sae_width, found.base.model)
+    base = sweeps.load_profile(GIVEN["profile"])
+    assert (last.profile.sae_width, last.profile.model) == (base.sae_width, base.model)
     assert last.values["survey"] == ["gss", "nonvoters-2020"] and last.path.parent == place / "_build" / "try"
 
 

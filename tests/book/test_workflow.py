@@ -149,60 +149,49 @@ def test_the_command_line_keeps_any_name_as_it_is():
     assert yaml.safe_load(found[found.index("--config") + 1].removeprefix("profile=")) == "it's {a}: [b], 3"
 
 
-@pytest.mark.parametrize(
-    "name", ["smoke; touch {}", "smoke $(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"]
-)
-def test_make_hands_a_profile_over_unread(tmp_path, name):
+@pytest.fixture
+def make(tmp_path):
     """`-o`: as if the environment had been made; the stand-in for Python writes what it is called with."""
     stand_in = tmp_path / "python"
     stand_in.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {tmp_path}/called\n')
     stand_in.chmod(0o755)
-    name = name.format(tmp_path / "harm")
-    for target, before in {
-        "book": "book|--",
-        "tables": "book|--tables|--",
-        "evaluate": "evaluate|--",
-        "select": "select|--",
-    }.items():
-        call = [
-            "make",
-            "-s",
-            "-f",
-            ROOT / "Makefile",
-            "-o",
-            ".venv/.ready",
-            target,
-            f"PY={stand_in}",
-            f"PROFILE={name}",
-        ]
-        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "called").read_text() == f"-m|opinion_sae|{before}|{name}|"
-    assert not (tmp_path / "harm").exists()
 
-
-@pytest.mark.parametrize("name", ["a; touch {}", "$(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"])
-def test_make_hands_every_other_value_over_unread(tmp_path, name):
-    """NAME and KILLS whole, ITEMS and FLAGS split at spaces."""
-    stand_in = tmp_path / "python"
-    stand_in.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {tmp_path}/called\n')
-    stand_in.chmod(0o755)
-    name = name.format(tmp_path / "harm")
-    words = ["*", *name.split()]
-
-    def made(*arguments):
+    def called(*arguments):
         call = ["make", "-s", "-f", ROOT / "Makefile", "-o", ".venv/.ready", f"PY={stand_in}", *arguments]
         done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return (tmp_path / "called").read_text().split("|")[:-1]
 
+    return called
+
+
+@pytest.mark.parametrize(
+    "name", ["smoke; touch {}", "smoke $(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"]
+)
+def test_make_hands_a_profile_over_unread(make, tmp_path, name):
+    name = name.format(tmp_path / "harm")
+    for target, before in {
+        "book": ["book"],
+        "tables": ["book", "--tables"],
+        "evaluate": ["evaluate"],
+        "select": ["select"],
+    }.items():
+        assert make(target, f"PROFILE={name}") == ["-m", "opinion_sae", *before, "--", name]
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["a; touch {}", "$(touch {})", "$(shell touch {})", "`touch {}`", "a'\ntouch {}\n'b"])
+def test_make_hands_every_other_value_over_unread(make, tmp_path, name):
+    """NAME and KILLS whole, ITEMS and FLAGS split at spaces."""
+    name = name.format(tmp_path / "harm")
+    words = ["*", *name.split()]
     cli, many = ["-m", "opinion_sae"], f"* {name}"
-    assert made("study", f"NAME={name}", f"ITEMS={many}") == [*cli, "study", name, "--", "default", *words]
-    assert made("study", "NAME=", f"ITEMS={many}") == [*cli, "study"]
-    assert made("evaluate", f"ITEMS={many}") == [*cli, "evaluate", "--", "default", *words]
-    assert made("book", f"FLAGS={many}") == [*cli, "book", "--", "default", *words]
-    assert made("tables", f"FLAGS={many}") == [*cli, "book", "--tables", "--", "default", *words]
-    assert made("test-faults", f"KILLS={name}") == ["tools/faults.py", "--kills", name]
+    assert make("study", f"NAME={name}", f"ITEMS={many}") == [*cli, "study", name, "--", "default", *words]
+    assert make("study", "NAME=", f"ITEMS={many}") == [*cli, "study"]
+    assert make("evaluate", f"ITEMS={many}") == [*cli, "evaluate", "--", "default", *words]
+    assert make("book", f"FLAGS={many}") == [*cli, "book", "--", "default", *words]
+    assert make("tables", f"FLAGS={many}") == [*cli, "book", "--tables", "--", "default", *words]
+    assert make("test-faults", f"KILLS={name}") == ["tools/faults.py", "--kills", name]
     assert not (tmp_path / "harm").exists()
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from opinion_sae.delta.held_out import by_question
-from opinion_sae.effects.facts import Facts
 from opinion_sae.effects.letter_rows import (
     RowsReader,
     letter_cells,
@@ -22,12 +21,6 @@ from opinion_sae.model.answers import AnswerPath
 
 FOLDS = np.array([0, 1, 2, 0, 1, 2])
 TEXTS = ["The weather is often cold, they say.", "Yes? No, never, and so on.", "A B C D E F G H.", "Two more of them."]
-
-
-@pytest.fixture(scope="module")
-def facts(tiny):
-    options = [("A", "B", "C", "D"), ("H", "G", "E", "F"), ("C", "D", "E", "F"), ("B", "E", "A", "G"), "ABCD"]
-    return Facts(tuple(tiny.question(f"f{i}", some, f"Which {i}?") for i, some in enumerate(options)), np.arange(5) % 4)
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma2"])

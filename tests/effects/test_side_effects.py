@@ -13,7 +13,7 @@ from opinion_sae.book.figures.side_effects import trade_off
 from opinion_sae.delta.held_out import by_question
 from opinion_sae.delta.offsets import DenseOffset, GroupDelta
 from opinion_sae.delta.reading import ReadingDelta
-from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.facts import fact_prompts
 from opinion_sae.effects.readers import OffsetReader, Passage, fact_cells, loss_and_kl, text_cells
 from opinion_sae.effects.side_effects import (
     accuracy_verdict,
@@ -66,13 +66,6 @@ def made_delta(sae, seed, size=1.0):
 @pytest.fixture(scope="module")
 def steered(sae):
     return [made_delta(sae, fold) for fold in range(3)]
-
-
-@pytest.fixture(scope="module")
-def facts(tiny):
-    options = [("A", "B", "C", "D"), ("H", "G", "E", "F"), ("C", "D", "E", "F"), ("B", "E", "A", "G"), "ABCD"]
-    questions = [tiny.question(f"f{i}", some, f"Which is {i}?", topic="ab"[i % 2]) for i, some in enumerate(options)]
-    return Facts(tuple(questions), np.array([0, 1, 2, 3, 0]))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from opinion_sae.effects.facts import Facts, fact_prompts
+from opinion_sae.effects.facts import fact_prompts
 from opinion_sae.effects.text_before import Elsewhere, cells_of, joined
 
 PASSAGES = [
@@ -13,12 +13,6 @@ PASSAGES = [
     "A B C D E F G H.",
     "Two more of them.",
 ]
-
-
-@pytest.fixture(scope="module")
-def facts(tiny):
-    options = [("A", "B", "C", "D"), ("H", "G", "E", "F"), ("C", "D", "E", "F"), ("B", "E", "A", "G"), "ABCD"]
-    return Facts(tuple(tiny.question(f"f{i}", some, f"Which {i}?") for i, some in enumerate(options)), np.arange(5) % 4)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +38,7 @@ def test_a_passage_is_read_after_the_text_on_the_same_tokens(tiny, facts, chat):
 def test_facts_are_asked_after_the_text(lm, facts):
     found = Elsewhere(lm, facts, PASSAGES, share=1).cells(["So:"])["accuracy"]
     for i, prompt in enumerate(fact_prompts(lm.tokenizer, facts, "So:")[1]):
-        assert lm.tokenizer.decode(prompt.tokens).endswith(f"So:\n\nQuestion: Which {i}?\nAnswer:")
+        assert lm.tokenizer.decode(prompt.tokens).endswith(f"So:\n\nQuestion: Which is {i}?\nAnswer:")
         logits = lm.model(torch.tensor([prompt.tokens])).logits[0, -1]
         assert found[0, i] == (logits[list(prompt.letters)].argmax().item() == facts.right[i])
 

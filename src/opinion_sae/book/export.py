@@ -23,7 +23,7 @@ FACTS = {
 }
 
 
-def export_neuronpedia(profile: Profile, creator: str, when: datetime | None = None) -> Path:
+def export_neuronpedia(profile: Profile, creator: str) -> Path:
     """The latents that have cards, with their labels, those of `labels.csv` too; returns the folder of the source."""
     chapter, cards = finished(profile)
     others, run = read_labels(chapter.run.results, chapter.sae.sha256()), chapter.run
@@ -36,7 +36,7 @@ def export_neuronpedia(profile: Profile, creator: str, when: datetime | None = N
         if row["by"] != "statistics":  # which the cards have, judged on more texts
             labels[int(row["latent"])].append(Explained(row["label"], notes))
     model = re.sub("[^a-z0-9_-]+", "-", re.split("[:/]", profile.model.rstrip("/"))[-1].lower())
-    origin = Origin(model, SET, profile.hook_layer, creator, when or datetime.now(UTC))
+    origin = Origin(model, SET, profile.hook_layer, creator, datetime.now(UTC))
     return write_neuronpedia(
         run.build / "export" / "neuronpedia", chapter.lm, chapter.sae, corpus_of(chapter), labels, origin
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,10 +113,10 @@ def row_of(corpus: Corpus, parts: Words, labeler: Labeler, pair: tuple[int, int]
     return row | {"fuzzing": own.fuzzing, "random_fuzzing": random.fuzzing}
 
 
-def endpoint_at(url: str, asked: Asked, count: Callable[[str], int] = len) -> Endpoint:
+def endpoint_at(url: str, asked: Asked) -> Endpoint:
     """The endpoint, with the key from the environment and the replies that are kept in the user's cache."""
     key = os.environ.get(asked.key_from, "")
-    return Endpoint(url, asked.model, cache_dir() / "replies", count, key, asked.key_from)
+    return Endpoint(url, asked.model, cache_dir() / "replies", len, key, asked.key_from)
 
 
 def agree(endpoint: Endpoint, asked: Asked) -> None:

@@ -55,7 +55,6 @@ class Cell:
 class Sweep:
     """What a sweep's file asks for."""
 
-    base: Profile
     run: Run
     cells: list[Cell]
 
@@ -88,7 +87,7 @@ def read_sweep(path: Path) -> Sweep:
         sae = str(given.get("sae", base.sae)).replace("{hook_layer}", str(values["hook_layer"]))
         output = f"{given['output'].removesuffix(run.name)}{name}"
         cells.append(_cell(path, run.build / f"{name}.yaml", source | values | {"sae": sae, "output": output}))
-    return Sweep(base, run, cells)
+    return Sweep(run, cells)
 
 
 def _choices(path: Path, key: str, given: Any) -> list[Any]:

@@ -87,7 +87,7 @@ def trained_along(given: Given) -> Tables:
 def _of_the_book(given: Given) -> HeldOut:
     """Chapter 05's joint training, of which the first split's SAE and Delta are kept."""
     folder = given.work / "joint"
-    own = GroupDelta.load(folder / "delta.safetensors", load_sae(folder / "sae").requires_grad_(False))
+    own = GroupDelta.load(folder / "delta.safetensors", load_sae(folder / "sae"))
     log_probs = load_answers(given.work, "answers-joint.safetensors")["delta-joint"]
     return HeldOut(log_probs, [own], pd.DataFrame())
 
