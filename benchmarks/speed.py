@@ -20,6 +20,11 @@ ASKED = {  # name: at least, aim; how often as fast as the peer, or (add_group) 
     "train_sae_step": (5.0, 8.0),
     "extract_activations": (3.0, 5.0),
 }
+UNITS = {  # of the differences that were checked before timing
+    "probabilities": "option probabilities, largest",
+    "gradients": "norm of the gradients' difference, share of the gradient's",
+}
+MEASURES = {"explained_variance": "explained variance (share)", "held_out_kl": "held-out KL (nats)"}
 EXPECTED = {"seconds": 1.0, "peak_mb": 1.0}  # slopes: all work is done once for each, and kept for each
 
 
@@ -104,9 +109,10 @@ def notes(found: Speed) -> str:
 
 
 def equality(found: Speed) -> pd.DataFrame:
-    """Differences between ours and the peers', checked before timing, a row per precision or way."""
+    """Differences between ours and the peers', checked before timing, a row per precision or way; of what, in which
+    unit, stands beside each."""
     rows = [
-        {"what": f"offsets, {dtype.removeprefix('torch.')}: {what}", "difference": value}
+        {"what": f"offsets, {dtype.removeprefix('torch.')}", "of": UNITS.get(what, what), "largest": value}
         for dtype, both in found.details["equal_before_timing"].items()
         for what, value in both.items()
     ]
@@ -114,19 +120,27 @@ def equality(found: Speed) -> pd.DataFrame:
     reached = facts["train_sae_step"]["explained_variance"]
     steps = facts["train_sae_step"]["steps_before"]
     rows += [
-        {"what": f"explained variance after {steps} steps: {name}", "difference": round(value - reached["ours"], 4)}
+        {
+            "what": f"SAE after {steps} steps: {name}",
+            "of": "explained variance, share",
+            "largest": round(value - reached["ours"], 4),
+        }
         for name, value in reached.items()
         if name != "ours"
     ]
     tried = facts["extract_activations"]["peer_settings"]
-    rows += [{"what": f"activations: {name}", "difference": one["difference"]} for name, one in tried.items()]
-    return pd.DataFrame(rows).set_index("what")
+    stream = "norm of the difference, share of the stream's spread"
+    rows += [
+        {"what": f"activations: {name}", "of": stream, "largest": one["difference"]} for name, one in tried.items()
+    ]
+    return pd.DataFrame(rows).set_index("what").rename(columns={"largest": "difference between ours and the peer's"})
 
 
 def precision(found: Speed) -> pd.DataFrame:
     """Explained variance and held-out KL in both precisions, their difference and the spread between seeds."""
     columns = ["measure", "float32", "bfloat16", "difference", "spread_of_seeds", "seeds", "within"]
-    return pd.DataFrame(found.details["precision"], columns=columns).set_index("measure")
+    table = pd.DataFrame(found.details["precision"], columns=columns).replace({"measure": MEASURES})
+    return table.rename(columns={"difference": "bfloat16 less float32"}).set_index("measure")
 
 
 def where_time_goes(found: Speed) -> pd.DataFrame:

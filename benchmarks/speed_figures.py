@@ -9,15 +9,18 @@ from matplotlib.ticker import NullFormatter
 
 from opinion_sae.book.figures.style import ROW, WIDTH, log_scale, name_rows
 
+DROP = 0.2  # of a row that bars and numbers stand lower, clear of the name above them
+
 
 def speed_ratios(rows: pd.DataFrame, asked: dict[str, tuple[float, float]]) -> Figure:
     """How often as fast as each peer, with ticks at what was asked; below, the share of the machine's limit."""
     compared, ours = rows[rows["ratio"].notna()], rows.drop_duplicates("name")
-    size = (WIDTH, ROW * (len(compared) + len(ours)) + 1.4)
+    size = (WIDTH, 1.1 * ROW * (len(compared) + len(ours)) + 1.4)
     figure, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=[len(compared), len(ours)])
     look = {"height": 0.3, "edgecolor": "black"}
-    above.barh(range(len(compared)), compared["ratio"], color="#56B4E9", **look)
-    for y, (name, ratio) in enumerate(zip(compared["name"], compared["ratio"], strict=True)):
+    above.barh([y + DROP for y in range(len(compared))], compared["ratio"], color="#56B4E9", **look)
+    for row, (name, ratio) in enumerate(zip(compared["name"], compared["ratio"], strict=True)):
+        y = row + DROP
         above.text(1.15 * max(ratio, *asked[name]), y, f"{ratio:.3g}x", va="center")
         above.plot(asked[name], [y, y], linestyle="", marker="|", markersize=8, color="#D55E00", markeredgewidth=2)
     above.axvline(1, color="black", linewidth=0.8)
@@ -25,7 +28,7 @@ def speed_ratios(rows: pd.DataFrame, asked: dict[str, tuple[float, float]]) -> F
     log_scale(above.xaxis)
     above.set_xlim(min(0.5, 0.8 * compared["ratio"].min()), 4 * max(100, compared["ratio"].max()))
     above.set_xlabel("peer's time over ours (log scale)")
-    below.barh(range(len(ours)), ours["limit_fraction"], color="#E69F00", hatch="//", **look)
+    below.barh([y + DROP for y in range(len(ours))], ours["limit_fraction"], color="#E69F00", hatch="//", **look)
     below.axvline(0.5, color="black", linestyle=":")
     below.set_xlim(0, 1)
     name_rows(below, ours["name"].tolist())

@@ -209,6 +209,9 @@ def test_tables_and_figures_show_the_committed_files():
     assert set(table["reached"]) <= {"aim", "at least", "below"} and table["share of the limit"].gt(0).all()
     for one in (speed.settings(found), speed.equality(found), speed.precision(found), speed.where_time_goes(found)):
         assert len(one)
+        assert "difference" not in one  # in the tables of chapters that is one in nats
+    assert "option probabilities, largest" in set(speed.equality(found)["of"])
+    assert list(speed.precision(found).index) == ["explained variance (share)", "held-out KL (nats)"]
     fits = speed.slopes(found)
     assert list(fits.index) == ["groups", "questions", "SAE width", "prompt tokens"]
     assert len(speed_figures.growth(found.growth, fits).axes) == 8

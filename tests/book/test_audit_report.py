@@ -52,7 +52,7 @@ def test_an_audit_in_a_sentence():
 
 def test_the_page_has_the_first_and_the_unbounded():
     axes = {("read", 7): "axis-1.html#latent-7", ("read", 9): "../cards/axis-2.html#latent-9"}
-    page = audit_report.audit_page(audited(), axes, 1).html
+    page = audit_report.audit_page(audited(), axes, 1).html.replace("\u00a0", " ")
     row = re.sub("<[^>]+>", "|", next(line for line in page.splitlines() if "axis-1.html#latent-7" in line))
     told = [cell for cell in row.split("|") if cell]
     assert told == ["7", "Up; Down", "5", "+0.0100 (+0.0090 to +0.0110)", "+0.100", "-0.100", "from -10 to 10"]
@@ -117,9 +117,23 @@ def likeness(own=0.3):
 def test_likeness_in_a_sentence():
     said = audit_report.likeness_sentence(likeness())
     assert "On 9 questions" in said and "0.60 (0.40 to 0.80), and 0.30 (0.10 to 0.50)" in said
-    assert "2.0 times as far" in said and "clearly move 2 groups of 2 the same way (Up, Down), and 0 in opp" in said
+    assert "2.0 times as far" in said and "move 2 groups of 2 the same way (Up, Down), and 0 in opp" in said
+    assert "by uncorrected 95% intervals" in said and said.endswith(
+        "of 2 such intervals about 0.1 would leave 0 out by chance."
+    )
     against = audit_report.likeness_sentence(likeness(-0.3))
-    assert "clearly move 0 groups of 2 the same way, and 2 in opposite ways (Up, Down), beyond" in against
+    assert "move 0 groups of 2 the same way, and 2 in opposite ways (Up, Down), beyond" in against
+
+
+def test_the_map_tells_how_much_of_the_distance_is_covered():
+    rows = [(m, fold, 0.7, by) for m, by in (("unsteered", 0.04), ("delta", 0.03)) for fold in ("all", "0")]
+    near = pd.DataFrame(rows, columns=["method", "fold", "explained", "distance"])
+    assert audit_report.distances_sentence(near).endswith("all groups on one spot, Δ covers 25%.")
+    further = near.assign(distance=[0.04, 0.04, 0.05, 0.05])
+    assert audit_report.distances_sentence(further).endswith("Δ covers -25%.")
+    assert "covers" not in audit_report.distances_sentence(
+        pd.concat([near[near["method"] == "delta"]] * 2).drop_duplicates()
+    )
 
 
 def test_distances_on_the_map_have_a_row_per_map_and_their_units():

@@ -177,7 +177,7 @@ def test_tables_link_to_the_cards_there_are():
     cards = [{"latent": 7, "axis": 2, "role": "read"}, {"latent": 8, "axis": 1, "role": "read"}]
     cards.append({"latent": 3, "axis": None, "role": "write"})
     labels = labelled().assign(latent=[7, 7, 3, 3])
-    page = latent_report.latents_page(table(), cards, labels.iloc[:0], "read", 1).html
+    page = latent_report.latents_page(table(), cards, labels.iloc[:0], "read", 1).html.replace("\u00a0", " ")
     assert '<a href="../cards/axis-2.html#latent-7">7</a>' in page and "latent-9" not in page
     assert "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
     written = latent_report.latents_page(table(), cards, labels, "write", 3).html

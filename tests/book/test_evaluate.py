@@ -315,7 +315,7 @@ def test_rows_are_taken_over_only_for_the_same_survey_model_and_sae(survey, tabl
     write_csv(tmp_path / "evaluate_side_effects.csv", pd.DataFrame({"method": ["lora"], "value": [0.5]}))
     write_json(tmp_path / "evaluate.json", {"hashes": {"data": survey_hash(survey), "model": "m", "sae": "s"}})
     found = shown.load_evaluated(left(tmp_path), survey)
-    ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0)
+    ours = rows[rows["method"].isin(["unsteered", "delta"])].assign(kl=1.0, n_seeds=1)
     joined = shown.with_evaluated(ours, found.rows)
     assert set(joined["method"]) == set(tables) and list(joined) == list(ours)
     page = shown.evaluated_page(found)
@@ -327,6 +327,10 @@ def test_rows_are_taken_over_only_for_the_same_survey_model_and_sae(survey, tabl
     other = shown.load_evaluated(left(tmp_path, model="n"), survey)
     assert "are of other model than this run" in other.note and not len(other.claims)
     pd.testing.assert_frame_equal(shown.with_evaluated(ours, other.rows), ours)
+    gaps = pd.DataFrame({"method": rows["method"].unique(), "task": "alone", "group": "all", "n_seeds": 5})
+    write_csv(tmp_path / "evaluate_gaps.csv", gaps[gaps["method"] != "everyone"])
+    seeds = shown.with_evaluated(ours, found.rows).drop_duplicates("method").set_index("method")["n_seeds"].to_dict()
+    assert seeds == {name: 1 if name in ("unsteered", "delta", "everyone") else 5 for name in seeds}
     assert found.table("side_effects")["method"].tolist() == ["lora"] and not len(other.table("side_effects"))
 
 

@@ -130,7 +130,11 @@ def test_latents_with_a_card_have_its_address(case, tmp_path):
     cards = [{"role": "read", "latent": first, "axis": 2}, {"role": "write", "latent": other, "axis": 0}]
     write_json(tmp_path / "cards.json", {"cards": cards})
     text = explorer_script(tmp_path / "page.json").removeprefix("globalThis.explorerData = ").removesuffix(";\n")
-    assert json.loads(text) == case[-1] | {"cards": {str(first): f"../cards/axis-2.html#latent-{first}"}}
+    linked = case[-1] | {"cards": {str(first): f"../cards/axis-2.html#latent-{first}"}}
+    assert json.loads(text) == linked
+    write_json(tmp_path / "cards.json", {"cards": [card | {"label": "taxes"} for card in cards]})
+    text = explorer_script(tmp_path / "page.json").removeprefix("globalThis.explorerData = ").removesuffix(";\n")
+    assert json.loads(text) == linked | {"labels": {str(first): "taxes"}}
 
 
 def test_what_comes_from_outside_is_written_as_text_and_nothing_is_fetched():
@@ -186,7 +190,7 @@ def opened(case, tmp_path):
     folder = tmp_path / "explorer"
     shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("data.js"))
     explorer.write_page(tmp_path / "page.json", case[-1])
-    card = {"role": "read", "latent": case[-1]["questions"][0]["latents"][0], "axis": 1}
+    card = {"role": "read", "latent": case[-1]["questions"][0]["latents"][0], "axis": 1, "label": "taxes, work"}
     write_json(tmp_path / "cards.json", {"cards": [card]})
     (folder / "data.js").write_text(explorer_script(tmp_path / "page.json"), encoding="utf-8")
     (tmp_path / "chapters").mkdir()
@@ -285,6 +289,8 @@ def test_the_page_reads_without_colour_and_without_eyes(opened, case):
     region.focus()
     assert region.evaluate("box => box === document.activeElement && box.scrollWidth > box.clientWidth")
     latent = case[-1]["questions"][0]["latents"][0]
+    said = opened.locator('[data-at="without"] label').all_inner_texts()
+    assert said[1].strip() == f"latent {latent} (taxes, work)" and all("(no card)" in text for text in said[2:])
     (card,) = opened.get_by_role("link").all()
     assert card.inner_text() == f"card of latent {latent}"
     assert card.get_attribute("href") == f"../cards/axis-1.html#latent-{latent}"

@@ -81,6 +81,9 @@ def test_the_map_marks_where_the_unsteered_model_puts_all_groups():
     figure.draw_without_rendering()
     (cross,) = [line for line in figure.axes[0].lines if line.get_gid() == "before-beside-delta"]
     assert cross.get_xydata().tolist() == [[0.01, 0.02]]
+    (squares,) = [line for line in figure.axes[1].lines if line.get_gid() == "enlarged-groups-of-delta"]
+    assert squares.get_xydata().tolist() == [[0.05, 0.0], [0.0, 0.0]]
+    assert {text.get_text() for text in figure.axes[1].texts} == {"a", "b"} and figure.axes[1].get_xlim()[1] < 0.11
     legend = figure.legends[0]
     assert BEFORE in [text.get_text() for text in legend.get_texts()]
     box = legend.get_window_extent()

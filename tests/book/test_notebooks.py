@@ -68,6 +68,18 @@ def test_every_figure_is_followed_by_a_sentence_from_its_table():
     assert drawn > 30
 
 
+@pytest.mark.parametrize("name", ["08_budget", "11_selection", "23_architectures", "24_specialised"])
+def test_every_table_is_followed_by_a_sentence_from_it(name):
+    """In the same cell, or first in the next."""
+    every = ["".join(cell["source"]) for cell in cells(ROOT / "notebooks" / f"{name}.ipynb", "code")]
+    drawn = 0
+    for text, after in zip(every, [*every[1:], ""], strict=True):
+        if made := list(re.finditer(r"typeset\.table\(|study_report\.\w+_table\(", text)):
+            drawn += 1
+            assert "typeset.sentence(" in text[made[-1].start() :] or after.startswith("typeset.sentence("), text
+    assert drawn
+
+
 def test_the_method_is_told_in_900_words():
     assert len((ROOT / "book" / "method.md").read_text(encoding="utf-8").split()) <= 900
 

@@ -40,6 +40,7 @@ def test_the_middle_of_the_most_divided_quarter(divided):
     chosen = one_question.choose(divided, PAIR)
     assert [question.key for question in chosen.among] == ["q7", "q6"] and chosen.question.key == "q6"
     assert chosen.rule.startswith("8 questions with 2 or more ordered options") and "number 2." in chosen.rule
+    assert "were answered by both of the groups " in chosen.rule
     other_way = one_question.choose(divided, PAIR[::-1])
     assert other_way.question == chosen.question
 

@@ -12,6 +12,8 @@ from opinion_sae.book.plan import (
     Job,
     Measured,
     Shape,
+    _saved,
+    checked,
     plan_page,
     sizes_gb,
     steps,
@@ -74,6 +76,18 @@ def test_memory_and_disk_add_up():
 def test_shards_divide_the_texts_and_load_the_weights_twice_more():
     assert wall(texts=4.0, hours=10.0, load=0.5, shards=1) == 10
     assert wall(texts=4.0, hours=10.0, load=0.5, shards=4) == 6 + 1 + 2 * 0.5
+
+
+def test_the_check_says_how_far_off_the_count_is():
+    said = checked(1600.0, 160.0)
+    assert said == "So the count is 10.0 times too high for this run, and the hours on this page are an upper bound."
+    assert "is 2.0 times too low for this run, and the hours on this page are a lower bound." in checked(80.0, 160.0)
+    assert checked(170.0, 160.0) == "So the count holds for this run."
+
+
+def test_shards_that_save_nothing_are_said_to():
+    assert _saved("an hour", "an hour", "on GPUs") == "an hour on GPUs either way, where nothing is saved"
+    assert _saved("an hour", "a minute", "on GPUs") == "a minute rather than an hour on GPUs"
 
 
 def test_the_page_is_made_of_committed_figures(tmp_path):

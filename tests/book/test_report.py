@@ -77,6 +77,17 @@ def test_fits_that_stayed_at_their_start_are_counted():
     assert report.idle_fits(grid.iloc[:0]).startswith("`make select` has not been run")
 
 
+def test_tables_of_the_choice_in_a_sentence():
+    choices = pd.DataFrame({"KL Δ": [0.3, 0.2], "KL chosen": [0.28, 0.2]})
+    assert "by 0.0100 nats on average over folds (0.0000 to 0.0200)" in report.choice_sentence(choices)
+    references = {"reference": ["unsteered", "dense", "delta"], "low": [-0.2, -0.1, 0.1], "high": [-0.1, 0.1, 0.2]}
+    said = report.chosen_sentence(pd.DataFrame(references))
+    assert "closer to the groups than the unsteered model, and further than Δ, of 3 references." in said
+    assert "than none, and further than none, of 1" in report.chosen_sentence(pd.DataFrame(references).iloc[1:2])
+    fixed = pd.DataFrame({"constant share": [0.9, 1.0], "silent latents": [0.5, 0.7]})
+    assert "folds 95.0% of what the chosen" in report.fixed_sentence(fixed) and "60.0%" in report.fixed_sentence(fixed)
+
+
 def test_no_dose_of_a_part_that_is_not_there_is_reported():
     choices = pd.DataFrame({"fold": [0, 1], "dose of Δ_shared": 1.0, "dose of D": [0.5, 0.5]})
     page = report.choice_page(choices, deltas([[0.0, 1, 0, 0], [0.0] * 4], [[0.0] * 4] * 2))

@@ -55,6 +55,41 @@ def test_it_turns_with_its_table(sentence):
     assert said.endswith(".") and "nan" not in said + turned
 
 
+def test_methods_are_compared_over_as_many_seeds_and_without_everybodys_answers():
+    kl = {"unsteered": 0.4, "delta": 0.3, "everyone": 0.01, "delta-reading": 0.2, "words": 0.1}
+    found = pd.DataFrame({"method": list(kl), "kl": kl.values(), "group": "all"})
+    said = sentences.alignment(found)
+    assert said == (
+        "Of what does not look up everybody's answers, the lowest mean KL is that of the read-out of words (0.100); "
+        "the unsteered model has 0.400, Δ 0.300."
+    )
+    assert sentences.seed_counts(found) == "All rows of the table are of one seed."
+    several = found.assign(n_seeds=[1, 1, 1, 5, 1])
+    said = sentences.alignment(several)
+    assert "over one seed that of the read-out of words (0.100) and over 5 seeds that of the reading Δ (0.200)" in said
+    assert said.endswith("Δ 0.300 (over one seed).")
+    counts = sentences.seed_counts(several)
+    assert counts.startswith("The table has 1 row over 5 seeds, each with") and "and 3 rows of one seed" in counts
+    by_name = found.set_index("method")
+    said = sentences.compare_models({"a model": by_name})
+    assert "look up everybody's answers, the lowest mean KL is with a model that of the read-out of words" in said
+
+
+def test_dead_latents_are_defined_where_they_are_counted():
+    said = sentences.sae_training(table("sae_history"))
+    assert said.endswith("of the latents are dead: they fired on no token of training since the point before.")
+
+
+def test_claims_are_counted_by_their_seeds():
+    tested = table("evaluate_claims").query("group == 'all'")
+    several = (tested["n_seeds"] > 1).sum()
+    assert (
+        f"{len(tested)} claims ({several} over 5 seeds, {len(tested) - several} over one seed), "
+        in sentences.claims(tested)
+    )
+    assert sentences.claims_counted(tested.assign(n_seeds=1)) == f"{len(tested)} claims"
+
+
 def test_training_curves_are_told_by_stage():
     history = pd.DataFrame(
         {"stage": ["shared"] * 2 + ["deviation"] * 2, "fold": 0, "validation_kl": [0.4, 0.3, 0.3, 0.25]}
@@ -110,6 +145,11 @@ def test_layers_speed_and_growth():
     assert "1 of 2 comparisons; the ratios run from 0.5 to 20" in sentences.speed(
         pd.DataFrame({"ratio": [0.5, 20, None]})
     )
+    columns = {"ratio": [0.5, 20, None], "reached": ["below", "aim", "below"], "peer": ["one", "another", None]}
+    ratios = pd.DataFrame(columns, index=["step", "read", "add"])
+    assert "20, and 1 of them lies below what was asked for at least (step beside one)." in sentences.speed(ratios)
+    met = sentences.speed(ratios.assign(reached="aim"))
+    assert met.endswith("and 0 of them lie below what was asked for at least.")
     slopes = pd.DataFrame({"time, fitted": [0.9, 1.1], "memory, fitted": [0.5, 0.6]})
     said = sentences.growth(slopes)
     assert "time with slopes from 0.90 to 1.10 and the more memory with slopes from 0.50 to 0.60" in said

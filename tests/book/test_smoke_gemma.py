@@ -122,7 +122,7 @@ def test_every_chapter_ran_and_none_shows_an_error(run):
 
 def test_the_alignment_table_keeps_its_contract(run):
     table = pd.read_csv(run.results / "alignment.csv")
-    assert list(table.columns) == [*COLUMNS, "gap_low", "gap_high"]
+    assert list(table.columns) == [*COLUMNS, "gap_low", "gap_high", "n_seeds"]
     assert {"unsteered", "uniform", "everyone", "shared-delta", "delta", "dense"} <= set(table["method"])
     assert "all" in set(table["group"]) and {"Female", "Male"} < set(table["group"])
     assert not table.duplicated(["method", "group", "split"]).any()

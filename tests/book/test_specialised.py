@@ -131,13 +131,27 @@ def test_tokens_and_rows_turn_with_their_table(dictionary):
     assert "0.900 with the nearest" in specialised.rows(turned)
 
 
+def test_the_highest_of_the_rows_and_their_seeds(gaps):
+    best = gaps["start"].eq("scratch")
+    said = specialised.highest(gaps.assign(gap_r=gaps["gap_r"] + 0.05 * best, n_seeds=3 - best))
+    assert "is that of scratch: sentence embeddings (0.550), and it lies within the intervals of 4 of 4 SAEs" in said
+    assert said.endswith("means over 2 to 3 seeds.")
+    turned = specialised.highest(gaps.assign(gap_r=gaps["gap_r"] + 0.2 * best))
+    assert "within the intervals of 0 of 4 SAEs" in turned and turned.endswith("means over 1 seed.")
+    assert specialised.highest(gaps.iloc[:0]) == "No offset has been fitted to an SAE yet."
+
+
 def test_how_few_latents_an_offset_needs(gaps):
     more = pd.concat([gaps, gaps[gaps["latents"] == 64].assign(latents=16, gap_r=0.3)])
     said = specialised.needed(more)
     assert said.startswith(
         "For 90% of the gap correlation that all latents give, an axis has to read 64 with the book's"
     )
-    assert said.endswith("the fewest among 16, 64.")
+    assert said.endswith("the fewest of 16, 64 from which on none reaches less.")
+    turns = pd.concat([more, gaps[gaps["latents"] == 64].assign(latents=128, gap_r=0.3)])
+    assert "more than 128 with the book's SAE" in specialised.needed(turns)  # 64 is enough, 128 is not
+    turns = pd.concat([turns, gaps[gaps["latents"] == 64].assign(latents=256, gap_r=0.5)])
+    assert "256 with the book's SAE" in specialised.needed(turns)
     assert "16 with the book's SAE" in specialised.needed(more.assign(gap_r=0.5))
     worse = more.assign(gap_r=more["gap_r"].where(more["latents"] == 0, 0.1))
     assert "more than 64 with the book's SAE" in specialised.needed(worse)

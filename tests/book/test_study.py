@@ -1,5 +1,6 @@
 """Studies: resumed where they stopped, tables after each item, and where these go."""
 
+import re
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +14,26 @@ from opinion_sae.book import study
 from opinion_sae.book.paths import ROOT, Run, studies_of
 from opinion_sae.book.profile import load_profile
 from opinion_sae.studies import Given
+
+MINUTES = {  # as the page on reruns says them
+    "an hour and a half": 90,
+    "fifty minutes": 50,
+    "an hour and three quarters": 105,
+    "a minute": 1,
+    "an hour and a quarter": 75,
+    "about twenty minutes": 20,
+    "about ten minutes": 10,
+    "five minutes": 5,
+}
+
+
+def test_the_page_gives_the_time_that_each_study_took():
+    lines = re.findall(r"^make study NAME=(\w+) +# (.+)$", (ROOT / "book" / "reproduce.md").read_text(), re.MULTILINE)
+    assert len(lines) == len(studies.STUDIES) - 1  # of one there is no table
+    for name, said in lines:
+        minutes = next(minutes for words, minutes in MINUTES.items() if said.startswith(words))
+        took = read_json(ROOT / "results" / "studies" / name / "study.json")["seconds"]["total"] / 60
+        assert 0.8 < took / minutes < 1.25, name
 
 
 @pytest.fixture

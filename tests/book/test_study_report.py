@@ -78,7 +78,7 @@ def changed(study, measure, name, **values):
 def test_the_note_says_command_time_machine_and_what_is_missing(architectures, tmp_path):
     said = note(architectures)
     assert "`make study NAME=architectures` in 3 minutes on 2 CPU cores, 46 GFLOP/s" in said
-    assert "2 of 3 items are there" in said
+    assert "2 of 3 items were run" in said
     done = architectures._replace(about=ABOUT | {"missing": []})
     assert "items" not in note(done)
     none = load_tables("size", tmp_path / "nowhere")
@@ -152,11 +152,25 @@ def test_without_tables_all_of_them_say_so(tmp_path):
 
 
 def test_tables_have_a_row_for_each(architectures, size):
-    html = report.architectures_table(architectures).html
+    html, widths = (
+        made.html.replace("\u00a0", " ")
+        for made in (report.architectures_table(architectures), report.size_table(size))
+    )
     assert (
         html.index("TopK") < html.index("gated") < html.index("the book&#x27;s own") and "0.25 (0.22 to 0.28)" in html
     )
-    assert "1,024" in report.size_table(size).html and "0.35 (0.20 to 0.50)" in report.size_table(size).html
+    assert "1,024" in widths and "0.35 (0.20 to 0.50)" in widths
+
+
+def test_the_highest_of_the_widths_in_a_sentence(size):
+    said = report.widths_sentence(size)
+    assert said == (
+        "The highest gap correlation is 0.35 at 4,096 latents; it lies within the intervals of 2 of 2 widths."
+    )
+    turned = size._replace(tables={**size.tables, "size": size["size"].assign(gap_r=[0.6, 0.3])})
+    assert "0.60 at 1,024 latents; it lies within the intervals of 0 of 2" in report.widths_sentence(turned)
+    none = size._replace(tables={**size.tables, "size": size["size"].drop(columns="gap_r")})
+    assert "Made by" in report.widths_sentence(none)
 
 
 def test_figures_are_drawn_with_and_without_tables(architectures, size, tmp_path):

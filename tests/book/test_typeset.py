@@ -16,7 +16,7 @@ def cells(made, tag="td"):
 def test_a_column_and_its_interval_become_one_in_the_digits_asked_for():
     frame = pd.DataFrame({"method": ["delta", "mine"], "kl": [0.25, 1], "kl_low": [0.2, np.nan], "kl_high": [0.3, 2.0]})
     made = table(frame, "Two <methods>", 2)
-    assert cells(made) == ["Δ", "0.25 (0.20 to 0.30)", "mine", "1.00"]
+    assert cells(made) == ["Δ", "0.25 (0.20\u00a0to\u00a00.30)", "mine", "1.00"]  # in one piece on a phone
     assert cells(made, "th") == ["method", "KL (nats)"] and "<caption>Two &lt;methods&gt;</caption>" in made.html
     assert set(made._repr_mimebundle_()) == {"text/plain", "text/html"}
     assert 'tabindex="0"' in made.html and 'aria-label="Two &lt;methods&gt;"' in made.html
@@ -29,7 +29,7 @@ def test_counts_of_latents_are_whole_numbers():
 
 def test_low_and_high_belong_to_the_column_before_them_and_to_no_other():
     frame = pd.DataFrame({"n_questions": [3], "difference": [-0.00001], "low": [-0.1], "high": [0.1], "share": [None]})
-    assert cells(table(frame, "One")) == ["3", "0.000 (-0.100 to 0.100)", ""]
+    assert cells(table(frame, "One")) == ["3", "0.000 (-0.100\u00a0to\u00a00.100)", ""]
     assert cells(table(pd.DataFrame({"delta": [1234.5, 0.00012]}), "Significant", None)) == ["1.23e+03", "0.00012"]
 
 
@@ -50,7 +50,7 @@ def test_a_named_index_is_a_column_and_a_counted_one_is_not():
 def test_blocks_of_columns_carry_their_name_and_their_own_intervals():
     part = pd.DataFrame({"kl_difference": [0.1], "low": [0.0], "high": [0.2]}, index=pd.Index(["delta"], name="method"))
     made = table(pd.concat({"one": part, "other": part + 1}, axis=1), "Blocks", 1)
-    assert cells(made) == ["Δ", "0.1 (0.0 to 0.2)", "1.1 (1.0 to 1.2)"]
+    assert cells(made) == ["Δ", "0.1 (0.0\u00a0to\u00a00.2)", "1.1 (1.0\u00a0to\u00a01.2)"]
     assert cells(made, "th") == ["method", "one: KL, difference (nats)", "other: KL, difference (nats)"]
 
 

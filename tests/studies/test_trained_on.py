@@ -8,7 +8,7 @@ import torch
 
 from opinion_sae.artifacts import write_csv
 from opinion_sae.book.study_tables import load_tables
-from opinion_sae.book.trained_on import trained_on_page, trained_on_sentence
+from opinion_sae.book.trained_on import fits_sentence, trained_on_page, trained_on_sentence
 from opinion_sae.delta.offsets import GroupDelta
 from opinion_sae.studies import trained_on
 
@@ -74,6 +74,11 @@ def test_the_sentence_turns_with_the_tables(parts, tmp_path):
     said = trained_on_sentence(read)
     assert f"changes in none of {chosen.sum()} splits, and the gap correlation stays at" in said
     assert "takes 1.07 times" in said
+    rows = read["splits"]
+    ends = {"validation_kl_start": 0.2, "validation_kl_last": [0.3, *[0.1] * (len(rows) - 1)], "epoch": 1}
+    worse = read._replace(tables={**read.tables, "splits": rows.assign(**ends)})
+    said_of_fits = f"Of {len(rows)} fits 1 end with a higher validation KL than they began with, and 0 keep their start"
+    assert said_of_fits in fits_sentence(worse)
     assert "learning rate 0.001, γ = 0), their KL comes down to 0.0012 nats" in said
     read["splits"].loc[read["splits"].index[chosen][0], "epoch"] = 2
     said = trained_on_sentence(read)

@@ -12,6 +12,7 @@
   const SHADES = ["first", "second"]; // of the two groups' bars
   let data = null;
   let cards = {}; // addresses by latent, of the book's own data alone
+  let labels; // of the cards, likewise
 
   const rows = (text) =>
     text.split(";").map((row) => (row === "" ? null : row.split(",").map((number) => Number(number) / 1000)));
@@ -150,6 +151,14 @@
       : `${names}: the options have no order, so there is no place on a scale. The shares are in the table.`;
   }
 
+  // what a latent stands for: the label of its card, or, where no labels are known, the tokens that it promotes
+  function called(latent) {
+    if (labels && !cards[latent]) return "no card";
+    if (labels && labels[latent]) return labels[latent];
+    const promoted = data.latents[String(latent)];
+    return promoted ? `promotes: ${promoted}` : "";
+  }
+
   function pick() {
     const one = question();
     at("text").textContent = one.text;
@@ -161,8 +170,8 @@
       const input = node("input", undefined, { type: "radio", name: "without", value: n });
       input.checked = n === "";
       const latent = n === "" ? "none" : `latent ${one.latents[n]}`;
-      const stands = n === "" ? "" : data.latents[String(one.latents[n])];
-      label.append(input, ` ${latent}${stands ? ` (promotes: ${stands})` : ""}`);
+      const stands = n === "" ? "" : called(one.latents[n]);
+      label.append(input, ` ${latent}${stands ? ` (${stands})` : ""}`);
       line.append(label);
       const card = n === "" ? undefined : cards[one.latents[n]];
       if (card) line.append(" ", node("a", `card of ${latent}`, { href: card }));
@@ -229,12 +238,13 @@
     return "";
   }
 
-  function load(found, from, addresses) {
+  function load(found, from, addresses, names) {
     const wrong = fault(found);
     at("alert").textContent = wrong ? `${from}: ${wrong}.` : "";
     if (wrong) return false;
     data = found;
     cards = addresses;
+    labels = names;
     at("about").textContent = data.about || "";
     options(at("question"), data.questions.map((one) => `${one.text} [${one.key}]`), data.questions.map((one) => one.topic));
     for (const name of ["first", "second"]) options(at(name), data.groups, data.attributes);
@@ -268,6 +278,6 @@
     }
     load(found, file.name, {});
   });
-  if (globalThis.explorerData) load(globalThis.explorerData, "data.js", globalThis.explorerData.cards || {});
+  if (globalThis.explorerData) load(globalThis.explorerData, "data.js", globalThis.explorerData.cards || {}, globalThis.explorerData.labels);
   else at("alert").textContent = "This run of the book kept no answers to explore. A file of your own can be opened.";
 })();

@@ -13,7 +13,7 @@ from opinion_sae.book.study_tables import ABSENT, StudyTables, note
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
 from opinion_sae.effects.audit import LEAST
-from opinion_sae.score.names import label
+from opinion_sae.score.names import label, prose
 
 PARTS = {
     "shared": "Δ_shared of the constant Δ",
@@ -21,6 +21,7 @@ PARTS = {
     "read": "what the reading Δ reads",
     "written": "what the reading Δ writes",
 }
+MISSED = 0.05  # of 95% intervals, by chance, on either side
 NOTHING = "None of these latents is used on these questions, so there is none to audit."
 
 
@@ -122,6 +123,31 @@ def gradient_sentence(table: pd.DataFrame) -> str:
     return "\n".join([f"{asked} {first or 'Nothing is used.'}\n", *(f"- {one[:1].upper()}{one[1:]}." for one in said)])
 
 
+def distances_sentence(near: pd.DataFrame) -> str:
+    """Of `group_map_distances.csv`: how much of people the plane holds, and how far off each method's groups are."""
+    whole = near[near["fold"] == "all"].set_index("method")
+    folds = near[near["fold"] != "all"].groupby("method")["distance"].agg(["min", "max"])
+    said = [
+        f"{row.distance:.3f} places under {prose(str(row.Index))} (folds {folds.loc[row.Index, 'min']:.3f} to "
+        f"{folds.loc[row.Index, 'max']:.3f})"
+        for row in whole.itertuples()
+    ]
+    return (
+        f"The plane holds {whole['explained'].iloc[0]:.0%} of what sets people's groups apart. A group lies on average "
+        f"{', '.join(said[:-1])} and {said[-1]} from where people of it stand."
+        f"{_covered(whole['distance'])}"
+    )
+
+
+def _covered(distance: pd.Series) -> str:
+    """How much of the way from the unsteered model's one spot to people each method goes; nothing without that spot."""
+    if "unsteered" not in distance or len(distance) < 2:
+        return ""
+    rest = distance.drop("unsteered") / distance["unsteered"]
+    said = ", ".join(f"{prose(str(name))} covers {100 * (1 - share):.0f}%" for name, share in rest.items())
+    return f" Of the distance of the unsteered model, which puts all groups on one spot, {said}."
+
+
 def distances_page(near: pd.DataFrame) -> Shown:
     """Of `group_map_distances.csv`, a row per map: all questions and each fold's; a column per method."""
     table = near.pivot(index="fold", columns="method", values="distance")[list(dict.fromkeys(near["method"]))]
@@ -184,7 +210,8 @@ def likeness_sentence(table: pd.DataFrame) -> str:
         f"the answers is {measured(whole, 'whole')}, and {measured(whole, 'own')} of what they do to a group beyond "
         f"the mean over groups. The prompt moves answers {whole['size_other'] / max(whole['size_one'], 1e-12):.1f} "
         f"times as far. "
-        f"Taken one by one, the prompt and the offset clearly move {counted(len(alike), 'group')} of {len(groups)} the "
-        f"same way{named(alike)}, and {len(against)} in opposite ways{named(against)}, beyond the mean over groups; "
-        "for the others the interval holds 0. Intervals are not corrected for the number of groups."
+        "Taken one by one, by uncorrected 95% intervals, the prompt and the offset move "
+        f"{counted(len(alike), 'group')} of {len(groups)} the same way{named(alike)}, and {len(against)} in opposite "
+        f"ways{named(against)}, beyond the mean over groups; of {len(groups)} such intervals about "
+        f"{MISSED * len(groups):.1f} would leave 0 out by chance."
     )

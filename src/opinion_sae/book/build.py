@@ -99,14 +99,18 @@ def _let_write(path: Path) -> None:
 def explorer_script(path: Path) -> str:
     """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none.
 
-    To the data come `cards`, from the file of cards beside it: for each latent that has one the card's address.
+    To the data come `cards` and, if there are any, `labels`, from the file of cards beside it: for each latent that has
+    one the card's address, and its label.
     """
     found = read_fields(path, {"latents": dict}) if path.is_file() else None
     beside = path.with_name(CARDS_FILE)
     if found is not None and beside.is_file():
-        at = addresses(read_cards(beside)["cards"])
+        made = read_cards(beside)["cards"]
+        at, said = addresses(made), {card["latent"]: card.get("label") for card in made if card["role"] == "read"}
         cards = {latent: at.get(("read", int(latent))) for latent in found["latents"]}
         found["cards"] = {latent: f"../{CARDS}/{card}" for latent, card in cards.items() if card}
+        labels = {latent: said[int(latent)] for latent in found["cards"] if said[int(latent)]}
+        found |= {"labels": labels} if labels else {}
     return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
 
 

@@ -39,8 +39,12 @@ class Evaluated(NamedTuple):
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The columns of `alignment.csv`."""
-        return self.table()
+        """The columns of `alignment.csv`; `n_seeds`, over which a row is a mean, is that of `evaluate_gaps.csv`."""
+        table, gaps = self.table(), self.table("gaps")
+        if not len(gaps):
+            return table.assign(n_seeds=1) if len(table) else table
+        seeds = gaps[(gaps["task"] == "alone") & (gaps["group"] == "all")].set_index("method")["n_seeds"]
+        return table.assign(n_seeds=table["method"].map(seeds).fillna(1).astype(int))
 
     @property
     def claims(self) -> pd.DataFrame:

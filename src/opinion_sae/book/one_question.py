@@ -60,9 +60,9 @@ def choose(survey: Survey, pair: Pair) -> Chosen:
     quarter = max(1, len(order) // 4)
     among = tuple(survey.questions[int(place)] for place in order[:quarter])
     rule = (
-        f"{len(order)} questions with {least} or more ordered options were answered by both {pair[0]} and {pair[1]}. "
-        f"Of the {quarter} on which these two groups stand furthest apart, this is the one in the middle: number "
-        f"{quarter // 2 + 1}. Only people's answers went into the choice."
+        f"{len(order)} questions with {least} or more ordered options were answered by both of the groups {pair[0]} "
+        f"and {pair[1]}. Of the {quarter} on which these two groups stand furthest apart, this is the one in the "
+        f"middle: number {quarter // 2 + 1}. Only people's answers went into the choice."
     )
     return Chosen(among[quarter // 2], among, rule)
 

@@ -113,15 +113,18 @@ def decoded_sentence(one: Mapped) -> str:
     if not tops:
         return "No place has been read yet."
     best = max(tops, key=lambda place: tops[place]["gap_r"])
-    text = f"With {one.name}, group differences are read best from the {PLACES[best]}: the gap correlation peaks for "
-    text += "; for ".join(said) + "."
     met = [
         PLACES[place]
         for place, top in tops.items()
         if place != best and not top["gap_r_high"] < tops[best]["gap_r_low"]
     ]
+    if met:
+        text = f"no place is told apart as the best for reading group differences; the highest is the {PLACES[best]}"
+    else:
+        text = f"group differences are read best from the {PLACES[best]}"
+    text = f"With {one.name}, {text}: the gap correlation peaks for {'; for '.join(said)}."
     if len(tops) > 1:
-        text += f" The interval of the best peak meets {_all_of(met, len(tops) - 1)}."
+        text += f" The interval of the highest peak meets {_all_of(met, len(tops) - 1)}."
     words = one.of("places", "words")
     return text + (
         f" Words alone reach {measured(words.iloc[0], 'gap_r')}, {_beside(words.iloc[0])}." if len(words) else ""

@@ -16,6 +16,7 @@ LATENTS = 16384  # of the SAE
 LETTERS = 5  # of the question with the most options
 GPU_TFLOPS = 312.0  # an A100's, dense products in bfloat16, by its maker's data sheet
 DOUBT = 10  # a GPU that is given passes of one token may reach a tenth of the share of its peak that a CPU does
+CLOSE = 1.25  # times that a count may be off and still be said to hold
 SHARDS = 8  # jobs side by side that extract activations, for the sentence on them
 FIXED = ("unsteered", "shared-delta", "delta", "dense")  # what chapter 04 answers for every question
 
@@ -264,10 +265,28 @@ def _sharded(step: Step, hours: float, load: float, faster: float, cores: int) -
     even = step.passes * 2 * load / (texts / faster * (1 - 1 / SHARDS))
     return (
         f"The texts are {texts / hours:.0%} of its hours. Extracted by {SHARDS} jobs side by side (`shards: {SHARDS}`) "
-        f"they have the weights loaded twice more, {spoken(3600 * 2 * load)}: so a layer takes {gpu[1]} on GPUs rather "
-        f"than {gpu[0]}, and {cpu[1]} rather than {cpu[0]} on machines of {cores} cores, other loadings left out. On "
-        f"GPUs shards save time from about {float(f'{even:.1g}'):,.0f} tokens of text on."
+        f"they have the weights loaded twice more, {spoken(3600 * 2 * load)}: so a layer takes "
+        f"{_saved(*gpu, 'on GPUs')}, and {_saved(*cpu, f'on machines of {cores} cores')}, other loadings left "
+        f"out. On GPUs shards save time from about {float(f'{even:.1g}'):,.0f} tokens of text on."
     )
+
+
+def _saved(alone: str, sharded: str, where: str) -> str:
+    """'3 minutes rather than 5 minutes on GPUs', or that it is the same."""
+    if alone == sharded:
+        return f"{alone} {where} either way, where nothing is saved"
+    return f"{sharded} rather than {alone} {where}"
+
+
+def checked(counted: float, took: float) -> str:
+    """What the check says of the hours: by how many times the count is off, and which bound they are."""
+    ratio = counted / took
+    if 1 / CLOSE < ratio < CLOSE:
+        return "So the count holds for this run."
+    off, bound = (
+        (f"{ratio:.1f} times too high", "an upper") if ratio > 1 else (f"{1 / ratio:.1f} times too low", "a lower")
+    )
+    return f"So the count is {off} for this run, and the hours on this page are {bound} bound."
 
 
 def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seconds: float) -> list[str]:
@@ -286,7 +305,8 @@ def _grounds(measured: Measured, run: dict[str, Any], made: dict[str, Any], seco
         f"{GEMMA_2_2B.layer / 1e6:.0f}), layers above the hook, questions, groups. Attention over a prompt's kept keys "
         "is left out on both sides: it is a small part for so few tokens.",
         f"- *Checked*: the same counting puts chapter 04 of the default run, of another model, at {seconds:.0f} "
-        f"seconds; it took {took['04_delta']:.0f}, loading and drawing included.",
+        f"seconds; it took {took['04_delta']:.0f}, loading and drawing included. "
+        f"{checked(seconds, float(took['04_delta']))}",
         f"- *Assumed*: a GPU of {GPU_TFLOPS:.0f} TFLOP/s (an A100 in bfloat16, by its data sheet) that reaches the "
         f"share of its peak that the CPU did: {shares[0]:.0f}%, {shares[1]:.0f}% and {shares[2]:.0f}% of {cores} x "
         f"{cpu:.0f} GFLOP/s (`run.json`), so {_faster(run, made):,.0f} times as fast. No GPU was measured. Passes of "

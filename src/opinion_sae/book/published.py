@@ -234,7 +234,7 @@ def gaps_by_size_sentence(table: pd.DataFrame) -> str:
         return "No method was run with both the smallest model and the largest."
     few, many = (f"{size / 1e6:,.0f} million" for size in ends)
     words = table.loc[table["method"] == "words", "gap_r"]
-    beside = f"; words alone, which no model reads, stand at {plain(words.iloc[0])}" if len(words) else ""
+    beside = f"; words alone, which use no model, stand at {plain(words.iloc[0])}" if len(words) else ""
     return f"From {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
 
 
@@ -274,11 +274,16 @@ def constant_sentence(method: str, shares: pd.Series) -> str:
     used = shares.dropna().astype(float)
     if not len(used):
         return f"the groups' own part of {prose(method)} is not used, so it has no constant share."
-    folds, there = ", ".join(f"{value:.2f}" for value in used), "reached" if used.mean() < CONSTANT else "not reached"
+    folds, below, n = ", ".join(f"{value:.2f}" for value in used), int((used < CONSTANT).sum()), len(used)
+    if used.mean() < CONSTANT:
+        there = "reached on average " + (f"and in all {n} folds" if below == n else f"but in only {below} of {n} folds")
+    else:
+        there = "not reached on average, " + (
+            f"though in {below} of {n} folds" if below else f"nor in any of {n} folds"
+        )
     return (
         f"a constant share below {CONSTANT:.1f} was aimed at: what the groups' own part of {prose(method)} adds has "
-        f"{used.mean():.2f} (fold by fold {folds}), so that is {there} on average, and in {(used < CONSTANT).sum()} of "
-        f"{len(used)} folds."
+        f"{used.mean():.2f} (fold by fold {folds}), so that is {there}."
     )
 
 

@@ -191,6 +191,37 @@ def choice_page(choices: pd.DataFrame, deltas: Sequence[GroupDelta]) -> pd.DataF
     return choices.assign(**{"dose of D": choices["dose of D"].astype(object).where(used, NOT_USED)})
 
 
+def choice_sentence(choices: pd.DataFrame) -> str:
+    """Of `selection.choice_table`: what choosing gains on the validation questions, over the doses as fitted."""
+    gain = choices["KL Δ"] - choices["KL chosen"]
+    return (
+        f"On validation questions the choice lowers the KL of Δ as fitted by {gain.mean():.4f} nats on average over "
+        f"folds ({gain.min():.4f} to {gain.max():.4f}), which is as good as chosen there and no test."
+    )
+
+
+def chosen_sentence(compared: pd.DataFrame) -> str:
+    """Of `selected.csv`, all groups: which references the choice is closer to people than, and further than."""
+
+    def named(rows: pd.DataFrame) -> str:
+        return ", ".join(prose(str(name)) for name in rows["reference"]) or "none"
+
+    closer, further = compared[compared["high"] < 0], compared[compared["low"] > 0]
+    return (
+        f"By 95% intervals, on the test questions, the choice is closer to the groups than {named(closer)}, and "
+        f"further than {named(further)}, of {len(compared)} references."
+    )
+
+
+def fixed_sentence(fixed: pd.DataFrame) -> str:
+    """Of `interpret.fixed_part`: how much of an offset no prompt changes."""
+    means = fixed[["constant share", "silent latents"]].mean()
+    return (
+        f"On average over folds {means['constant share']:.1%} of what the chosen offset adds is the same for every "
+        f"prompt, and {means['silent latents']:.1%} of its latents fire on none."
+    )
+
+
 def idle_fits(grid: pd.DataFrame) -> str:
     """One sentence on a `selection.csv`: how many fits of both parts kept their start, the shared part alone."""
     shared, both = (

@@ -14,6 +14,8 @@ from opinion_sae.effects.dose import measure_of
 from opinion_sae.score.names import label, prose
 from opinion_sae.score.statistics import VERDICTS
 
+LOOKED_UP = ("everyone", "toplines")  # methods that have everybody's answers to the very question
+
 
 def counted(count: int, noun: str) -> str:
     """'1 latent', '2 latents'."""
@@ -85,7 +87,8 @@ def sae_training(history: pd.DataFrame) -> str:
     last = history.iloc[-1]
     return (
         f"At step {last['step']:.0f}, {last['validation_fvu']:.1%} of the variance of held-out text is unexplained "
-        f"({last['fvu']:.1%} of the training batch), and {last['dead']:.1%} of the latents are dead."
+        f"({last['fvu']:.1%} of the training batch), and {last['dead']:.1%} of the latents are dead: they fired on no "
+        "token of training since the point before."
     )
 
 
@@ -152,13 +155,49 @@ def against(table: pd.DataFrame) -> str:
     )
 
 
+def _own_answers(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of all groups together, by method, of what does not look up everybody's answers; `n_seeds` is 1 where the
+    table does not have it."""
+    whole = table[table["group"] == "all"].set_index("method") if "method" in table else table
+    whole = whole.drop([*LOOKED_UP], errors="ignore")
+    return whole if "n_seeds" in whole else whole.assign(n_seeds=1)
+
+
+def over_seeds(count: int) -> str:
+    """'over one seed', 'over 5 seeds'."""
+    return "over one seed" if count == 1 else f"over {count} seeds"
+
+
 def alignment(table: pd.DataFrame) -> str:
-    """Of `alignment.csv`: the method with the lowest KL, 'everyone' left out."""
-    kl = table[table["group"] == "all"].set_index("method")["kl"].drop("everyone", errors="ignore")
-    best = str(kl.idxmin())
+    """Of `alignment.csv`: the method with the lowest KL of those over as many seeds."""
+    whole = _own_answers(table)
+    kl, seeds = whole["kl"], whole["n_seeds"].astype(int)
+    best = {count: str(kl[seeds == count].idxmin()) for count in sorted(set(seeds.tolist()))}
+    several = len(best) > 1
+    said = [
+        f"{over_seeds(count) + ' ' if several else ''}that of {prose(name)} ({kl[name]:.3f})"
+        for count, name in best.items()
+    ]
+    own = f" ({over_seeds(int(seeds['delta']))})" if several else ""
     return (
-        f"The lowest mean KL is that of {prose(best)} ({kl[best]:.3f}); the unsteered model has {kl['unsteered']:.3f}, "
-        f"Δ {kl['delta']:.3f}."
+        f"Of what does not look up everybody's answers, the lowest mean KL is {' and '.join(said)}; the unsteered "
+        f"model has {kl['unsteered']:.3f}, Δ {kl['delta']:.3f}{own}."
+    )
+
+
+def seed_counts(table: pd.DataFrame) -> str:
+    """Of `alignment.csv`: how many rows are means over seeds, and over how many."""
+    seeds = _own_answers(table)["n_seeds"].astype(int)
+    means = [
+        f"{counted(int((seeds == count).sum()), 'row')} {over_seeds(count)}"
+        for count in sorted(set(seeds.tolist()) - {1})
+    ]
+    if not means:
+        return "All rows of the table are of one seed."
+    return (
+        f"The table has {' and '.join(means)}, each with an SAE of its own (`make evaluate`), and "
+        f"{counted(int((seeds == 1).sum()), 'row')} of one seed or without a draw; rows of different numbers of seeds "
+        "are not compared."
     )
 
 
@@ -292,15 +331,17 @@ def trade_off(table: pd.DataFrame) -> str:
 
 
 def compare_models(overall: Mapping[str, pd.DataFrame]) -> str:
-    """The methods with the lowest KL, model by model; 'everyone' left out."""
+    """The methods with the lowest KL, model by model, of those that do not look up everybody's answers."""
     said = []
     for model, table in overall.items():
-        kl = table["kl"].drop("everyone", errors="ignore")
+        kl = _own_answers(table)["kl"]
         best = str(kl.idxmin())
         said.append(
             f"with {model} that of {prose(best)} ({kl[best]:.3f}; unsteered {kl['unsteered']:.3f}, Δ {kl['delta']:.3f})"
         )
-    return f"The lowest mean KL is {', '.join(said)}." if said else "No published run is in this checkout."
+    if not said:
+        return "No published run is in this checkout."
+    return f"Of what does not look up everybody's answers, the lowest mean KL is {', '.join(said)}."
 
 
 def groups_by_model(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -317,14 +358,30 @@ def claims(table: pd.DataFrame) -> str:
     if table.empty:
         return "`make evaluate` has not been run for this profile."
     tested = table[table["group"] == "all"]
-    return f"Of {len(tested)} claims, {count_verdicts(tested['verdict'])}."
+    return f"Of {claims_counted(tested)}, {count_verdicts(tested['verdict'])}."
+
+
+def claims_counted(tested: pd.DataFrame) -> str:
+    """'26 claims (19 over 5 seeds, 7 over one seed)', a row per claim; '22 claims' where all are over as many."""
+    seeds = tested["n_seeds"].value_counts().sort_index(ascending=False) if "n_seeds" in tested else []
+    if len(seeds) < 2:
+        return f"{len(tested)} claims"
+    return f"{len(tested)} claims ({', '.join(f'{count} {over_seeds(int(of))}' for of, count in seeds.items())})"
 
 
 def speed(ratios: pd.DataFrame) -> str:
     """Of the ratios to other libraries, a row per benchmark and peer."""
     ratio = ratios["ratio"].dropna()
     faster = f"{int((ratio > 1).sum())} of {len(ratio)} comparisons"
-    return f"Ours is faster in {faster}; the ratios run from {ratio.min():.3g} to {ratio.max():.3g}."
+    said = f"Ours is faster in {faster}; the ratios run from {ratio.min():.3g} to {ratio.max():.3g}"
+    if "reached" not in ratios:
+        return f"{said}."
+    below = ratios[(ratios["reached"] == "below") & ratios["ratio"].notna()]
+    named = "; ".join(f"{name} beside {peer}" for name, peer in below["peer"].items())
+    return (
+        f"{said}, and {len(below)} of them {'lies' if len(below) == 1 else 'lie'} below what was asked for at least"
+        + (f" ({named})." if named else ".")
+    )
 
 
 def growth(slopes: pd.DataFrame) -> str:
@@ -332,18 +389,3 @@ def growth(slopes: pd.DataFrame) -> str:
     fitted = {what: slopes[f"{what}, fitted"] for what in ("time", "memory")}
     said = [f"{what} with slopes from {one.min():.2f} to {one.max():.2f}" for what, one in fitted.items()]
     return f"The more work, the more {said[0]} and the more {said[1]}; 1 is in proportion."
-
-
-def group_map(near: pd.DataFrame) -> str:
-    """Of `group_map_distances.csv`: how much of people the plane holds, and how far off each method's groups are."""
-    whole = near[near["fold"] == "all"].set_index("method")
-    folds = near[near["fold"] != "all"].groupby("method")["distance"].agg(["min", "max"])
-    said = [
-        f"{row.distance:.3f} places under {prose(str(row.Index))} (folds {folds.loc[row.Index, 'min']:.3f} to "
-        f"{folds.loc[row.Index, 'max']:.3f})"
-        for row in whole.itertuples()
-    ]
-    return (
-        f"The plane holds {whole['explained'].iloc[0]:.0%} of what sets people's groups apart. A group lies on average "
-        f"{', '.join(said[:-1])} and {said[-1]} from where people of it stand."
-    )

@@ -90,6 +90,21 @@ def gains(gaps: pd.DataFrame) -> str:
     return "; ".join(said) + "."
 
 
+def highest(gaps: pd.DataFrame) -> str:
+    """Of `gaps.csv`, all latents read: the highest gap correlation, and over how many seeds the rows are means."""
+    own = gaps[gaps["latents"] == 0].reset_index(drop=True)
+    if own.empty:
+        return "No offset has been fitted to an SAE yet."
+    best, seeds = own.loc[own["gap_r"].idxmax()], own["n_seeds"].astype(int)
+    inside = int(((own["gap_r_low"] <= best["gap_r"]) & (own["gap_r_high"] >= best["gap_r"])).sum())
+    least, most = seeds.min(), seeds.max()
+    return (
+        f"Reading all latents, the highest gap correlation is that of {called(*best[[*SAE]])} ({best['gap_r']:.3f}), "
+        f"and it lies within the intervals of {inside} of {len(own)} SAEs; rows are means over "
+        f"{f'{least} to {most}' if most > least else least} {'seed' if most == 1 else 'seeds'}."
+    )
+
+
 def needed(gaps: pd.DataFrame) -> str:
     """Of `gaps.csv`: how few latents an offset needs, with the book's SAE and with specialised ones."""
     said = []
@@ -98,13 +113,16 @@ def needed(gaps: pd.DataFrame) -> str:
         of = dict(zip(part["latents"], part["gap_r"], strict=True))
         counts = sorted(count for count in of if count)
         if len(counts) > 1 and 0 in of:
-            fewest = next((str(count) for count in counts if of[count] >= ENOUGH * of[0]), f"more than {counts[-1]}")
+            below = [place for place, count in enumerate(counts, 1) if of[count] < ENOUGH * of[0]]
+            first = below[-1] if below else 0  # from which on none lies below
+            fewest = str(counts[first]) if first < len(counts) else f"more than {counts[-1]}"
             said.append(f"{fewest} with {called(*kind)}")
     if not said:
         return "How few latents an offset needs has not been measured yet."
+    tried = ", ".join(str(count) for count in sorted(set(gaps["latents"]) - {0}))
     return (
         f"For {ENOUGH:.0%} of the gap correlation that all latents give, an axis has to read {', '.join(said)}: the "
-        f"fewest among {', '.join(str(count) for count in sorted(set(gaps['latents']) - {0}))}."
+        f"fewest of {tried} from which on none reaches less."
     )
 
 

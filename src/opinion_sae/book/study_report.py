@@ -232,6 +232,20 @@ def size_sentence(study: StudyTables) -> str:
     return text
 
 
+def widths_sentence(study: StudyTables) -> str:
+    """The width with the highest gap correlation, and how many widths' intervals hold it."""
+    rows = study["size"]
+    there = rows[rows["gap_r"].notna()].reset_index(drop=True) if "gap_r" in rows else rows.iloc[:0]
+    if not len(there):
+        return note(study)
+    best = there.loc[there["gap_r"].idxmax()]
+    inside = int(((there["gap_r_low"] <= best["gap_r"]) & (there["gap_r_high"] >= best["gap_r"])).sum())
+    return (
+        f"The highest gap correlation is {plain(best['gap_r'])} at {best['width']:,.0f} latents; it lies within the "
+        f"intervals of {inside} of {len(there)} widths."
+    )
+
+
 def size_table(study: StudyTables) -> Shown:
     """A row per width, means over seeds with 95 % intervals."""
     heads = {"width": "width", "n_seeds": "seeds", "fvu": "variance unexplained"}

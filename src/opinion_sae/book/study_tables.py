@@ -149,5 +149,5 @@ def note(study: StudyTables) -> str:
     said += f", {rate:.0f} GFLOP/s in float32 at the start of its last run." if rate else "."
     if study.about["missing"]:
         done = len(seconds) - 1
-        said += f" It can be gone on with: {done} of {done + len(study.about['missing'])} items are there."
+        said += f" {done} of {done + len(study.about['missing'])} items were run."
     return said

@@ -35,6 +35,18 @@ def trained_on_sentence(study: StudyTables) -> str:
     )
 
 
+def fits_sentence(study: StudyTables) -> str:
+    """How many fits end with a higher validation KL than they began with, and how many keep their start."""
+    splits = study["splits"]
+    if splits.empty:
+        return note(study)
+    worse = int((splits["validation_kl_last"] > splits["validation_kl_start"]).sum())
+    return (
+        f"Of {len(splits)} fits {worse} end with a higher validation KL than they began with, and "
+        f"{int((splits['epoch'] == 0).sum())} keep their start, epoch 0."
+    )
+
+
 def trained_on_page(study: StudyTables) -> pd.DataFrame:
     """A row per split and L1 weight: the epoch kept (0 is the start), KL on validation, and entries that are not 0."""
     heads = {"validation_kl_start": "validation KL at the start", "train_kl_last": "training KL, last epoch"}

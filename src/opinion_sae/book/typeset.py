@@ -13,24 +13,33 @@ from opinion_sae.score.names import NAMES, label
 
 WIDEST = 12  # columns
 NUMBER = re.compile(r"$|[-+]?[\d.]|too few |not (measured|used)")  # how a cell starts that stands to the right
+INTERVAL = re.compile(r"\(([^()\s]+) to ([^()\s]+)\)")  # in one piece on a phone
 HEADS = {
     "accuracy": "factual accuracy",
     "accuracy_change": "accuracy, change",
     "alignment_change": "alignment, change",
+    "ce_ablated": "CE with zeros (nats)",
+    "ce_model": "CE of the model as it is (nats)",
     "ce_recovered": "CE recovered",
-    "dead_fraction": "dead latents (share)",
+    "ce_spliced": "CE with the SAE's output (nats)",
+    "dead_fraction": "latents silent on held-out text (share)",
     "difference": "difference (nats)",
     "effect": "effect (nats)",
     "entropy": "entropy (nats)",
     "fvu": "variance unexplained",
     "group_kl_closed": "group KL closed",
-    "fvu_at_answers": "the same at the answers",
+    "fvu_at_answers": "variance unexplained at the answers",
+    "fvu_at_questions": "variance unexplained at the questions",
     "kl": "KL (nats)",
     "kl_at_1": "KL at strength 1 (nats)",
     "kl_change": "KL, change (nats)",
+    "l0": "latents active on a token (L0)",
+    "l0_at_answers": "latents active at the answers (L0)",
+    "latents_at_answers": "latents active at any of the answers",
     "kl_difference": "KL, difference (nats)",
     "minus direct fit": "minus direct fit (nats)",
     "n_questions": "questions",
+    "n_seeds": "seeds",
     "next_token_kl": "next-token KL (nats)",
     "option_mass": "on option letters",
     "order_tv": "TV between orders",
@@ -158,7 +167,7 @@ def _count(value: Any) -> str | Link:
 def _cell(tag: str, text: str | Link, right: bool) -> str:
     scope = ' scope="col"' if tag == "th" else ""
     kind = ' class="number"' if right else ""
-    shown = escape(str(text))
+    shown = INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", escape(str(text)))
     if isinstance(text, Link):
         shown = f'<a href="{escape(text.address)}">{shown}</a>'
     return f"<{tag}{scope}{kind}>{shown}</{tag}>"

@@ -2,8 +2,8 @@
 
 Every prompt is run once, and from the stream after each layer at three places (`studies.layers`) the groups' tilts are
 read by the ridge of `direct-dense` (`methods.kernel_ridge`), its penalty chosen on training and validation questions:
-the cells at the book's hook layer are `direct-dense-last`, and `direct-dense` of question and options. Then two groups
-of each attribute are named by a persona (`studies.named`), before `ASKED` questions of each fold.
+the last token's cell at the book's hook layer is `direct-dense-last`; `direct-dense` chooses its tokens besides. Then
+two groups of each attribute are named by a persona (`studies.named`), before `ASKED` questions of each fold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from opinion_sae.studies.named import Pairs, asked_of, far_pairs, named_shares, 
 from opinion_sae.survey import question_clusters
 
 TITLE = "where group differences can be read, layer by layer at three places, and where a persona prompt enters"
-TIME = "seven minutes of one core that has nothing else to do"
+TIME = "about twenty minutes of one core of a busy machine"
 STYLE = "portray"  # of the personas, `methods.personas`
 ASKED = 20  # questions of each fold that are asked under a persona
 

@@ -26,7 +26,7 @@ from opinion_sae.studies.seeded import Ground
 from opinion_sae.studies.specialised import GENERAL, Saes, Variant
 
 TITLE = "a probe whose training questions confound topic and party, mended by taking latents out"
-TIME = "five minutes after the study 'specialised', whose SAEs it reads"
+TIME = "a minute after the study 'specialised', whose SAEs it reads"
 DRAWS = 30
 HELD_OUT = 1 / 3  # of the questions, in every draw
 TAKEN = (16, 64, 256, 1024)  # latents taken out

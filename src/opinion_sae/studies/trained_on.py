@@ -27,7 +27,7 @@ from opinion_sae.studies import Given, Parts
 from opinion_sae.survey import question_clusters
 
 TITLE = "training offsets that read through the model, from where the book leaves them"
-TIME = "about 15 minutes on two cores"
+TIME = "an hour and a quarter on two busy cores"
 LATENTS = 64  # read by an axis
 L1 = (0.0, 0.1, 1.0)  # in nats for all of a part's |.|_1 at the start
 RATES = (0.03, 0.003)  # Adam's, in a part's mean size at the start

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from opinion_sae.book.figures.style import ROW, WIDTH, group_labels, legend_above, look, name_rows, reference_line
 from opinion_sae.score.names import label as name_of
@@ -99,5 +100,6 @@ def differences(survey: Survey, table: pd.DataFrame, method: str, reference: str
     axes.axvline(0, color="black", linewidth=1)
     labels = ["mean over groups", *group_labels(survey)]
     name_rows(axes, [f"{label} ({n} q.)" for label, n in zip(labels, part["n_questions"], strict=True)])
+    axes.xaxis.set_major_locator(MaxNLocator(2))  # at most three ticks: four long numbers overlap
     axes.set_xlabel(f"KL of {name_of(method)} minus KL of {name_of(reference)} (nats)")
     return figure

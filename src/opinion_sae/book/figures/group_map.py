@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from opinion_sae.book.figures.style import WIDTH
 from opinion_sae.score.names import label
@@ -18,41 +20,68 @@ SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  
 LETTER, LINE = 0.55 * 9 / 72, 1.25 * 9 / 72  # width of a letter and height of a line of 9 points, in inches
 BEFORE = "before: unsteered model,\nthe same for all groups"
 SIZE = (WIDTH, 4.4)  # of a panel, in inches
+PREDICTED: dict[str, Any] = {"color": "#D55E00", "mfc": "white", "markersize": 4}
+CROSS: dict[str, Any] = {"color": "#0072B2", "markersize": 7, "mec": "white", "mew": 0.8, "zorder": 3}
 
 
 def group_map_figure(points: pd.DataFrame, near: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """A panel per method, one below the other: people's groups (dots, named), the method's (squares), lines between,
-    and the one spot on which the unsteered model puts all groups (a cross)."""
+    and the one spot on which the unsteered model puts all groups (a cross); below, the last method's squares alone,
+    enlarged and named."""
     people = points[points["method"] == "people"]
     place = people[["x", "y"]].to_numpy()
     before = points.loc[points["method"] == "unsteered", ["x", "y"]].to_numpy()[:1]
-    figure, panels = plt.subplots(len(methods), 1, figsize=(SIZE[0], SIZE[1] * len(methods)), sharex=True, sharey=True)
+    size = (SIZE[0], SIZE[1] * (len(methods) + 1))
+    figure, panels = plt.subplots(len(methods) + 1, 1, figsize=size, squeeze=False)
     reach = np.array([1.6, 1.2]) * np.abs(points[["x", "y"]].to_numpy()).max(0).clip(1e-3)
-    for axes, method in zip(np.atleast_1d(panels), methods, strict=True):
+    for axes, method in zip(panels[:, 0], methods, strict=False):
         own = points[points["method"] == method].set_index("group").loc[list(people["group"]), ["x", "y"]].to_numpy()
         axes.axhline(0, color="#BBBBBB", linewidth=0.8)
         axes.axvline(0, color="#BBBBBB", linewidth=0.8)
         axes.plot(*np.stack([place, own]).transpose(2, 0, 1), color="#BBBBBB", linewidth=0.8, zorder=1)
         axes.plot(*place.T, "o", color="black", markersize=4, label="people", gid=f"people-beside-{method}")
-        axes.plot(*own.T, "s", color="#D55E00", mfc="white", markersize=4, label="predicted", gid=f"groups-of-{method}")
-        cross = {"color": "#0072B2", "markersize": 7, "mec": "white", "mew": 0.8, "zorder": 3}
-        axes.plot(*before.T, "X", label=BEFORE, gid=f"before-beside-{method}", **cross)
+        axes.plot(*own.T, "s", label="predicted", gid=f"groups-of-{method}", **PREDICTED)
+        axes.plot(*before.T, "X", label=BEFORE, gid=f"before-beside-{method}", **CROSS)
         axes.set_xlim(-reach[0], reach[0])
         axes.set_ylim(-reach[1], reach[1])
         name_points(axes, place, list(people["group"]), reach)
         distance = near.set_index(["method", "fold"])["distance"][method, "all"]
         axes.set_title(f"{label(method)}: {distance:.3f} places off")
+    last = points[points["method"] == methods[-1]]
+    enlarged(panels[-1, 0], last, before, methods[-1])
+    for axes in panels[:, 0]:
         axes.grid(False)
         axes.set_ylabel("second dimension (places)")
-    figure.legend(*np.atleast_1d(panels)[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    np.atleast_1d(panels)[-1].set_xlabel("first dimension (places)")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    panels[-1, 0].set_xlabel("first dimension (places)")
     return figure
 
 
-def name_points(axes: Axes, places: Float[np.ndarray, "point 2"], names: Sequence[str], reach: np.ndarray) -> None:
+def enlarged(axes: Axes, own: pd.DataFrame, before: Float[np.ndarray, "_ 2"], method: str) -> None:
+    """The groups of a method (squares, named) and the unsteered model's spot, as large as the panel can show them."""
+    place = own[["x", "y"]].to_numpy()
+    ends = np.concatenate([place, before])
+    centre = (ends.max(0) + ends.min(0)) / 2
+    reach = np.array([1.0, 0.65]) * np.ptp(ends, axis=0).clip(1e-3)
+    axes.plot(*place.T, "s", gid=f"enlarged-groups-of-{method}", **PREDICTED)
+    axes.plot(*before.T, "X", gid=f"enlarged-before-beside-{method}", **CROSS)
+    axes.set_xlim(centre[0] - reach[0], centre[0] + reach[0])
+    axes.set_ylim(centre[1] - reach[1], centre[1] + reach[1])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    name_points(axes, place, list(own["group"]), reach, centre)
+    axes.set_title("the same squares alone, enlarged")
+
+
+def name_points(
+    axes: Axes,
+    places: Float[np.ndarray, "point 2"],
+    names: Sequence[str],
+    reach: np.ndarray,
+    centre: np.ndarray | float = 0.0,
+) -> None:
     """Names beside their points, outwards if that covers no other point or name, else where it covers fewest."""
     scale = 0.8 * np.array(SIZE) / (2 * reach)  # inches per unit
-    at, boxes = places * scale, []
+    at, boxes = (places - centre) * scale, []
     for point, name in zip(at, names, strict=True):
         size, best = np.array([LETTER * len(name), LINE]), None
         for side in sorted(SIDES, key=lambda side: -np.dot(side, point) / np.hypot(*side)):  # outwards first

@@ -84,7 +84,7 @@ def latent_path(table: pd.DataFrame, references: Mapping[str, float], questions:
     """
     styles = {
         "refitted": (SAID["refitted"], *MARKS["delta"]),
-        "cut": (SAID["cut"], *MARKS["shared-delta"]),
+        "cut": (SAID["cut"], "#009E73", "s", ":"),  # not the look of Δ_shared, whose line crosses the panel
         "dense": (name_of("dense"), *MARKS["dense"]),
     }
     part = table[table["group"] == "all"]
