@@ -8,7 +8,7 @@ import pytest
 from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import study_report as report
 from opinion_sae.book.figures import studies as figures
-from opinion_sae.book.study_tables import StudyTables, load_tables, note
+from opinion_sae.book.study_tables import StudyTables, anew, load_tables, note
 
 LONG = ("architecture", "target_l0", "measure", "n_seeds", "value", "low", "high")
 ABOUT = {
@@ -83,6 +83,17 @@ def test_the_note_says_command_time_machine_and_what_is_missing(architectures, t
     assert "items" not in note(done)
     none = load_tables("size", tmp_path / "nowhere")
     assert note(none) == "This study has not been run: `make study NAME=size` does that, after `make book`."
+
+
+def test_the_note_says_when_the_run_has_another_sae_by_now(architectures, tmp_path):
+    of = {"profile": {"output": "results/mine"}}
+    study = architectures._replace(about=ABOUT | of)
+    assert anew(study, tmp_path) == ""  # no such run
+    write_json(tmp_path / "results" / "mine" / "run.json", {"hashes": {"sae": {"sae": "ab"}}})
+    assert "has been made anew since, with another SAE" in anew(study, tmp_path)
+    assert anew(study._replace(about=study.about | {"sae": "ab"}), tmp_path) == ""
+    named = {"audit": pd.DataFrame({"sae_sha256": ["ab", "cd"]})}
+    assert anew(study._replace(tables=named), tmp_path) == ""
 
 
 def test_the_sentence_of_reconstruction_turns(architectures):

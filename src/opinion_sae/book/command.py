@@ -245,7 +245,7 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--list", action="store_true", help="as without a name")
     one.add_argument("--data", type=Path, help="before the name: the path of what a study needs of one's own (bios)")
     one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
-    one.add_argument("--methods", default="", help="names with commas between; without it all that take minutes")
+    one.add_argument("--methods", default="", help="names with commas between; without it all of them")
     one.add_argument("--profile", dest="named", help="the same as its name behind --")
     add(select, "compare layers, L1 strengths and beta on validation; goes on where it was stopped")
     one = add(bench, "our speed beside other libraries', with the machine to itself", profile=False)

@@ -165,7 +165,7 @@ def kept_epochs(history: pd.DataFrame) -> pd.DataFrame:
                 "own part, epoch": int(best["epoch"]) if used else NOT_USED,
                 "validation KL without": round(start["validation_kl"], 4),
                 "validation KL with": round(best["validation_kl"], 4) if used else NOT_USED,
-                "entries of the own part": round(best["latents_deviation"], 1) if used else NOT_USED,
+                "entries of the own part": int(best["latents_deviation"]) if used else NOT_USED,
             }
         )
     return pd.DataFrame(rows).set_index(["method", "fold"])

@@ -57,6 +57,7 @@ def study(name: str, profile: Profile, chosen: Sequence[str] = (), data: Path | 
         "command": f"opinion-sae study {'--data PATH ' if data else ''}{name} -- {profile.run.name}",
         "profile": asdict(profile),
         "hashes": hashes,
+        "sae": read_fields(book, {"sae": str})["sae"] if (book := run.work / "hash-sae.json").is_file() else "",
     } | where()
     for number, key in enumerate(to_make):
         left = (time.monotonic() - start) / number * (len(to_make) - number) if number else 0.0

@@ -10,6 +10,7 @@ import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.paths import ROOT, studies_of
+from opinion_sae.book.recorded import read_fields
 from opinion_sae.score.metrics import ENDS
 
 STUDIES = ROOT / "results" / "studies"
@@ -150,4 +151,16 @@ def note(study: StudyTables) -> str:
     if study.about["missing"]:
         done = len(seconds) - 1
         said += f" {done} of {done + len(study.about['missing'])} items were run."
-    return said
+    return said + anew(study)
+
+
+def anew(study: StudyTables, root: Path = ROOT) -> str:
+    """A sentence where the run that the study went by has been made again since, with another SAE; its SAE is known
+    where the tables or study.json name it, and otherwise was one before."""
+    run = root / str(study.about.get("profile", {}).get("output", "")) / "run.json"
+    if not run.is_file():
+        return ""
+    now = read_fields(run, {"hashes": {"sae": {"sae": str}}})["hashes"]["sae"]["sae"]
+    named = {sha256 for of in study.tables.values() if "sae_sha256" in of for sha256 in of["sae_sha256"]}
+    same = now in {study.about.get("sae"), *named}
+    return "" if same else " The run that it went by has been made anew since, with another SAE."
