@@ -75,7 +75,8 @@ def load_leaderboard(results: Path) -> tuple[pd.DataFrame, str]:
     said: dict[str, Any] = read_json(about)
     check_fields(said, {"machine": str, "seconds": dict, "missing": list}, str(about), more=True)
     note = f"Made by `opinion-sae compare` on {said['machine']} in {said['seconds']['total'] / 60:.0f} minutes."
-    lacking = [name for name in said["missing"] if not name.endswith("-cost")]
+    there = set(found["method"])
+    lacking = [name for name in said["missing"] if not name.endswith("-cost") and name not in there]
     if lacking:
         note += f" Not all of it has been run; missing are {', '.join(f'`{name}`' for name in lacking)}."
     if said.get("kept"):
