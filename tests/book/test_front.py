@@ -159,6 +159,7 @@ def test_the_table_has_six_rows_and_no_nan(gaps):
     gaps.loc[gaps["method"] == "words", "gap_r"] = np.nan
     lines = front_table(gaps).splitlines()
     assert len(lines) == 10 and "too few questions" in lines[-2] and "nan" not in lines[-2]
+    assert any("(0.05\u00a0to\u00a00.15)" in line for line in lines)  # in one piece on a phone
 
 
 def test_the_picture_shows_the_rows_of_the_table(gaps):

@@ -18,6 +18,7 @@ from opinion_sae.book.leaders import load_leaderboard, turned_sentence
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.profile import model_name
 from opinion_sae.book.recorded import read_fields
+from opinion_sae.book.typeset import unbroken
 from opinion_sae.score.names import label
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
@@ -72,7 +73,7 @@ def front_table(gaps: pd.DataFrame) -> str:
     seeds = int(rows["n_seeds"].max())
     over = f", over {seeds} seeds where there is something to draw" if seeds > 1 else ""
     for method, row in rows.iterrows():
-        lines.append(f"| {label(str(method))} | {' | '.join(measured(row, measure) for measure in MEASURES)} |")
+        lines.append(f"| {label(str(method))} | {' | '.join(unbroken(measured(row, one)) for one in MEASURES)} |")
     return captioned(f"On held-out questions, from toplines, with 95% intervals{over}", lines)
 
 

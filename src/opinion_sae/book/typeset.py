@@ -164,10 +164,15 @@ def _count(value: Any) -> str | Link:
     return _text(value, None)
 
 
+def unbroken(text: str) -> str:
+    """The text with every interval in one piece."""
+    return INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", text)
+
+
 def _cell(tag: str, text: str | Link, right: bool) -> str:
     scope = ' scope="col"' if tag == "th" else ""
     kind = ' class="number"' if right else ""
-    shown = INTERVAL.sub("(\\1\u00a0to\u00a0\\2)", escape(str(text)))
+    shown = unbroken(escape(str(text)))
     if isinstance(text, Link):
         shown = f'<a href="{escape(text.address)}">{shown}</a>'
     return f"<{tag}{scope}{kind}>{shown}</{tag}>"
