@@ -126,11 +126,10 @@ def gradient_sentence(table: pd.DataFrame) -> str:
 def distances_sentence(near: pd.DataFrame) -> str:
     """Of `group_map_distances.csv`: how much of people the plane holds, and how far off each method's groups are."""
     whole = near[near["fold"] == "all"].set_index("method")
-    folds = near[near["fold"] != "all"].groupby("method")["distance"].agg(["min", "max"])
+    folds = near[near["fold"] != "all"].groupby("method")["distance"].agg(["min", "max"]).to_dict("index")
     said = [
-        f"{row.distance:.3f} places under {prose(str(row.Index))} (folds {folds.loc[row.Index, 'min']:.3f} to "
-        f"{folds.loc[row.Index, 'max']:.3f})"
-        for row in whole.itertuples()
+        f"{off:.3f} places under {prose(str(method))} (folds {folds[method]['min']:.3f} to {folds[method]['max']:.3f})"
+        for method, off in whole["distance"].to_dict().items()
     ]
     return (
         f"The plane holds {whole['explained'].iloc[0]:.0%} of what sets people's groups apart. A group lies on average "

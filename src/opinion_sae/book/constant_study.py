@@ -51,7 +51,7 @@ def composition_sentence(study: StudyTables) -> str:
     page = study["composition"]
     if page.empty:
         return ABSENT
-    best = page.loc[page["kl"].idxmin()]
+    best = page.sort_values("kl", kind="stable").iloc[0]
     said = f"The lowest KL is that of the row '{best['offset']}' ({best['kl']:.4f})"
     rows = page.set_index("offset").to_dict("index")
     if SUM not in rows:

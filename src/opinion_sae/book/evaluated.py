@@ -184,13 +184,11 @@ def splits_sentence(evaluated: Evaluated, method: str = "delta-reading") -> str:
     if not wide:
         return "What happens with whole topics, surveys or groups left out has not been measured: `make evaluate` does."
     shown = {split: of for split, of in wide.items() if split not in ("intersection", "group") and method in of.index}
-    said = f"By what its fit did not see, {prose(method)} has a gap correlation of {_listed(shown, method, 'gap_r')}, "
-    said += f"and closes of the group KL {_listed(shown, method, 'group_kl_closed')}."
-    harmed = [_left_out(split) for split, of in shown.items() if of.loc[method, "group_kl_closed_high"] < 0]
-    if harmed:
-        said += (
-            f" Below zero everybody's answers by themselves are nearer to the groups: so on {' and on '.join(harmed)}."
-        )
+    said = f"The gap correlation of {prose(method)} by what its fit did not see: {_listed(shown, method, 'gap_r')}. "
+    said += f"The share of the group KL that it closes: {_listed(shown, method, 'group_kl_closed')}."
+    highs = {split: of["group_kl_closed_high"].to_dict()[method] for split, of in shown.items() if split in SPLITS}
+    if harmed := [_left_out(split) for split, high in highs.items() if high < 0]:
+        said += f" With {' or '.join(harmed)} left out everybody's answers by themselves are nearer to the groups."
     if "intersection" in wide and method == "delta-reading":
         of = wide["intersection"]
         said += (

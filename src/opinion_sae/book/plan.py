@@ -266,8 +266,8 @@ def _sharded(step: Step, hours: float, load: float, faster: float, cores: int) -
     return (
         f"The texts are {texts / hours:.0%} of its hours. Extracted by {SHARDS} jobs side by side (`shards: {SHARDS}`) "
         f"they have the weights loaded twice more, {spoken(3600 * 2 * load)}: so a layer takes "
-        f"{_saved(*gpu, 'on GPUs')}, and {_saved(*cpu, f'on machines of {cores} cores')}, other loadings left "
-        f"out. On GPUs shards save time from about {float(f'{even:.1g}'):,.0f} tokens of text on."
+        f"{_saved(gpu[0], gpu[1], 'on GPUs')}, and {_saved(cpu[0], cpu[1], f'on machines of {cores} cores')}, other "
+        f"loadings left out. On GPUs shards save time from about {float(f'{even:.1g}'):,.0f} tokens of text on."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -281,7 +282,7 @@ def dose(curves: pd.DataFrame) -> str:
     for method, curve in curves.groupby("method", sort=False):
         measure = measure_of(str(method))
         task = "from toplines" if measure == "kl_toplines" else "alone"
-        best = curve.loc[curve[measure].idxmin()]
+        best = curve.sort_values(measure, kind="stable").iloc[0]
         said.append(
             f"The lowest KL of {prose(str(method))} {task}, {best[measure]:.3f}, is at strength {best['strength']:g}, "
             f"where {best['option_mass']:.2f} of the probability is on a letter and perplexity is "
@@ -363,10 +364,10 @@ def claims(table: pd.DataFrame) -> str:
 
 def claims_counted(tested: pd.DataFrame) -> str:
     """'26 claims (19 over 5 seeds, 7 over one seed)', a row per claim; '22 claims' where all are over as many."""
-    seeds = tested["n_seeds"].value_counts().sort_index(ascending=False) if "n_seeds" in tested else []
+    seeds = Counter(tested["n_seeds"].astype(int)) if "n_seeds" in tested else Counter()
     if len(seeds) < 2:
         return f"{len(tested)} claims"
-    return f"{len(tested)} claims ({', '.join(f'{count} {over_seeds(int(of))}' for of, count in seeds.items())})"
+    return f"{len(tested)} claims ({', '.join(f'{seeds[of]} {over_seeds(of)}' for of in sorted(seeds, reverse=True))})"
 
 
 def speed(ratios: pd.DataFrame) -> str:

@@ -95,7 +95,7 @@ def highest(gaps: pd.DataFrame) -> str:
     own = gaps[gaps["latents"] == 0].reset_index(drop=True)
     if own.empty:
         return "No offset has been fitted to an SAE yet."
-    best, seeds = own.loc[own["gap_r"].idxmax()], own["n_seeds"].astype(int)
+    best, seeds = own.sort_values("gap_r", kind="stable").iloc[-1], own["n_seeds"].astype(int)
     inside = int(((own["gap_r_low"] <= best["gap_r"]) & (own["gap_r_high"] >= best["gap_r"])).sum())
     least, most = seeds.min(), seeds.max()
     return (

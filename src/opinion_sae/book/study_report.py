@@ -238,7 +238,7 @@ def widths_sentence(study: StudyTables) -> str:
     there = rows[rows["gap_r"].notna()].reset_index(drop=True) if "gap_r" in rows else rows.iloc[:0]
     if not len(there):
         return note(study)
-    best = there.loc[there["gap_r"].idxmax()]
+    best = there.sort_values("gap_r", kind="stable").iloc[-1]
     inside = int(((there["gap_r_low"] <= best["gap_r"]) & (there["gap_r_high"] >= best["gap_r"])).sum())
     return (
         f"The highest gap correlation is {plain(best['gap_r'])} at {best['width']:,.0f} latents; it lies within the "
