@@ -45,12 +45,12 @@ def test_four_sentences_with_the_numbers_of_the_table(gaps):
     did, found, made_of, words = abstract(gaps, claims(), ABOUT, NONE).splitlines()
     assert "after layer 7 of a-model" in did and "1 groups" in did and "12 held-out questions" in did
     assert "0.10 (0.05 to 0.15) and closes 0.10" in found and "(0.00 and 0.00)" in found
-    assert "0.20 and 0.20" in made_of and "without an autoencoder 0.40 and 0.40, worse on both measures" in made_of
-    assert "autoencoder's 0.30 and 0.30, worse on both measures." in made_of
+    assert "0.20 and 0.20" in made_of and "without an autoencoder 0.40 and 0.40 (worse by both)" in made_of
+    assert made_of.endswith("on random directions 0.30 and 0.30 (worse by both).")
     assert "0.50 (0.45 to 0.55) and 0.50" in words
     assert "does better than them on both measures" in words
     assert "words and latents (0.60 and 0.60) does better than words alone on both measures" in words
-    assert words.endswith("(95% intervals over questions; one seed; tests corrected for their number).")
+    assert words.endswith("(one seed, 95% intervals, corrected tests).")
 
 
 def test_what_a_gap_is_and_which_kl_is_meant_is_said_where_they_come_first(gaps):
@@ -100,11 +100,11 @@ def test_what_is_lost_without_a_part_turns_with_the_tests(gaps, reference, value
         verdicts = {reference.replace("-", "_"): (by_r, by_kl)}
         return abstract(gaps, claims(**verdicts), ABOUT, NONE).splitlines()[2]
 
-    assert f"{value} and {value}, worse on both measures" in said("supported", "supported")
-    assert f"{value} and {value}, better on both measures" in said("contradicted", "contradicted")
-    assert f"{value} and {value}, not shown to differ on either measure" in said("not supported", "not supported")
-    assert f"{value} and {value}, worse by KL, not shown to differ by correlation" in said("not supported", "supported")
-    assert f"{value} and {value}, worse by correlation, better by KL" in said("supported", "contradicted")
+    assert f"{value} and {value} (worse by both)" in said("supported", "supported")
+    assert f"{value} and {value} (better by both)" in said("contradicted", "contradicted")
+    assert f"{value} and {value} (not shown to differ)" in said("not supported", "not supported")
+    assert f"{value} and {value} (worse by KL)" in said("not supported", "supported")
+    assert f"{value} and {value} (worse by correlation, better by KL)" in said("supported", "contradicted")
 
 
 def test_what_no_fit_saw_is_said_and_when_the_toplines_alone_are_nearer(gaps):
@@ -117,8 +117,8 @@ def test_what_no_fit_saw_is_said_and_when_the_toplines_alone_are_nearer(gaps):
     def said(splits):
         return abstract(gaps, claims(), ABOUT, splits).splitlines()[1]
 
-    alone = "; on topics that no fit saw 0.17 and 0.07, on another survey 0.01 and -0.05"
-    assert said(splits).endswith(f"{alone}, further from the groups than everybody's answers.")
+    alone = "; on unseen topics 0.17 and 0.07, on another survey 0.01 and -0.05"
+    assert said(splits).endswith(f"{alone}, worse than everybody's answers.")
     assert said(splits.assign(group_kl_closed_high=0.1)).endswith(f"{alone}.")
     assert said(splits[splits["split"] == "topic"]) == said(NONE)  # with one of them only, neither
 
@@ -142,10 +142,7 @@ def test_claims_over_seeds_are_taken_where_they_are_of_the_same_run(gaps, tmp_pa
     write_json(tmp_path / "evaluate.json", {"hashes": own})
     seeds = abstract_of(tmp_path).splitlines()
     assert "does worse than them by KL, and by correlation no difference is shown" in seeds[3] and "5 seeds" in seeds[3]
-    assert (
-        "is not shown to differ from words alone on either measure (95% intervals over questions and seeds; 5 seeds"
-        in seeds[3]
-    )
+    assert "is not shown to differ from words alone on either measure (5 seeds, 95%" in seeds[3]
     assert seeds[:3] == one[:3]
     several = gaps[gaps["method"] == "delta-reading"].assign(gap_r=0.15, n_seeds=5)
     write_csv(tmp_path / "evaluate_gaps.csv", several)

@@ -98,27 +98,27 @@ def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta
 
 
 def without(claims: pd.DataFrame, reference: str) -> str:
-    """What is lost without a part of the reading offset, the reference being the offset that lacks it: 'worse by KL,
-    not shown to differ by correlation'."""
+    """What is lost without a part of the reading offset, the reference being the offset that lacks it: 'worse by KL'
+    where no difference by correlation is shown."""
     lost = {"supported": "worse", "contradicted": "better", UNSURE: "not shown to differ"}
     by_r, by_kl = (lost[verdict] for verdict in verdicts_of(claims, reference))
     if by_r == by_kl:
-        return f"{by_r} on {'either' if by_r == lost[UNSURE] else 'both'} measure{'' if by_r == lost[UNSURE] else 's'}"
+        return by_r if by_r == lost[UNSURE] else f"{by_r} by both"
     said = [f"{by_r} by correlation", f"{by_kl} by KL"]
-    return ", ".join(sorted(said, key=lambda part: part.startswith(lost[UNSURE])))
+    return ", ".join(part for part in said if not part.startswith(lost[UNSURE]))
 
 
 def unseen(splits: pd.DataFrame, method: str = "delta-reading") -> str:
     """Both measures on topics and on a survey that no fit saw, and whether the toplines alone would have been nearer;
     nothing where they were not taken."""
     said = []
-    for split, where in (("topic", "topics that no fit saw"), ("survey", "another survey")):
+    for split, where in (("topic", "unseen topics"), ("survey", "another survey")):
         rows = splits[splits["method"] == f"{method}-by-{split}"]
         found = overall(rows[rows["split"] == split]) if len(rows) else rows
         if not len(found):
             return ""
         row = found.iloc[0]
-        nearer = ", further from the groups than everybody's answers" if row["group_kl_closed_high"] < 0 else ""
+        nearer = ", worse than everybody's answers" if row["group_kl_closed_high"] < 0 else ""
         said.append(f"on {where} {plain(row['gap_r'])} and {plain(row['group_kl_closed'])}{nearer}")
     return f"; {', '.join(said)}"
 
@@ -155,12 +155,11 @@ def abstract(gaps: pd.DataFrame, claims: pd.DataFrame, about: Mapping[str, Any],
             f"{beside(claims, 'delta', 'one that is the same for every question')} "
             f"({r['delta']} and {closed['delta']}){unseen(splits)}.",
             f"With at most 64 latents read per axis these are {r[few]} and {closed[few]}; without an autoencoder "
-            f"{r[dense]} and {closed[dense]}, {without(claims, dense)}; with random directions in place of the "
-            f"autoencoder's {r[drawn]} and {closed[drawn]}, {without(claims, drawn)}.",
-            f"The question's words alone, with no language model, reach {sure['words']} and {closed['words']}: "
+            f"{r[dense]} and {closed[dense]} ({without(claims, dense)}); on random directions {r[drawn]} and "
+            f"{closed[drawn]} ({without(claims, drawn)}).",
+            f"The question's words alone, with no model, reach {sure['words']} and {closed['words']}: "
             f"the reading offset {beside(claims, 'words', 'them')}, and a read-out of words and latents "
             f"({plain(added)} and {plain(of_kl)}) {beside(claims, 'words', 'words alone', 'words+direct')} "
-            f"(95% intervals over questions{'' if seeds == 'one seed' else ' and seeds'}; {seeds}; tests corrected "
-            "for their number).",
+            f"({seeds}, 95% intervals, corrected tests).",
         ]
     )
