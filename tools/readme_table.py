@@ -19,7 +19,7 @@ from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.report import kept_epochs, own_part, verdict
-from opinion_sae.book.sentences import count_verdicts, with_ends
+from opinion_sae.book.sentences import claims_counted, count_verdicts, with_ends
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import verdicts
 
@@ -185,7 +185,7 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
     more = f"\nIt also runs what a book has no time for. Held-out KL: {run.have(*slow)}." if slow else ""
     return (
         f"{said}, which `make evaluate` measures: under five seeds, each with an SAE of its own, the groups' own part "
-        f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {len(seeds)} claims, "
+        f"changes the KL by {_change(seeds.loc[own], 'effect')}, questions and seeds drawn; of {claims_counted(seeds)}, "
         f"{count_verdicts(seeds['verdict'])} (`results/default/evaluate*.csv`).{_contradicted(seeds)}{gaps}{more}"
     )
 
