@@ -77,10 +77,11 @@ study: $(READY)
 pages: html
 	HTML=_build/html $(PY) -m pytest tests/book/test_pages.py
 
+# A baseline longer than what is found is no failure, and lint writes nothing: `basedpyright` alone updates it.
 lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/basedpyright
+	.venv/bin/basedpyright --baselinemode=discard
 
 # The smoke book first: nbval runs its chapters again, which writes the same files anew (hence
 # --touch, so that the next run does not take them for changed).
