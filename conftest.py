@@ -6,7 +6,9 @@ It lies here, not in tests/, so that it also holds for the chapters in _build/.
 import os
 import re
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before anything loads torch; see opinion_sae/__init__.py
+# before anything loads torch; see opinion_sae/__init__.py
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

@@ -75,10 +75,11 @@ def test_an_offset_of_either_kind_comes_back_by_the_front_door(tiny, six_questio
         GroupDelta.load(tmp_path / "reads.safetensors", sae)
 
 
-@pytest.mark.parametrize("given", [None, "active"])
-def test_threads_wait_asleep_whatever_imports_the_package_unless_asked_otherwise(given):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({"OMP_WAIT_POLICY": given} if given else {})
-    code = "import opinion_sae, os; print(os.environ['OMP_WAIT_POLICY'])"
+@pytest.mark.parametrize("given", [None, "else"])
+@pytest.mark.parametrize("name, ours", [("OMP_WAIT_POLICY", "passive"), ("MKL_CBWR", "AUTO,STRICT")])
+def test_threads_sleep_and_change_no_product_whatever_imports_the_package_unless_asked_otherwise(name, ours, given):
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {"PYTHONPATH": str(ROOT / "src")} | ({name: given} if given else {})
+    code = f"import opinion_sae, os; print(os.environ['{name}'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == (given or "passive")
+    assert done.stdout.strip() == (given or ours)

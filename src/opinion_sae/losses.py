@@ -17,8 +17,8 @@ def reconstruction(
 
     With `spread`, the mean |x - mean(x)|^2 of all activations of which x are some: for a batch too small to tell.
     """
-    total = (x - x.mean(0)).pow(2).sum() if spread is None else len(x) * spread
-    return (x - x_hat).pow(2).sum() / total
+    total = (x - x.mean(0)).pow(2).sum(0).sum() if spread is None else len(x) * spread
+    return (x - x_hat).pow(2).sum(0).sum() / total  # by columns first: one sum of all hangs on the number of threads
 
 
 def kl(shares: Float[Tensor, "*cell option"], log_probs: Float[Tensor, "*cell option"]) -> Float[Tensor, "*cell"]:

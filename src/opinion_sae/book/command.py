@@ -281,6 +281,7 @@ def _uses(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. A mistake in what it is given ends with one line on stderr, and 1."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, loaded later; as in execute.KERNEL_ENVIRONMENT
     from opinion_sae.book.terminal import tell
 
     given = parser().parse_args(arguments)

@@ -33,7 +33,9 @@ KERNEL_ENVIRONMENT = {
     "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one from the user's folder
     "PYTHONHASHSEED": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),  # for benchmarks/
-    "OMP_WAIT_POLICY": "passive",  # as in the package, which a notebook may import after torch
+    "OMP_WAIT_POLICY": "passive",  # these two as in the package, which a notebook may import after torch
+    "MKL_CBWR": "AUTO,STRICT",
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's, whose sums depend on it
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm would like a widget; the bars go elsewhere
     "SOURCE_DATE_EPOCH": "0",  # the date that matplotlib writes into an SVG
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

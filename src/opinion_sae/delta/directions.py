@@ -8,6 +8,7 @@ from torch import Tensor
 
 from opinion_sae.model.answers import AnswerPath, Steering
 from opinion_sae.model.reading import turned
+from opinion_sae.threads import one_thread
 
 
 class Effects:
@@ -55,6 +56,7 @@ def _letter_gradients(
         return torch.autograd.grad(own, x)[0].cpu()
 
 
+@one_thread()
 def dense_directions(
     square: Float[Tensor, "d d"], cross: Float[Tensor, "direction d"], ridge: float = 0.01
 ) -> Float[Tensor, "direction d"]:
@@ -63,6 +65,7 @@ def dense_directions(
     return torch.linalg.solve(square + level * torch.eye(len(square)), cross.T).T
 
 
+@one_thread()
 def latent_directions(
     square: Float[Tensor, "d d"],
     cross: Float[Tensor, "direction d"],

@@ -21,6 +21,7 @@ from opinion_sae.sae.train import check_finite
 from opinion_sae.score.gaps import TASKS
 from opinion_sae.score.toplines import everyone, group_weights
 from opinion_sae.survey import Survey
+from opinion_sae.threads import one_thread
 
 ADAM_EPS = 1e-8  # torch's default
 # loss in nats of log p for these questions
@@ -41,6 +42,7 @@ class Axes(NamedTuple):
         return torch.einsum("gk,kbf,qf->gqb", self.c, self.a, r) + self.constant[:, None]
 
 
+@one_thread()
 def axes_of(
     coefficients: Float[Tensor, "group direction feature"],
     constant: Float[Tensor, "group direction"],
@@ -56,6 +58,7 @@ def axes_of(
     return Axes(torch.einsum("gk,gbf->kbf", c, coefficients), c, constant)
 
 
+@one_thread()
 def few_features(
     axes: Axes,
     r: Float[Tensor, "train feature"],

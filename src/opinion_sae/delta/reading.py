@@ -16,6 +16,7 @@ from opinion_sae.artifacts import replacing
 from opinion_sae.delta.offsets import Offset, check_sae, fill, read_offsets
 from opinion_sae.model.reading import PLACES, inverse_frequency, weighted_bag
 from opinion_sae.sae.autoencoder import SparseAutoencoder
+from opinion_sae.threads import one_thread
 
 FORMAT = "opinion-sae-delta"
 FEW = (1, 4, 16)  # latents read by an axis, to see what is lost with fewer
@@ -113,7 +114,8 @@ class ReadingOffset(Offset):
 
     def scores(self, read: Float[Tensor, "item features"]) -> Float[Tensor, "item axis direction"]:
         """a_kw . r of each item."""
-        return torch.einsum("im,kwm->ikw", self.weigh(read), self.a)
+        with one_thread():  # a product of so few rows is MKL's one that hangs on their number
+            return (self.weigh(read) @ self.a.flatten(0, 1).T).unflatten(1, self.a.shape[:2])
 
     def offsets(self) -> Float[Tensor, "group written"]:
         """The part that is the same for every question: shared + D_g."""

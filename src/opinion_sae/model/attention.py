@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from opinion_sae.threads import softmax
+
 PRODUCTS = "batched-products"  # its name among transformers' attention implementations
 
 
@@ -40,7 +42,7 @@ def batched_products(
         scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling)
     else:
         scores = mask + softcap * torch.tanh(torch.bmm(q, k.transpose(1, 2)) * (scaling / softcap))
-    mixed = torch.bmm(scores.softmax(-1, dtype=torch.float32).to(dtype), v)
+    mixed = torch.bmm(softmax(scores).to(dtype), v)
     return mixed.view(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
