@@ -190,8 +190,8 @@ workdir: str(home())
 
 if PROFILE.sae_steps < 100:  # nothing in it is work enough for more than one core
     ALL_CORES = set()
-PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/cards.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
-PROSE += [path for path in (*ROOT.glob("benchmarks/*.json"), *ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*")) if path.is_file()]
+PROSE = [ROOT / name for name in ("src/opinion_sae/book/build.py", "src/opinion_sae/book/cards.py", "src/opinion_sae/book/latent_pages.py", "src/opinion_sae/book/head.py", "_config.yml", "CITATION.cff")]
+PROSE += [path for path in (*ROOT.glob("benchmarks/*.json"), *ROOT.glob("book/*"), *ROOT.glob("book/_static/*"), *ROOT.glob("book/_extra/explorer/*"), *ROOT.glob("book/_extra/latents/*")) if path.is_file()]
 
 
 def written_by(name):

@@ -63,8 +63,8 @@
     return { sentences: bottom("#main-content section > p"), picture: bottom(".front img"), table: bottom(".front table") };
   };
   const sidebar = () => {
-    const box = document.querySelector("#pst-primary-sidebar");
-    return { entries: box.querySelectorAll("li.toctree-l1").length, over: box.scrollHeight - box.clientHeight };
+    const box = document.querySelector("#pst-primary-sidebar"); // a page of a latent has none
+    return box && { entries: box.querySelectorAll("li.toctree-l1").length, over: box.scrollHeight - box.clientHeight };
   };
   const figures = () => [...document.querySelectorAll("#main-content img")].map((image) => [image.src, image.getBoundingClientRect().width]);
 

@@ -51,12 +51,12 @@ def test_an_audit_in_a_sentence():
 
 
 def test_the_page_has_the_first_and_the_unbounded():
-    axes = {("read", 7): "axis-1.html#latent-7", ("read", 9): "../cards/axis-2.html#latent-9"}
+    axes = {("read", 7): "../latents/7.html", ("read", 9): "../latents/9.html"}
     page = audit_report.audit_page(audited(), axes, 1).html.replace("\u00a0", " ")
-    row = re.sub("<[^>]+>", "|", next(line for line in page.splitlines() if "axis-1.html#latent-7" in line))
+    row = re.sub("<[^>]+>", "|", next(line for line in page.splitlines() if "../latents/7.html" in line))
     told = [cell for cell in row.split("|") if cell]
     assert told == ["7", "Up; Down", "5", "+0.0100 (+0.0090 to +0.0110)", "+0.100", "-0.100", "from -10 to 10"]
-    assert "../cards/axis-2.html#latent-9" in page and "at no strength" in page
+    assert "../latents/9.html" in page and "at no strength" in page
     one = audited().assign(on_target_low=float("nan"), on_target_high=float("nan"))
     page = audit_report.audit_page(one, axes, 1).html
     assert "+0.0100 (too few questions" in page and "nan" not in page

@@ -1,4 +1,5 @@
-"""The pages of cards, and what chapter 09 says of latents: text from outside stays text, sentences turn with tables."""
+"""Lists of latents with cards, and what chapter 09 says of them: text from outside stays text, sentences turn with
+tables."""
 
 import re
 
@@ -7,7 +8,7 @@ import pytest
 
 from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book import cards, latent_report
-from opinion_sae.book.cards import COLUMNS, pages, read_labels
+from opinion_sae.book.cards import COLUMNS, complete, places, read_labels
 
 BAD = "</mark><script>alert(1)</script>\n```\n# not a heading"
 CARD = {
@@ -36,6 +37,10 @@ AXIS = {
 }
 
 
+def pages(results):
+    return cards.pages(complete(results))
+
+
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     monkeypatch.setattr(cards, "ON_A_PAGE", 1)
@@ -60,9 +65,35 @@ def test_text_from_outside_is_shown_as_it_is(page):
 
 def test_a_card_can_be_linked_to_and_links_to_others(page):
     assert "(axis-1)=" in page and "(latent-7)=\n### Latent 7: road, \\*bad\\*" in page
-    assert '<a href="axis-2.html#latent-9">9</a> (0.50), 8 (0.25)' in page
+    assert '<a href="../latents/9.html">9</a> (0.50), 8 (0.25)' in page
     assert "{ref}`7 <latent-7>`" in page and "{ref}`10 <latent-10>`" in page
     assert page.index("| +0.50 | {ref}") < page.index("| -0.50 | {ref}")
+
+
+def test_an_axis_has_the_cards_of_its_ends_and_a_row_for_every_latent(tmp_path, monkeypatch):
+    """One card at either end of five latents; of those without one the row has the name that links lead to."""
+    monkeypatch.setattr(cards, "STRONGEST", 1)
+    weights = {1: -0.9, 2: 0.8, 3: -0.7, 4: 0.6, 5: 0.0}
+    found = [CARD | {"latent": n, "weights": [weight, 0.0]} for n, weight in weights.items()]
+    found[2] |= {"seeds": 3, "others": 4, "label": "a|b", "label_score": None}
+    write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": found})
+    head, _, rows = pages(tmp_path)["cards/axis-1"].partition("## All latents\n")
+    assert re.findall("### Latent ([0-9]+)", head) == ["1", "2"]
+    assert re.findall("{ref}`([0-9]+)", head) == ["2", "1"]
+    assert rows.strip().splitlines() == [
+        "5 latents have their largest weight on this axis. Each has a page of its own.",
+        "",
+        "````{table} All latents of this axis by size of weight, as above",
+        "| Weight | Latent | Label | Label's score | Found by other seeds |",
+        "| :-- | :-- | :-- | :-- | :-- |",
+        r'| -0.90 | <a href="../latents/1.html">1</a> | road, \*bad\* | 0.75 | not known |',
+        r'| +0.80 | <a href="../latents/2.html">2</a> | road, \*bad\* | 0.75 | not known |',
+        r'| -0.70 | <a id="latent-3" href="../latents/3.html">3</a> | a\|b | not measured | 3 of 4 |',
+        r'| +0.60 | <a id="latent-4" href="../latents/4.html">4</a> | road, \*bad\* | 0.75 | not known |',
+        r'| +0.00 | <a id="latent-5" href="../latents/5.html">5</a> | road, \*bad\* | 0.75 | not known |',
+        "````",
+    ]
+    assert places(found)["read", 4] == "axis-1.html#latent-4"
 
 
 def test_what_is_written_has_a_page_of_its_own(page, tmp_path):
@@ -70,10 +101,12 @@ def test_what_is_written_has_a_page_of_its_own(page, tmp_path):
     written, second = (pages(tmp_path)[f"cards/{name}"] for name in ("written", "written-2"))
     assert "(what-is-written)=\n# What is written, 1 to 1\n" in written and "(what-is-written)=" not in second
     assert "on every axis: 2 to 2 by the size of their weights; the others: {doc}`1 to 1 <written>`.\n" in second
-    assert "(written-7)=\n### Latent 7" in second and "latent-7)=" not in second and "written-7" not in written
-    assert "| -3 | {ref}`11 <written-11>`" in written and "<dt>Weight, on every axis</dt><dd>-3</dd>" in written
-    assert "<dt>Written on every question</dt><dd>&lt;b&gt;Up +1</dd>" in written
-    assert '<a href="axis-2.html#latent-9">9</a>' in written
+    assert '| -3 | <a id="written-7" href="../latents/7.html">7</a> | road, \\*bad\\* | 0.75 |' in second
+    assert '| -3 | <a id="written-11" href="../latents/11.html">11</a> |' in written and "written-7" not in written
+    assert "latent-card" not in written and places([WRITTEN, WRITTEN | {"latent": 11}]) == {
+        ("write", 7): "written.html#written-7",
+        ("write", 11): "written-2.html#written-11",
+    }
 
 
 def test_whether_other_seeds_have_it_is_said(page, tmp_path):
@@ -178,10 +211,10 @@ def test_tables_link_to_the_cards_there_are():
     cards.append({"latent": 3, "axis": None, "role": "write"})
     labels = labelled().assign(latent=[7, 7, 3, 3])
     page = latent_report.latents_page(table(), cards, labels.iloc[:0], "read", 1).html.replace("\u00a0", " ")
-    assert '<a href="../cards/axis-2.html#latent-7">7</a>' in page and "latent-9" not in page
+    assert '<a href="../latents/7.html">7</a>' in page and "latents/9.html" not in page
     assert "-0.020 (-0.030 to -0.010)" in page and "not measured" in page
     written = latent_report.latents_page(table(), cards, labels, "write", 3).html
-    link = '<a href="../cards/written.html#written-3">3</a>'
+    link = '<a href="../latents/3.html">3</a>'
     cells = [link, "+2.00", "rain", "0.75 (0.50)", "places", "0.70 (0.40)", "+0.000"]
     assert re.findall("<td[^>]*>(.*?)</td>", written) == cells
     read = latent_report.latents_page(table(), cards, labels[labels["latent"] == 7], "read", 3).html

@@ -124,17 +124,18 @@ def test_the_script_holds_the_file_or_null(case, tmp_path):
     assert explorer_script(tmp_path / "none.json") == "globalThis.explorerData = null;\n"
 
 
-def test_latents_with_a_card_have_its_address(case, tmp_path):
+def test_latents_with_a_card_have_the_address_of_their_page(case, tmp_path):
     explorer.write_page(tmp_path / "page.json", case[-1])
     first, other, *_ = map(int, case[-1]["latents"])
-    cards = [{"role": "read", "latent": first, "axis": 2}, {"role": "write", "latent": other, "axis": 0}]
+    cards = [{"role": "read", "latent": first, "axis": 2}, {"role": "write", "latent": other, "axis": None}]
+    cards.append({"role": "write", "latent": 10**6, "axis": None})  # at no question
     write_json(tmp_path / "cards.json", {"cards": cards})
     text = explorer_script(tmp_path / "page.json").removeprefix("globalThis.explorerData = ").removesuffix(";\n")
-    linked = case[-1] | {"cards": {str(first): f"../cards/axis-2.html#latent-{first}"}}
+    linked = case[-1] | {"cards": {str(latent): f"../latents/{latent}.html" for latent in (first, other)}}
     assert json.loads(text) == linked
     write_json(tmp_path / "cards.json", {"cards": [card | {"label": "taxes"} for card in cards]})
     text = explorer_script(tmp_path / "page.json").removeprefix("globalThis.explorerData = ").removesuffix(";\n")
-    assert json.loads(text) == linked | {"labels": {str(first): "taxes"}}
+    assert json.loads(text) == linked | {"labels": {str(first): "taxes", str(other): "taxes"}}
 
 
 def test_what_comes_from_outside_is_written_as_text_and_nothing_is_fetched():
@@ -293,7 +294,7 @@ def test_the_page_reads_without_colour_and_without_eyes(opened, case):
     assert said[1].strip() == f"latent {latent} (taxes, work)" and all("(no card)" in text for text in said[2:])
     (card,) = opened.get_by_role("link").all()
     assert card.inner_text() == f"card of latent {latent}"
-    assert card.get_attribute("href") == f"../cards/axis-1.html#latent-{latent}"
+    assert card.get_attribute("href") == f"../latents/{latent}.html"
 
 
 def test_a_file_of_ones_own_is_text_and_a_wrong_one_is_refused(opened, case, tmp_path):

@@ -1,6 +1,7 @@
 """The finished book as a browser draws it: `_build/smoke/html` after `make test` made it, or the folder `$HTML`.
 
-Every page is opened once, from disk, and looked at on a phone, on a screen in both themes, and on paper.
+Every page is opened once, from disk, and looked at on a phone, on a screen in both themes, and on paper; of the
+pages of latents, which are many of one kind, the first, the last and one with both roles. The others are parsed.
 """
 
 import asyncio
@@ -9,15 +10,18 @@ import os
 import re
 import shutil
 from collections import Counter
+from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import quote, unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 import axe_playwright_python
 import pytest
 from playwright.async_api import async_playwright
 
 from opinion_sae.artifacts import read_json
-from opinion_sae.book.cards import addresses
+from opinion_sae.book.cards import places
+from opinion_sae.book.latent_pages import addresses
 from opinion_sae.book.paths import ROOT
 
 HTML = Path(os.environ.get("HTML", ROOT / "_build" / "smoke" / "html")).resolve()
@@ -31,6 +35,46 @@ PHONE, SCREEN, PAPER = (
     {"width": 717, "height": 1000},  # A4 less Chromium's margins, at 96 dots per inch
 )
 SCRIPTS = Path(axe_playwright_python.__file__).with_name("axe.min.js"), Path(__file__).with_name("page.js")
+
+
+@cache
+def cards():
+    """Those of the run, which its book shows."""
+    return read_json(RESULTS / "cards.json")["cards"] if (RESULTS / "cards.json").is_file() else []
+
+
+def opened(path):
+    """Whether a browser looks at a page: of those of latents at the first, the last and one with both roles."""
+    if path.parent != HTML / "latents":
+        return 'http-equiv="Refresh"' not in path.read_text(encoding="utf-8")
+    order = [card["latent"] for card in cards()]
+    return int(path.stem) in {order[0], order[-1], *[one for one, n in Counter(order).items() if n > 1][:1]}
+
+
+class Parsed(HTMLParser):
+    """What `pageOf.facts` says of a page that no browser opens."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.url, self.inside = path.as_uri(), ""
+        self.facts = {"url": self.url, "title": "", "lang": "", "metas": {}, "ids": [], "links": []}
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values, self.inside = dict(attrs), tag
+        self.facts["ids"] += [values["id"]] if "id" in values else []
+        if tag == "html":
+            self.facts["lang"] = values.get("lang", "")
+        if tag == "meta" and "name" in values:
+            self.facts["metas"][values["name"]] = values.get("content", "")
+        if tag == "a" and "href" in values:
+            self.facts["links"].append(urljoin(self.url, values["href"]))
+
+    def handle_data(self, data):
+        self.facts["title"] += data if self.inside == "title" else ""
+
+    def handle_endtag(self, tag):
+        self.inside = ""
 
 
 def smallest_text(picture):
@@ -71,7 +115,9 @@ async def look(page, path):
     seen["axe"] += await page.evaluate("pageOf.rest()")
     for theme in ("light", "dark"):
         await page.emulate_media(color_scheme=theme)
-        await page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
+        await page.wait_for_function(
+            "theme => [theme, undefined].includes(document.documentElement.dataset.theme)", arg=theme
+        )
         seen["axe"] += [f"{theme}: {one}" for one in await page.evaluate("pageOf.contrast()")]
     await page.set_viewport_size(PHONE)
     await page.evaluate("pageOf.settled()")
@@ -109,7 +155,7 @@ async def visit(browser_path):
                 return found
 
         paths = sorted(path for path in HTML.rglob("*.html") if "_static" not in path.parts)
-        pages = [path for path in paths if 'http-equiv="Refresh"' not in path.read_text(encoding="utf-8")]
+        pages = [path for path in paths if opened(path)]
         seen = await asyncio.gather(*(one(look, path) for path in pages))
         order = seen[0]["sidebar"]
         sought = order[len(order) // 2]
@@ -135,6 +181,13 @@ def pages(visited):
     return visited[0]
 
 
+@pytest.fixture(scope="module")
+def every(pages):
+    """The pages that were opened, and of the latents' pages that were not what `Parsed` finds."""
+    found = {path.relative_to(HTML).as_posix(): path for path in (HTML / "latents").glob("*.html")}
+    return pages | {name: Parsed(path).facts for name, path in found.items() if name not in pages}
+
+
 @pytest.mark.parametrize(
     "rule", ["console", "foreign", "images", "tables", "phone", "words", "letters", "paper", "axe"]
 )
@@ -154,6 +207,9 @@ def test_the_first_page_says_it_all_on_the_first_screen(pages):
 
 def test_the_sidebar_fits(pages):
     for name, page in pages.items():
+        if name.startswith("latents/"):  # outside of it
+            assert not page["contents"]
+            continue
         assert page["contents"]["entries"] <= 13, name  # the first page and twelve more
         assert page["contents"]["over"] <= 0, f"{name}: the sidebar is {page['contents']['over']} pixels too long"
 
@@ -163,42 +219,52 @@ def test_three_kinds_of_reader_have_each_a_path_of_at_most_three_pages(pages):
     assert len(links) == 3 and all(1 <= len(set(path)) <= 3 for path in links), links
 
 
-def test_every_card_is_reached_from_the_offset_that_uses_it(pages):
+def test_every_latents_page_is_reached_from_the_offset_that_uses_it(pages, every):
     """From the chapter of the offset to that of its latents, to the page of an axis, or to the first page of what is
-    written and from there to the others; there the card has its name."""
-    cards = {name: page for name, page in pages.items() if name.startswith("cards/")}
-    found = read_json(RESULTS / "cards.json") if (RESULTS / "cards.json").is_file() else {"cards": []}
+    written and from there to the others; there the latent has its name and a link to its page, which leads back."""
+    found = cards()
     of = {name: {urldefrag(link)[0] for link in page["own"]} for name, page in pages.items()}
     assert pages["chapters/09_latents.html"]["url"] in of["chapters/17_reading.html"]
-    for address in addresses(found["cards"]).values():
-        name, anchor = address.split("#")
-        page, over = cards[f"cards/{name}"], "cards/written.html" if name.startswith("written-") else ""
-        assert not over or cards[over]["url"] in of["chapters/09_latents.html"]
-        assert page["url"] in of[over or "chapters/09_latents.html"] and anchor in page["ids"]
+    own = addresses(found)
+    assert {name for name in every if name.startswith("latents/")} == {
+        page.removeprefix("../") for page in own.values()
+    }
+    for key, place in places(found).items():
+        name, anchor = place.split("#")
+        page, over = pages[f"cards/{name}"], "cards/written.html" if name.startswith("written-") else ""
+        assert not over or pages[over]["url"] in of["chapters/09_latents.html"]
+        assert page["url"] in of[over or "chapters/09_latents.html"] and page["ids"].count(anchor) == 1
+        latent = every[own[key].removeprefix("../")]
+        assert latent["url"] in of[f"cards/{name}"] and f"{page['url']}#{anchor}" in latent["links"]
 
 
-def test_every_link_leads_somewhere(pages):
-    """Within the book: to a file that is there, and to something of that name on its page."""
-    ids = {(HTML / name).as_uri(): {"", *page["ids"]} for name, page in pages.items()}
-    broken = []
-    for name, page in pages.items():
+def test_every_link_leads_somewhere(every):
+    """Within the book: to a file that is there, and to something of that name on its page, or in the explorer to a
+    question that it has."""
+    ids = {page["url"]: {"", *page["ids"]} for page in every.values()}
+    data = RESULTS / "explorer.json"
+    questions = read_json(data)["questions"] if data.is_file() else []
+    ids[(HTML / "chapters" / "20_explorer.html").as_uri()] |= {f"question={one['key']}" for one in questions}
+    there, broken = {str(path) for path in HTML.rglob("*") if path.is_file()}, []
+    for name, page in every.items():
         for link in page["links"]:
             url, anchor = urldefrag(link)
             if not url.startswith("file:"):
                 continue
-            path = Path(unquote(url.removeprefix("file://")).partition("?")[0])
-            if not (path.is_file() and path.is_relative_to(HTML)):
+            path = unquote(url.removeprefix("file://")).partition("?")[0]
+            if path not in there:
                 broken.append(f"{name}: link: {path} is not in the book")
             elif unquote(anchor) not in ids.get(url, {"", anchor}):
-                broken.append(f"{name}: link: nothing on {path.name} is named {anchor}")
+                broken.append(f"{name}: link: nothing on {Path(path).name} is named {anchor}")
     assert not broken, "\n".join(["", *broken])
 
 
-def test_every_page_says_what_it_is(pages):
-    wanted = {"description", "citation_title", "citation_author", "citation_publication_date"}
-    found = [f"{name}: lang: {page['lang']!r}" for name, page in pages.items() if page["lang"] != "en"]
-    titles = Counter(page["title"] for page in pages.values())
-    for name, page in pages.items():
+def test_every_page_says_what_it_is(every):
+    cited = {"citation_title", "citation_author", "citation_publication_date"}  # of a page of the book, not of a latent
+    found = [f"{name}: lang: {page['lang']!r}" for name, page in every.items() if page["lang"] != "en"]
+    titles = Counter(page["title"] for page in every.values())
+    for name, page in every.items():
+        wanted = {"description", *(() if name.startswith("latents/") else cited)}
         parts = page["title"].split(" — ")
         if len(set(parts)) < len(parts) or titles[page["title"]] > 1 or not parts[0].strip():
             found.append(f"{name}: title: {page['title']}")
@@ -218,7 +284,8 @@ def test_every_page_links_to_the_repository_where_one_is_named(pages):
     address = os.environ.get("REPOSITORY_URL")
     if not address:
         pytest.skip("REPOSITORY_URL is not set")
-    assert not [name for name, page in pages.items() if address not in page["links"]]
+    of_book = {name: page for name, page in pages.items() if not name.startswith("latents/")}
+    assert not [name for name, page in of_book.items() if address not in page["links"]]
 
 
 def test_the_search_finds_a_page_by_its_title(visited):

@@ -1140,6 +1140,10 @@ RECORDED = {
         {"sae": "ab", "axes": [], "cards": [{"role": "read", "latent": 3, "axis": 1}]},
         "sae cards cards.0.role cards.0.latent cards.0.axis",
     ),
+    "explorer.json": (
+        {"questions": [{"key": "a", "latents": [3]}]},
+        "questions questions.0.key questions.0.latents",
+    ),
     "texts.json": ({"prompts": ["a"], "held_out": ["b"], "training": ["c"]}, "prompts held_out training"),
     "full_size.json": (
         {
@@ -1158,6 +1162,7 @@ def recorded(file: str) -> Callable[[Path], list[Damage]]:
         (folder / file).write_text(json.dumps(good))
         found = any_json(file, good, needed)
         able = {"run.json": ("absent",), "full_size.json": ("-0.5",), "cards.json": ("sae missing", "axis null")}
+        able["explorer.json"] = ("absent",)
         return [one for one in found if not one.name.endswith(able.get(file, ("nothing",)))]
 
     return write
@@ -1166,12 +1171,14 @@ def recorded(file: str) -> Callable[[Path], list[Damage]]:
 def read_recorded(file: str) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
         from opinion_sae.book import recorded
+        from opinion_sae.book.build import explored
         from opinion_sae.book.cards import read_cards
 
         return {
             "run.json": lambda path: recorded.read_costs(path, recorded.COST),
             "01_a.json": lambda path: recorded.read_cost(path, recorded.COST),
             "cards.json": read_cards,
+            "explorer.json": explored,
             "texts.json": recorded.read_texts,
             "full_size.json": recorded.read_full_size,
         }[file](folder / file)

@@ -64,7 +64,7 @@ def written_page(study: StudyTables, cards: Mapping[tuple[str, int], str], count
 
 def audit_page(table: pd.DataFrame, cards: Mapping[tuple[str, int], str], count: int) -> Shown:
     """Of one role the `count` latents that move those meant for them most as they are, and as many of those that are
-    not bounded throughout, with links to their `cards` (`links_of`)."""
+    not bounded throughout, with links to their pages (`cards`: `addresses`)."""
     if not len(table):
         return sentence(NOTHING)
     ends = table["strength"].min(), table["strength"].max()

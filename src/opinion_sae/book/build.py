@@ -18,13 +18,14 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from opinion_sae.artifacts import read_json, replacing
+from opinion_sae.artifacts import check_fields, read_json, replacing
 from opinion_sae.book.api import api_page
-from opinion_sae.book.cards import CARDS, addresses, pages, read_cards
 from opinion_sae.book.cards import FILE as CARDS_FILE
+from opinion_sae.book.cards import complete, pages, places, read_cards
 from opinion_sae.book.clusters import clusters_page
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
+from opinion_sae.book.latent_pages import FOLDER, addresses, latent_pages
 from opinion_sae.book.paths import ROOT, Run, check_made, claim, mark, relative, remove_made
 from opinion_sae.book.plan import plan_page
 from opinion_sae.book.recorded import read_cells, read_fields
@@ -34,6 +35,7 @@ KEPT = ROOT / "src" / "opinion_sae" / "data" / "published"
 PROSE = ROOT / "book"
 MADE = ("chapters", "figures")  # the run's own; in book/ they are the published copies
 EXPLORER = Path("_extra", "explorer", "data.js")
+LATENTS = Path("_extra", FOLDER)
 PUBLISHES_BOOK = "default"
 
 # as its script does, whose first line does not stand spaces in the path
@@ -80,10 +82,14 @@ def stage(run: Run) -> None:
         else:
             shutil.copy2(path, run.book)
         _let_write(run.book / path.name)
+    data, found = run.results / "explorer.json", complete(run.results)
     (run.book / EXPLORER).parent.mkdir(parents=True, exist_ok=True)
-    (run.book / EXPLORER).write_text(explorer_script(run.results / "explorer.json"), encoding="utf-8")
+    (run.book / EXPLORER).write_text(explorer_script(data), encoding="utf-8")
+    (run.book / LATENTS).mkdir(parents=True, exist_ok=True)
+    for name, text in latent_pages(found["cards"], places(found["cards"]), explored(data)).items():
+        (run.book / LATENTS / name).write_text(text, encoding="utf-8")
     made = {"api": api_page(), "faults": faults_page(), "clusters": clusters_page(), "plan": plan_page()}
-    for name, text in (made | pages(run.results)).items():
+    for name, text in (made | pages(found)).items():
         (run.book / f"{name}.md").parent.mkdir(exist_ok=True)
         (run.book / f"{name}.md").write_text(text, encoding="utf-8")
     for path in set(run.chapters.glob("*.ipynb")) - set(_chapters(run)):
@@ -100,18 +106,30 @@ def explorer_script(path: Path) -> str:
     """The explorer's data as a script, since a page that is read from disk may fetch nothing; null if there is none.
 
     To the data come `cards` and, if there are any, `labels`, from the file of cards beside it: for each latent that has
-    one the card's address, and its label.
+    one the address of its page, and its label.
     """
     found = read_fields(path, {"latents": dict}) if path.is_file() else None
     beside = path.with_name(CARDS_FILE)
     if found is not None and beside.is_file():
         made = read_cards(beside)["cards"]
-        at, said = addresses(made), {card["latent"]: card.get("label") for card in made if card["role"] == "read"}
-        cards = {latent: at.get(("read", int(latent))) for latent in found["latents"]}
-        found["cards"] = {latent: f"../{CARDS}/{card}" for latent, card in cards.items() if card}
-        labels = {latent: said[int(latent)] for latent in found["cards"] if said[int(latent)]}
+        at = {str(latent): page for (_, latent), page in addresses(made).items()}
+        said = {str(card["latent"]): card.get("label") for card in made}
+        found["cards"] = {latent: at[latent] for latent in found["latents"] if latent in at}
+        labels = {latent: said[latent] for latent in found["cards"] if said[latent]}
         found |= {"labels": labels} if labels else {}
     return f"globalThis.explorerData = {json.dumps(found, ensure_ascii=False, separators=(',', ':'))};\n"
+
+
+def explored(path: Path) -> dict[int, str]:
+    """Of each latent that the explorer's data lists, the key of the first question at which they do; none without data.
+    ValueError for a question that has no key or lists anything else."""
+    questions = read_fields(path, {"questions": list})["questions"] if os.path.lexists(path) else []
+    for n, question in enumerate(questions):
+        where = f"{path}: questions: {n}"
+        check_fields(question, {"key": str, "latents": list}, where, more=True)
+        if not all(type(latent) is int for latent in question["latents"]):
+            raise ValueError(f"{where}: latents {question['latents']} are not whole numbers")
+    return {latent: question["key"] for question in reversed(questions) for latent in question["latents"]}
 
 
 def _chapters(run: Run) -> list[Path]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from opinion_sae.book.cards import SCORES, addresses, labeler_name
+from opinion_sae.book.cards import SCORES
 from opinion_sae.book.gap_report import FEW, plain
+from opinion_sae.book.latent_pages import addresses, labeler_name
 from opinion_sae.book.sentences import counted, with_ends
 from opinion_sae.book.typeset import Link, Shown, sentence
 from opinion_sae.book.typeset import table as typeset
@@ -68,11 +69,6 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
     )
 
 
-def links_of(cards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
-    """The address of each card by role and latent, from a chapter."""
-    return {key: f"../cards/{address}" for key, address in addresses(cards).items()}
-
-
 def meant_for(cards: Sequence[Mapping[str, Any]], groups: Sequence[str], role: str) -> dict[tuple[str, int], list[int]]:
     """The numbers of the groups on each card of a role, those that its latent moves most."""
     own = {(card["role"], card["latent"]): card["pull"] for card in cards if card["role"] == role}
@@ -83,8 +79,8 @@ def latents_page(
     table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], labels: pd.DataFrame, role: str, count: int
 ) -> Shown:
     """The `count` latents that each axis reads with the largest weights, or that are written so, with links to their
-    cards, their labels by statistics and those of `labels.csv`."""
-    links, known = links_of(cards), {(row["by"], row["latent"]): row for row in labels.to_dict("records")}
+    pages, their labels by statistics and those of `labels.csv`."""
+    links, known = addresses(cards), {(row["by"], row["latent"]): row for row in labels.to_dict("records")}
     part = table[[pair[0] == role and pair in links for pair in zip(table["role"], table["latent"], strict=True)]]
     part = part.groupby("axis", dropna=False).head(count)
     others = [by for by in dict.fromkeys(labels.loc[labels["latent"].isin(part["latent"]), "by"]) if by != "statistics"]
