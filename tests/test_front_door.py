@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import opinion_sae
 from opinion_sae.book.paths import ROOT
@@ -73,6 +75,35 @@ def test_an_offset_of_either_kind_comes_back_by_the_front_door(tiny, six_questio
     reads.save(tmp_path / "reads.safetensors")
     with pytest.raises(ValueError, match="`load_offset` reads offsets that read the question too"):
         GroupDelta.load(tmp_path / "reads.safetensors", sae)
+
+
+@pytest.mark.parametrize("family, file", [("gemma2", "params.npz"), ("gemma3", "params.safetensors")])
+def test_gemma_and_gemma_scope_from_folders_take_an_offset_that_reads(tiny, six_questions, tmp_path, family, file):
+    """Both in the form in which the hub has them; Gemma 3 turns its layers by two kinds of rotary angles."""
+    from opinion_sae import AnswerPath, fit_delta, load_language_model, load_sae, steer
+
+    tiny.model(family).save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    drawn = torch.randn(96, 32, generator=torch.Generator().manual_seed(0))
+    decoder = torch.nn.functional.normalize(drawn, dim=1)
+    params = {"b_enc": torch.zeros(96), "b_dec": torch.zeros(32), "threshold": torch.full((96,), 0.5)}
+    if file.endswith("npz"):
+        np.savez(tmp_path / file, W_enc=decoder.T, W_dec=decoder, **params)
+    else:
+        save_file(params | {"w_enc": decoder.T.contiguous(), "w_dec": decoder}, tmp_path / file)
+    lm, sae = load_language_model(str(tmp_path / "model"), "float32"), load_sae(tmp_path)
+    answers = AnswerPath(lm, six_questions.questions, 2, orders=1)
+    offset, _ = fit_delta(answers, sae, six_questions, reads="question", axes=1)
+    moved = (answers.predict(offset).exp() - answers.predict().exp()).abs()
+    assert moved.isfinite().all() and moved.max() > 1e-3
+    tokens = torch.tensor([list(answers.prompts[0].tokens)])
+    plain = lm.model(tokens).logits[0, -1]
+    with steer(lm, offset, six_questions.groups[0], hook_layer=2, asked=slice(*answers.prompts[0].asked)):
+        steered = lm.model(tokens).logits[0, -1]
+    by_hand = answers.predict(offset)[0, 0].exp()
+    letters = answers.letters[0][: len(six_questions.questions[0].options)]
+    torch.testing.assert_close(steered[letters].softmax(-1), by_hand[: len(letters)], atol=1e-4, rtol=1e-3)
+    assert not torch.equal(plain, steered)
 
 
 @pytest.mark.parametrize("given", [None, "else"])

@@ -805,6 +805,15 @@ def npz(folder: Path) -> list[Damage]:
     return [*any_file("sae/params.npz"), *made]
 
 
+def scope_of_gemma_3(folder: Path) -> list[Damage]:
+    weights = small_sae(None, True).requires_grad_(False).state_dict()
+    good = {name.replace("W_", "w_"): tensor for name, tensor in weights.items()}
+    (folder / "sae").mkdir()
+    (folder / "sae" / "params.safetensors").write_bytes(tensors(good))
+    found = any_tensors("sae/params.safetensors", good)
+    return [one._replace(place=one.place.replace("w_", "W_")) for one in found]
+
+
 RUN = {"profile": {"model": "packaged:mine", "hook_layer": 3}, "machine": "2 cores"} | {
     "notebooks": {"01_surveys": {"seconds": 1.5, "peak_memory_mb": 300}}
 }
@@ -1264,6 +1273,7 @@ DOORS = {
     "SAE: topk": Door(sae(2), read_sae),
     "SAE: jumprelu": Door(sae(None, True), read_sae),
     "SAE: npz": Door(npz, read_sae),
+    "SAE: Gemma Scope 2": Door(scope_of_gemma_3, read_sae),
     "published tables": Door(published, read_published),
     "study": Door(study, read_study),
     **{f"recorded: {file}": Door(recorded(file), read_recorded(file)) for file in RECORDED},

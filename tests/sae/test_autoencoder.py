@@ -174,9 +174,32 @@ def test_bad_gemma_scope_files_are_refused(tmp_path):
             load_sae(tmp_path)
 
 
+def test_gemma_scope_for_gemma_3_is_read_from_its_own_file(tmp_path):
+    params = {name: torch.from_numpy(array) for name, array in scope_params().items()}
+    small = {name.replace("W_", "w_"): tensor for name, tensor in params.items()}
+    save_file(small, tmp_path / "params.safetensors")
+    scope = load_sae(tmp_path)
+    np.savez(tmp_path / "params.npz", **scope_params())
+    assert (
+        scope.architecture == "jumprelu" and not scope.subtract_b_dec and scope.sha256() == load_sae(tmp_path).sha256()
+    )
+    (tmp_path / "params.npz").unlink()
+    save_file(small | {"affine_skip_connection": torch.eye(2)}, tmp_path / "params.safetensors")
+    with pytest.raises(
+        ValueError, match=r"params.safetensors: tensors \['affine_skip_connection'\] are none of an SAE's"
+    ):
+        load_sae(tmp_path)
+    save_file({name: small[name] for name in small if name != "w_dec"}, tmp_path / "params.safetensors")
+    with pytest.raises(ValueError, match=r"params.safetensors: tensors \['W_dec'\] are missing"):
+        load_sae(tmp_path)
+
+
 def test_absent_saes_are_named(tmp_path):
     for source in (tmp_path, tmp_path / "absent", "./absent", "absent"):
-        with pytest.raises(FileNotFoundError, match=f"SAE {source}: neither cfg.json .* nor params.npz"):
+        with pytest.raises(
+            FileNotFoundError,
+            match=f"SAE {source}: neither cfg.json .* nor params.npz or params.safetensors .Gemma Scope.",
+        ):
             load_sae(source)
 
 

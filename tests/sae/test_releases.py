@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import io
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from opinion_sae.book import command
 from opinion_sae.book.preflight import check_run
@@ -16,6 +18,7 @@ from opinion_sae.book.profile import load_profile
 from opinion_sae.sae.autoencoder import SaeFacts, SparseAutoencoder, check_fits, load_sae, release_and_id, sae_facts
 
 SCOPE = "gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical"
+SCOPE_2, SCOPE_2_FILE = "gemma-scope-2-1b-pt-res/layer_13_width_16k_l0_medium", "params.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning")
 
 
@@ -48,6 +51,36 @@ def test_a_gemma_scope_release_is_read_through_saelens(tmp_path, monkeypatch):
     assert 0 < (found.encode(x) > 0).float().mean() < 1
     assert torch.equal(found.encode(x), local.encode(x)) and torch.equal(found(x), local(x))
     assert found.metadata["hook_name"] == "blocks.12.hook_resid_post"
+
+
+@pytest.fixture
+def scope_2(tmp_path, monkeypatch):
+    """Where SAELens takes Gemma Scope 2's files from: a folder in place of the hub, with a small SAE."""
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    named = {name.replace("W_", "w_"): torch.from_numpy(array) for name, array in scope_params(8, 20).items()}
+    save_file(named, tmp_path / "params.safetensors")
+    said = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": "model.layers.13.output"}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    asked = []
+
+    def download(repo_id, filename, subfolder="", force_download=False):
+        asked.append((repo_id, f"{subfolder}/{filename}" if subfolder else filename))
+        return str(tmp_path / filename.rpartition("/")[2])
+
+    monkeypatch.setattr(loaders, "hf_hub_download", download)
+    shapes = {name: list(tensor.shape) for name, tensor in named.items()}
+    monkeypatch.setattr(loaders, "get_safetensors_tensor_shapes", lambda *names: shapes)
+    return asked
+
+
+def test_a_gemma_scope_2_release_is_read_through_saelens(tmp_path, scope_2):
+    found, local = load_sae(SCOPE_2), load_sae(tmp_path)
+    path = "resid_post/layer_13_width_16k_l0_medium"
+    assert set(scope_2) == {("google/gemma-scope-2-1b-pt", f"{path}/{name}") for name in ("config.json", SCOPE_2_FILE)}
+    assert found.architecture == "jumprelu" and not found.subtract_b_dec and found.sha256() == local.sha256()
+    assert found.metadata["hook_name"] == "blocks.13.hook_resid_post"
+    assert found.metadata["model_name"] == "google/gemma-3-1b-pt"
 
 
 def test_a_release_tells_its_layer_and_model_without_the_hub():
@@ -172,6 +205,21 @@ def test_the_gemma_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny)
     with pytest.raises(ValueError, match="trained at blocks.12.hook_resid_post, but hook_layer 13"):
         check_run(dataclasses.replace(gemma, hook_layer=13))
     assert set(asked) == {"google/gemma-2-2b", "google/gemma-2-2b-it"}
+
+
+def test_the_gemma_3_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny, scope_2):
+    from opinion_sae.model import weights
+
+    config = tiny.model("gemma3").config
+    config.hidden_size, config.num_hidden_layers = 8, 26  # as wide as the small SAE
+    monkeypatch.setattr(weights.AutoConfig, "from_pretrained", lambda name, **more: config)
+    gemma = load_profile("gemma-3-1b")
+    assert gemma.model == "google/gemma-3-1b-pt" and gemma.sae == SCOPE_2 and check_run(gemma) == ""
+    assert "same family" in check_run(dataclasses.replace(gemma, model="google/gemma-3-1b-pt-mine"))
+    with pytest.raises(ValueError, match="trained at blocks.13.hook_resid_post, but hook_layer 12"):
+        check_run(dataclasses.replace(gemma, hook_layer=12))
+    with pytest.raises(ValueError, match="trained on google/gemma-3-1b-pt, but the model is google/gemma-2-2b"):
+        check_run(dataclasses.replace(gemma, model="google/gemma-2-2b"))
 
 
 def test_intersections_need_their_parts(profile):

@@ -67,7 +67,7 @@ def by_hand(lm, prompt, tokens, move):
 PROMPTS = ["Question: yes? Answer:", "A"]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gpt-neox", "mistral"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3", "gpt-neox", "mistral"])
 def test_text_is_that_of_the_rule_by_hand_whatever_the_padding(tiny, sae, family):
     lm, delta, strength = tiny.lm(family), make_delta(sae), 0.7
 

@@ -27,6 +27,7 @@ ARCHITECTURES = {  # SAELens' names, and the tensors of each; the last two are w
     "batchtopk": (*ENCODER, "topk_threshold"),
     "matryoshka_batchtopk": (*ENCODER, "topk_threshold"),
 }
+SCOPE = ("params.npz", "params.safetensors")  # of Gemma Scope for Gemma 2 and Gemma 3, beside no cfg.json
 READ = sorted({name for tensors in ARCHITECTURES.values() for name in tensors})
 CONFIG = {  # of SAELens' configuration, what is read and checked here; all of it may be missing
     **{"d_in": int | None, "d_sae": int | None, "k": int | float | None, "metadata": dict | None},
@@ -155,7 +156,7 @@ class SparseAutoencoder(nn.Module):
 
 
 def load_sae(source: str | Path) -> SparseAutoencoder:
-    """Load a SAELens folder, a folder with Gemma Scope's `params.npz`, or `<SAELens release>/<id>`.
+    """Load a SAELens folder, one with Gemma Scope's `params.npz` or `params.safetensors`, or `<SAELens release>/<id>`.
 
     It goes to the GPU if there is one, and is frozen: no gradient reaches its weights before `requires_grad_()`.
     Raises FileNotFoundError for a folder without those files, ValueError for an architecture or a normalisation that
@@ -169,19 +170,19 @@ def load_sae(source: str | Path) -> SparseAutoencoder:
         weights = read_tensors(folder / "sae_weights.safetensors", names=READ)[1]
         sae = from_saelens(config, weights, f"{source}: cfg.json", f"{source}: sae_weights.safetensors")
     else:
-        sae = from_gemma_scope(folder / "params.npz")
+        sae = from_gemma_scope(folder)
     return sae.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
 
 
 def sae_folder(source: str | Path) -> Path | None:
     """The folder that `source` names, with one of the known files in it; None for a SAE of a SAELens release."""
     folder = Path(source).expanduser()
-    if (folder / "cfg.json").is_file() or (folder / "params.npz").is_file():
+    if any((folder / name).is_file() for name in ("cfg.json", *SCOPE)):
         return folder
     if folder.is_dir() or str(source).startswith((".", "/", "~")) or "/" not in str(source):
         raise FileNotFoundError(
-            f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor params.npz (Gemma Scope) "
-            "there; a hub SAE is named <SAELens release>/<id>"
+            f"SAE {source}: neither cfg.json with sae_weights.safetensors (SAELens) nor {' or '.join(SCOPE)} (Gemma "
+            "Scope) there; a hub SAE is named <SAELens release>/<id>"
         )
     return None
 
@@ -212,7 +213,7 @@ def release_and_id(source: str) -> tuple[str, str]:
 def not_fetched(source: str, error: OSError) -> OSError:
     return OSError(
         f"SAE {source} could not be fetched from the Hugging Face hub; without a network, point `sae` at "
-        f"a folder with cfg.json and sae_weights.safetensors, or with params.npz. The hub said: {error}"
+        f"a folder with cfg.json and sae_weights.safetensors, or with {' or '.join(SCOPE)}. The hub said: {error}"
     )
 
 
@@ -277,9 +278,23 @@ def from_saelens(config: dict, weights: dict[str, Tensor], name: str, file: str 
     )
 
 
-def from_gemma_scope(path: Path) -> SparseAutoencoder:
-    """Gemma Scope's own file (Lieberum et al. 2024): JumpReLU, b_dec not subtracted before the encoder."""
-    weights = {name: torch.from_numpy(array) for name, array in npz_arrays(path, TENSORS).items()}
+def from_gemma_scope(folder: Path) -> SparseAutoencoder:
+    """Gemma Scope's own file (Lieberum et al. 2024): JumpReLU, b_dec not subtracted before the encoder.
+
+    For Gemma 2 `params.npz`; for Gemma 3 (Gemma Scope 2) `params.safetensors`, with `w_enc` and `w_dec` in small
+    letters. Raises ValueError for tensors that are missing, misshapen or not finite, and for more of them, as a
+    transcoder has.
+    """
+    path = folder / SCOPE[0]
+    if path.is_file():
+        weights = {name: torch.from_numpy(array) for name, array in npz_arrays(path, TENSORS).items()}
+    else:
+        path = folder / SCOPE[1]
+        small = {name.replace("W_", "w_"): name for name in TENSORS}
+        found = read_tensors(path)[1]
+        if more := sorted(set(found) - set(small)):
+            raise ValueError(f"SAE {path}: tensors {more} are none of an SAE's, which are {', '.join(small)}")
+        weights = {small[name]: tensor for name, tensor in found.items()}
     tensors = check_tensors(str(path), weights, TENSORS)
     return SparseAutoencoder(*tensors[:4], threshold=tensors[4], subtract_b_dec=False)
 
@@ -325,7 +340,7 @@ def sae_facts(source: str) -> SaeFacts:
     if (folder / "cfg.json").is_file():
         config = checked_config(read_json(folder / "cfg.json", dict), f"{source}: cfg.json")
         return SaeFacts(config.get("d_in"), config.get("metadata") or {})
-    return SaeFacts(from_gemma_scope(folder / "params.npz").d_in, {})
+    return SaeFacts(from_gemma_scope(folder).d_in, {})
 
 
 def check_fits(sae: SparseAutoencoder | SaeFacts, source: str, model: str, width: int, hook_layer: int) -> str:
