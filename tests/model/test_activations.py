@@ -76,7 +76,8 @@ def test_activations_equal_the_hidden_states_of_transformers_text_by_text(family
         assert found.dtype == torch.float32
         norm = expected.norm(dim=1)
         assert (norm < SINK_NORM * norm.median()).all()  # no sinks in a random model
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        rounding = 1e-5 * expected.abs().max().item()  # either is this far from float64 after four layers
+        torch.testing.assert_close(found, expected, atol=rounding, rtol=1e-4)
 
 
 @torch.no_grad()
