@@ -213,10 +213,13 @@ On OpinionQA there are {questions} questions and {groups} groups (`make tables P
 {gaps_sentence(other.table("gaps"))}
 {gap_claims_page(other.table("gap_claims"))}
 Without the toplines the groups' own part of the constant Δ changes the KL of {prose("shared-delta")} there by {_change(other.pairs.loc[own], "kl_difference")}, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims; Δ has a KL of {other.kl["delta"]:.3f}, {other.have(*there)}.
+With Qwen2.5-Coder-0.5B-Instruct (profile `opinionqa-qwen`):
+{gaps_sentence(larger.table("gaps"))}
+{gap_claims_page(larger.table("gap_claims"))}
 With Qwen2.5-Coder-1.5B-Instruct (profile `opinionqa-qwen-1.5b`):
 {gaps_sentence(largest.table("gaps"))}
 {gap_claims_page(largest.table("gap_claims"))}
-Qwen2.5-Coder-0.5B-Instruct has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run (`make tables PROFILE=opinionqa-qwen`).
+Without the toplines Qwen2.5-Coder-0.5B-Instruct has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run.
 
 {_over_seeds(ours, own)}
 """

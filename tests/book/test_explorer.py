@@ -291,9 +291,9 @@ def test_the_page_reads_without_colour_and_without_eyes(opened, case):
     assert region.evaluate("box => box === document.activeElement && box.scrollWidth > box.clientWidth")
     latent = case[-1]["questions"][0]["latents"][0]
     said = opened.locator('[data-at="without"] label').all_inner_texts()
-    assert said[1].strip() == f"latent {latent} (taxes, work)" and all("(no card)" in text for text in said[2:])
+    assert said[1].strip() == f"latent {latent} (taxes, work)" and all("(no page)" in text for text in said[2:])
     (card,) = opened.get_by_role("link").all()
-    assert card.inner_text() == f"card of latent {latent}"
+    assert card.inner_text() == f"page of latent {latent}"
     assert card.get_attribute("href") == f"../latents/{latent}.html"
 
 

@@ -52,7 +52,7 @@ def test_tables_come_back_by_method_and_by_group(tmp_path):
 
 @pytest.mark.parametrize("name", ["alignment.csv", "floor.csv", "comparisons.csv", "numbers.json", "run.json"])
 @pytest.mark.parametrize(
-    ("run", "command"), [("mine", "make book PROFILE=mine"), ("opinionqa-qwen", "make tables PROFILE=opinionqa-qwen")]
+    ("run", "command"), [("mine", "make book PROFILE=mine"), ("opinionqa", "make tables PROFILE=opinionqa")]
 )
 def test_an_absent_table_says_how_to_make_it(tmp_path, name, run, command):
     write(tmp_path / run)
@@ -94,7 +94,9 @@ def test_an_absent_run_is_said_with_its_command_and_breaks_nothing(both):
     (both / "opinionqa-qwen").mkdir()  # a run that has begun
     runs = published_runs("results/default", both)
     assert list(runs) == ["opinionqa"]
-    assert "results/opinionqa-qwen is not in this checkout: `make tables" in published.absent(runs, "results/default")
+    assert "results/opinionqa-qwen is not in this checkout: `opinion-sae run" in published.absent(
+        runs, "results/default"
+    )
     assert published.absent({}, "results/default").count("\n") == len(COMMANDS) - 1
     assert (
         len(published.run_table({})) == len(published.side_by_side({}, ("kl",))) == len(published.differences({})) == 0

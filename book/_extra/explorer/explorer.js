@@ -153,7 +153,7 @@
 
   // what a latent stands for: the label of its card, or, where no labels are known, the tokens that it promotes
   function called(latent) {
-    if (labels && !cards[latent]) return "no card";
+    if (labels && !cards[latent]) return "no page";
     if (labels && labels[latent]) return labels[latent];
     const promoted = data.latents[String(latent)];
     return promoted ? `promotes: ${promoted}` : "";
@@ -174,7 +174,7 @@
       label.append(input, ` ${latent}${stands ? ` (${stands})` : ""}`);
       line.append(label);
       const card = n === "" ? undefined : cards[one.latents[n]];
-      if (card) line.append(" ", node("a", `card of ${latent}`, { href: card }));
+      if (card) line.append(" ", node("a", `page of ${latent}`, { href: card }));
       return line;
     });
     at("without").replaceChildren(...choices);

@@ -18,9 +18,11 @@ from opinion_sae.book.recorded import read_full_size
 from opinion_sae.score.names import prose
 
 # the published runs on answers that may not be passed on, and what makes each
-COMMANDS = {name: f"make tables PROFILE={name}" for name in ("opinionqa", "opinionqa-qwen")}
-# of the largest model only what the offsets that read need
-COMMANDS["opinionqa-qwen-1.5b"] = "opinion-sae run 01,02,03,04,17,18,07 -- opinionqa-qwen-1.5b"
+COMMANDS = {"opinionqa": "make tables PROFILE=opinionqa"}
+# of the larger models only what the offsets that read need
+COMMANDS |= {
+    name: f"opinion-sae run 01,02,03,04,17,18,07 -- {name}" for name in ("opinionqa-qwen", "opinionqa-qwen-1.5b")
+}
 FULL_SIZE = ROOT / "benchmarks" / "full_size.json"
 COLUMNS = (
     *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),

@@ -20,8 +20,14 @@ class Effects:
 
     def __init__(self, answers: AnswerPath, at: Steering | None = None, batch: int = 16):
         items = torch.arange(len(answers.prompts))
-        found = torch.cat([_letter_gradients(answers, part, at) for part in items.split(batch)])
         there = answers.has_option[..., None]
+        letters = answers.has_option.sum(1)
+        found = torch.zeros(*answers.letters.shape, answers.lm.width)
+        for part in letters.argsort(stable=True).split(
+            batch
+        ):  # few letters with few: no copy for one that is not there
+            most = int(letters[part[-1]])
+            found[part, :most] = _letter_gradients(answers, part, most, at)
         mean = (found * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
         self.gradients: Float[Tensor, "item option d"] = (found - mean) * there
         self.question = items // answers.orders
@@ -45,13 +51,13 @@ class Effects:
 
 
 def _letter_gradients(
-    answers: AnswerPath, items: Int[Tensor, "item"], at: Steering | None
-) -> Float[Tensor, "item option d"]:
-    """Of every letter's logit: as many copies of x as there are letters, each asked for its own."""
+    answers: AnswerPath, items: Int[Tensor, "item"], letters: int, at: Steering | None
+) -> Float[Tensor, "item letter d"]:
+    """Of the first letters' logits: as many copies of x as letters, each asked for its own."""
     with torch.no_grad():
         x = answers.steered(items, at)[:, :1]
     with torch.enable_grad():
-        x = x.repeat(1, answers.letters.shape[1], 1).requires_grad_()
+        x = x.repeat(1, letters, 1).requires_grad_()
         own = answers.option_logits(items, x).diagonal(dim1=1, dim2=2).sum()
         return torch.autograd.grad(own, x)[0].cpu()
 
