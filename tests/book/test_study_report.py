@@ -75,6 +75,16 @@ def changed(study, measure, name, **values):
     return study._replace(tables={"architectures": table})
 
 
+def test_no_interval_goes_where_its_measure_cannot(architectures):
+    few = changed(architectures, "l0_at_answers", "gated", value=4.0, low=-1.3, high=9.6)
+    assert report.at_middle(few, "l0_at_answers")["gated"] == (4.0, 0.0, 9.6)
+    assert "4.00 (0.00 to 9.60)" in report.architectures_table(few).html.replace("\u00a0", " ")
+    worse = changed(architectures, "fvu_at_answers", "gated", value=0.9, low=-0.2, high=1.3)  # which may be over 1
+    assert report.at_middle(worse, "fvu_at_answers")["gated"] == (0.9, -0.2, 1.3)
+    lost = changed(architectures, "gap_r_gain", "gated", low=-0.4)
+    assert report.at_middle(lost, "gap_r_gain")["gated"].low == -0.4
+
+
 def test_the_note_says_command_time_machine_and_what_is_missing(architectures, tmp_path):
     said = note(architectures)
     assert "`make study NAME=architectures` in 3 minutes on 2 CPU cores, 46 GFLOP/s" in said

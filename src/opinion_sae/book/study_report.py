@@ -38,6 +38,7 @@ IN_TABLE = {
     "group_kl_closed": "group KL closed",
     "ratio": "time, TopK = 1",
 }
+RANGES = {"l0_at_answers": (0.0, None), "dead": (0.0, 1.0), "recovered": (None, 1.0), "absorbed": (0.0, 1.0)}
 
 
 class Point(NamedTuple):
@@ -53,11 +54,11 @@ class Point(NamedTuple):
 
 
 def points(study: StudyTables, measure: str) -> dict[tuple[str, int], Point]:
-    """One measure of the architectures, by architecture and sparsity."""
+    """One measure of the architectures, by architecture and sparsity; a t interval ends where the measure does."""
     rows = study["architectures"]
     rows = rows[rows["measure"] == measure]
     keys = zip(rows["architecture"], rows["target_l0"], strict=True)
-    values = rows[["value", "low", "high"]].to_numpy(float).tolist()
+    values = rows[["value", "low", "high"]].to_numpy(float).clip(*RANGES.get(measure, (None, None))).tolist()
     return {(str(name), int(l0)): Point(*value) for (name, l0), value in zip(keys, values, strict=True)}
 
 
