@@ -137,7 +137,7 @@ CHAPTERS = {
         figures=["trade_off.svg"],
         work=[],
     ),
-    "13_opinionqa": dict(needs=[], tables=[], figures=["compare_models.svg", "gaps_by_size.svg"], work=["numbers-full-size.json"]),
+    "13_opinionqa": dict(needs=["07_alignment"], tables=[], figures=["compare_models.svg", "gaps_by_size.svg"], work=["numbers-full-size.json"]),
     "14_claims": dict(
         needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
         tables=["claims.csv"],
@@ -228,7 +228,8 @@ def shown(name):
         return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
     if name != "13_opinionqa":
         return []
-    files = [path for path in ROOT.glob("results/opinionqa*/*.*") if path.parent != RUN.results]
+    others = [folder for named in ("opinionqa*", "gss-*", "default") for folder in ROOT.glob(f"results/{named}")]
+    files = [path for folder in others if folder != RUN.results for path in folder.glob("*.*")]
     return [*files, ROOT / "benchmarks/full_size.json"]
 
 

@@ -83,9 +83,9 @@ def test_runs_that_are_there_stand_side_by_side(both):
     assert wide.loc["delta", ("large-q4", "kl")] == pytest.approx(2.3)
     assert np.isnan(wide.loc["of my own", ("large-q4", "kl")])
     assert published.differences(runs).loc[("delta", "unsteered"), ("small", "high")] == 0.2
-    third = published.absent(runs, "results/default")
+    third, *others = published.absent(runs, "results/default").splitlines()
     assert (
-        third.startswith("results/opinionqa-qwen-1.5b is not in this checkout: `opinion-sae run") and "\n" not in third
+        third.startswith("results/opinionqa-qwen-1.5b is not in this checkout: `opinion-sae run") and len(others) == 2
     )
 
 
@@ -155,16 +155,39 @@ def test_gaps_against_size_are_those_of_the_tables(both):
     some = {"large": large, "small": of_size("opinionqa", "packaged:a-100m", 0.1)}
     table = published.gaps_by_size(some)
     assert list(table["parameters"]) == [1e8] * 3 + [1.5e9] * 3
-    lines = [bar.lines[0] for bar in gaps_by_size(table).axes[0].containers]
+    figure = gaps_by_size({"OpinionQA": table, "another": table[:3], "none": table[:0]})
+    lines = [bar.lines[0] for bar in figure.axes[0].containers]
     assert [list(line.get_ydata()) for line in lines] == [[0.1, 0.5]] * 3
-    said = published.gaps_by_size_sentence(table)
-    assert "From 100 million to 1,500 million" in said and "that of the reading Δ from 0.10 to 0.50" in said
+    assert [list(bar.lines[0].get_ydata()) for bar in figure.axes[1].containers] == [[0.1]] * 3
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "OpinionQA, 9 questions",
+        "another, 9 questions",
+    ]
+    said = published.gaps_by_size_sentence({"OpinionQA": table})
+    assert (
+        "On OpinionQA: from 100 million to 1,500 million" in said and "that of the reading Δ from 0.10 to 0.50" in said
+    )
     assert said.count("lie apart") == 2 and "words alone, which use no model, stand at 0.10" in said
     nearer = published.gaps_by_size({**some, "large": of_size("opinionqa-qwen", "b-1.5b", 0.2)})
-    assert published.gaps_by_size_sentence(nearer).count("meet") == 2
+    assert published.gaps_by_size_sentence({"OpinionQA": nearer}).count("meet") == 2
     alone = published.gaps_by_size({"small": some["small"]})
-    assert published.gaps_by_size_sentence(alone) == "There are not yet two models to compare."
-    assert len(published.gaps_by_size({})) == 0 and gaps_by_size(published.gaps_by_size({})).axes[0].texts
+    both = published.gaps_by_size_sentence({"here": alone, "there": table})
+    assert both.startswith("On here: there are not yet two models to compare. On there: from 100 million")
+    assert len(published.gaps_by_size({})) == 0 and gaps_by_size({"here": published.gaps_by_size({})}).axes[0].texts
+
+
+def test_runs_on_the_default_surveys_stand_beside_the_default(tmp_path):
+    for name in ("default", "gss-qwen-1.5b", "opinionqa"):
+        write(tmp_path / name, model=f"models/{name}.gguf")
+    runs = published.default_runs(tmp_path)
+    assert list(runs) == ["default", "gss-qwen-1.5b"]
+    table = published.run_table(published_runs("results/default", tmp_path) | runs)
+    assert list(table) == ["opinionqa", "gss-qwen-1.5b"]  # the default's machine and time are the README's
+    assert table.loc["command", "gss-qwen-1.5b"] == "opinion-sae run 01,02,03,04,17,18,07 -- gss-qwen-1.5b"
+    said = published.absent(published_runs("results/default", tmp_path) | runs, "results/default")
+    assert [line.split()[0] for line in said.splitlines()] == [
+        f"results/{name}" for name in ("opinionqa-qwen", "opinionqa-qwen-1.5b", "gss-qwen")
+    ]
 
 
 def test_the_original_size_is_told_from_its_measurement(tmp_path):

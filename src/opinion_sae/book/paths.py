@@ -14,7 +14,7 @@ from opinion_sae.artifacts import MARKER
 
 ROOT = Path(__file__).resolve().parents[3]
 # the only runs that write to committed files
-PUBLISHED = ("default", "opinionqa", "opinionqa-qwen", "opinionqa-qwen-1.5b")
+PUBLISHED = ("default", "opinionqa", "opinionqa-qwen", "opinionqa-qwen-1.5b", "gss-qwen", "gss-qwen-1.5b")
 RESERVED = ("html", "published", "model", "benchmarks", "studies")  # names that other things have
 LONGEST = 255  # bytes in one part of a path
 

@@ -17,12 +17,10 @@ from opinion_sae.book.profile import model_name
 from opinion_sae.book.recorded import read_full_size
 from opinion_sae.score.names import prose
 
-# the published runs on answers that may not be passed on, and what makes each
+# the published runs beside the default, and what makes each: of the larger models only what the offsets that read need
+OPINIONQA, ON_DEFAULT = ("opinionqa", "opinionqa-qwen", "opinionqa-qwen-1.5b"), ("gss-qwen", "gss-qwen-1.5b")
 COMMANDS = {"opinionqa": "make tables PROFILE=opinionqa"}
-# of the larger models only what the offsets that read need
-COMMANDS |= {
-    name: f"opinion-sae run 01,02,03,04,17,18,07 -- {name}" for name in ("opinionqa-qwen", "opinionqa-qwen-1.5b")
-}
+COMMANDS |= {name: f"opinion-sae run 01,02,03,04,17,18,07 -- {name}" for name in (*OPINIONQA[1:], *ON_DEFAULT)}
 FULL_SIZE = ROOT / "benchmarks" / "full_size.json"
 COLUMNS = (
     *("method", "group", "split", "n_questions", "kl", "tv", "alignment"),
@@ -120,12 +118,18 @@ def _run(path: Path) -> dict[str, Any]:
 
 
 def published_runs(output: str, results: Path = ROOT / "results") -> dict[str, Published]:
-    """Those of `COMMANDS` that are in this checkout; there is one if its run.json is, which a run writes last.
+    """Those of `OPINIONQA` that are in this checkout; there is one if its run.json is, which a run writes last.
 
     Without the one that writes to `output`: its own tables are not all there yet. Raises what `load_published` raises.
     """
-    names = [name for name in COMMANDS if results / name != ROOT / output]
+    names = [name for name in OPINIONQA if results / name != ROOT / output]
     return {name: load_published(name, results) for name in names if (results / name / "run.json").is_file()}
+
+
+def default_runs(results: Path = ROOT / "results") -> dict[str, Published]:
+    """Those on the default surveys that are in this checkout: the default, then `ON_DEFAULT`."""
+    names = [name for name in ("default", *ON_DEFAULT) if (results / name / "run.json").is_file()]
+    return {name: load_published(name, results) for name in names}
 
 
 def absent(runs: Mapping[str, Published], output: str) -> str:
@@ -135,7 +139,7 @@ def absent(runs: Mapping[str, Published], output: str) -> str:
         if Path(output).name == name:
             lines.append(f"results/{name} is what this run writes: see the chapters before this one")
         elif name not in runs:
-            lines.append(f"results/{name} is not in this checkout: `{command}` writes it, once the data are there")
+            lines.append(f"results/{name} is not in this checkout: `{command}` writes it, once the files are there")
     return "\n".join(lines)
 
 
@@ -143,6 +147,8 @@ def run_table(runs: Mapping[str, Published]) -> pd.DataFrame:
     """Per run: model, layer, sizes, machine, the chapters' wall times added up, their peak memory, and the command."""
     rows = {}
     for name, found in runs.items():
+        if name == "default":  # the run that this book is of, or the README's
+            continue
         chapters = found.run["notebooks"].values()
         rows[name] = {
             "model": found.model,
@@ -216,11 +222,15 @@ def gaps_by_size(runs: Mapping[str, Published]) -> pd.DataFrame:
     return found.rename_axis("method").reset_index().sort_values("parameters", kind="stable", ignore_index=True)
 
 
-def gaps_by_size_sentence(table: pd.DataFrame) -> str:
-    """Of `gaps_by_size`: of the methods run with both, from the smallest model to the largest, and whether their
-    intervals meet."""
+def gaps_by_size_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Of each survey's `gaps_by_size`: of the methods run with both, from the smallest model to the largest, and
+    whether their intervals meet."""
+    return " ".join(f"On {survey}: {_from_small_to_large(table)}" for survey, table in tables.items())
+
+
+def _from_small_to_large(table: pd.DataFrame) -> str:
     if table["parameters"].nunique() < 2:
-        return "There are not yet two models to compare."
+        return "there are not yet two models to compare."
     said, ends = [], [table["parameters"].min(), table["parameters"].max()]
     for method in (name for name in BY_SIZE if name != "words"):
         rows = table[table["method"] == method]
@@ -233,11 +243,11 @@ def gaps_by_size_sentence(table: pd.DataFrame) -> str:
                 f"{'lie apart' if apart else 'meet'})"
             )
     if not said:
-        return "No method was run with both the smallest model and the largest."
+        return "no method was run with both the smallest model and the largest."
     few, many = (f"{size / 1e6:,.0f} million" for size in ends)
     words = table.loc[table["method"] == "words", "gap_r"]
     beside = f"; words alone, which use no model, stand at {plain(words.iloc[0])}" if len(words) else ""
-    return f"From {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
+    return f"from {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
 
 
 def aims_page(runs: Mapping[str, Published]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, log_scale, look, name_rows, nothing
@@ -47,25 +48,32 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
     return figure
 
 
-def gaps_by_size(table: pd.DataFrame) -> Figure:
-    """Gap correlation from toplines with 95 % intervals against the model's parameters, a labelled line per method;
-    rows are those of `published.gaps_by_size`."""
-    sizes = sorted(table["parameters"].unique())
-    if not sizes:
+def gaps_by_size(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Gap correlation from toplines with 95 % intervals against the model's parameters, a labelled line per method and
+    a panel per survey; the rows of each are those of `published.gaps_by_size`."""
+    tables = {survey: table for survey, table in tables.items() if len(table)}
+    if not tables:
         return nothing("no published run in this checkout")
-    figure, axes = plt.subplots(figsize=(WIDTH, 4))
+    sizes = sorted({size for table in tables.values() for size in table["parameters"]})
+    figure, panels = plt.subplots(len(tables), 1, figsize=(WIDTH, 3.4 * len(tables)), sharex=True, squeeze=False)
+    for axes, (survey, table) in zip(panels[:, 0], tables.items(), strict=True):
+        _lines_by_size(axes, table)
+        axes.set_title(f"{survey}, {table['n_questions'].max():.0f} questions", loc="left")
+    log_scale(panels[-1, 0].xaxis)
+    panels[-1, 0].set_xticks(sizes, [f"{size / 1e6:,.0f}" for size in sizes])
+    panels[-1, 0].minorticks_off()
+    panels[-1, 0].set_xlabel("parameters of the model (millions)")
+    return figure
+
+
+def _lines_by_size(axes: Axes, table: pd.DataFrame) -> None:
     for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
         error = np.maximum([rows["gap_r"] - rows["gap_r_low"], rows["gap_r_high"] - rows["gap_r"]], 0)
         drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": name_of(str(method))}
         axes.errorbar(rows["parameters"] * 1.06**shift, rows["gap_r"], **drawn, **look(str(method), joined=True))
     axes.axhline(0, color="black", linewidth=0.8)
-    log_scale(axes.xaxis)
-    axes.set_xticks(sizes, [f"{size / 1e6:,.0f}" for size in sizes])
-    axes.minorticks_off()
-    axes.set_xlabel("parameters of the model (millions)")
     axes.set_ylabel("correlation of gaps")
     label_lines(axes)
-    return figure
 
 
 def groups_by_model(
