@@ -84,7 +84,7 @@ def note(maps: Sequence[Mapped]) -> str:
         row = one.tables["places"].iloc[0]
         minutes, machine = one.about["seconds"]["total"] / 60, one.about["machine"]
         said.append(
-            f"{one.name}: `{one.about['command']}`, {row['n_questions']:.0f} questions and {row['n_groups']:.0f} "
+            f"With {one.name}: `{one.about['command']}`, {row['n_questions']:.0f} questions and {row['n_groups']:.0f} "
             f"groups, {minutes:.0f} minutes on {machine}."
         )
     return "\n\n".join(said)
