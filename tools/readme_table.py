@@ -18,6 +18,7 @@ from opinion_sae.book.front import abstract_of, make_front
 from opinion_sae.book.gap_claims import gap_claims_page
 from opinion_sae.book.gap_report import gaps_sentence, pair_sentence
 from opinion_sae.book.markdown import captioned
+from opinion_sae.book.profile import model_name
 from opinion_sae.book.report import kept_epochs, own_part, verdict
 from opinion_sae.book.sentences import claims_counted, count_verdicts, with_ends
 from opinion_sae.score.names import prose
@@ -190,10 +191,29 @@ def _over_seeds(run: Run, own: tuple[str, str]) -> str:
     )
 
 
+def _of_larger(root: Path, *names: str) -> str:
+    """What offsets that read do with the larger models, a paragraph each."""
+    found = {name: Run(root / name) for name in names if (root / name / "run.json").is_file()}
+    return "\n".join(
+        f"With {model_name(run.run['profile']['model'])} (profile `{name}`):\n{gaps_sentence(run.table('gaps'))}\n"
+        f"{gap_claims_page(run.table('gap_claims'))}"
+        for name, run in found.items()
+    )
+
+
+def _without_toplines(folder: Path, own: tuple[str, str]) -> str:
+    """The KL of a larger model with the constant offsets."""
+    run = Run(folder)
+    return (
+        f"{model_name(run.run['profile']['model'])} has {run.kl['unsteered']:.3f} unsteered: "
+        f"{run.have('shared-delta', 'delta')}; Δ against {prose('shared-delta')}: "
+        f"{_change(run.pairs.loc[own], 'kl_difference')}, one run."
+    )
+
+
 def summary(root: Path) -> str:
     """The paragraphs below the table, a sentence a line."""
-    ours, other, larger = (Run(root / name) for name in ("default", "opinionqa", "opinionqa-qwen"))
-    largest = Run(root / "opinionqa-qwen-1.5b")
+    ours, other = (Run(root / name) for name in ("default", "opinionqa"))
     own = ("delta", "shared-delta")
     there = [method for method in ("position-prior", "calibrated", "unembedding", "probe") if method in other.kl]
     questions, groups = other.pairs.loc[own, "n_questions"], other.table("comparisons")["group"].nunique() - 1
@@ -213,13 +233,11 @@ On OpinionQA there are {questions} questions and {groups} groups (`make tables P
 {gaps_sentence(other.table("gaps"))}
 {gap_claims_page(other.table("gap_claims"))}
 Without the toplines the groups' own part of the constant Δ changes the KL of {prose("shared-delta")} there by {_change(other.pairs.loc[own], "kl_difference")}, p {other.claims("claims").loc[own, "p_holm"]:.2f} after Holm's correction over the claims; Δ has a KL of {other.kl["delta"]:.3f}, {other.have(*there)}.
-With Qwen2.5-Coder-0.5B-Instruct (profile `opinionqa-qwen`):
-{gaps_sentence(larger.table("gaps"))}
-{gap_claims_page(larger.table("gap_claims"))}
-With Qwen2.5-Coder-1.5B-Instruct (profile `opinionqa-qwen-1.5b`):
-{gaps_sentence(largest.table("gaps"))}
-{gap_claims_page(largest.table("gap_claims"))}
-Without the toplines Qwen2.5-Coder-0.5B-Instruct has {larger.kl["unsteered"]:.3f} unsteered, so there is less to gain: {larger.have("shared-delta", "delta", "position-prior", "unembedding")}; Δ against {prose("shared-delta")}: {_change(larger.pairs.loc[own], "kl_difference")}, one run.
+{_of_larger(root, "opinionqa-qwen", "opinionqa-qwen-1.5b")}
+Without the toplines {_without_toplines(root / "opinionqa-qwen", own)}
+
+On the default surveys, with larger models:
+{_of_larger(root, "gss-qwen", "gss-qwen-1.5b")}
 
 {_over_seeds(ours, own)}
 """
