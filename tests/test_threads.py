@@ -26,8 +26,7 @@ def scores_of_two_questions() -> torch.Tensor:
     return ReadingOffset.scores(offset, drawn(2, 256))
 
 
-def square() -> torch.Tensor:
-    return drawn(300, 300) @ drawn(300, 300).T / 300
+SQUARE = drawn(300, 300) @ drawn(300, 300).T / 300
 
 
 @pytest.mark.parametrize(
@@ -36,8 +35,8 @@ def square() -> torch.Tensor:
         gradient_of_softmax,
         scores_of_two_questions,
         lambda: reconstruction(drawn(2048, 576), drawn(2048, 576).flip(0)),
-        lambda: dense_directions(square(), drawn(2, 300)),
-        lambda: latent_directions(square(), drawn(2, 300), drawn(512, 300), steps=3),
+        lambda: dense_directions(SQUARE, drawn(2, 300)),
+        lambda: latent_directions(SQUARE, drawn(2, 300), drawn(512, 300), steps=3),
     ],
     ids=["softmax", "scores", "reconstruction", "dense", "latents"],
 )
