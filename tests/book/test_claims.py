@@ -36,6 +36,15 @@ def test_verdicts_change_with_the_answers(page):
         assert "| Ours is best. | **contradicted** on average, singly for 2 of 2 groups | +0." in text
 
 
+def test_a_part_that_no_fit_kept_is_not_used(tiny):
+    people = tiny.survey(np.full((2, 30, 2), 0.5), [tiny.question(f"q{i}") for i in range(30)], ("x", "y"))
+    same = np.random.default_rng(0).uniform(0.1, 0.2, (2, 30))
+    table = claims_table(people, {"ours": [same], "theirs": [same]}, (ONE,), np.arange(30), 300)
+    assert "| Ours is better. | **not used**: in no fit was the part kept | " in claims_page((ONE,), table)
+    other = claims_table(people, {"ours": [same + 1e-9], "theirs": [same]}, (ONE,), np.arange(30), 300)
+    assert "not used" not in claims_page((ONE,), other)
+
+
 def test_a_mean_that_only_some_groups_show_says_how_many(page):
     assert "| Ours is better. | **supported** on average, singly for 1 of 2 groups |" in page((-0.05, 0.0))
     assert "| Ours is better. | **contradicted** on average, singly for 1 of 2 groups |" in page((0.05, 0.0))

@@ -18,6 +18,7 @@ from opinion_sae.survey import Survey
 
 MARGIN = 0.005  # nats; about a ninetieth of the unsteered model's KL on the default surveys
 
+UNUSED = "**not used**: in no fit was the part kept"
 CONTROLS, MATRIX, LONG = "fig-controls", "fig-transfer", "make evaluate"
 
 
@@ -138,9 +139,10 @@ def _of_groups(claim: Claim, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(claim: Claim, row: pd.Series, of_groups: pd.DataFrame) -> str:
+    same = row["effect"] == row["low"] == row["high"] == 0  # to the bit: what is claimed to help was in no fit kept
     cells = [
         claim.sentence,
-        _verdict(row["verdict"], of_groups["verdict"].tolist()),
+        UNUSED if same else _verdict(row["verdict"], of_groups["verdict"].tolist()),
         interval(row),
         str(row["n_questions"]),
         str(row["n_seeds"]),
