@@ -76,6 +76,12 @@ def test_the_map_has_every_cell_and_no_layer_is_better_than_the_best(made):
         assert own["layer"].tolist() == layers and (own["n_questions"] == 24).all()
         best = own.loc[own["gap_r"].idxmax()]
         assert best["behind_low"] == best["behind_high"] == 0
+        words = made[1]["words"]["gap_r"]
+        np.testing.assert_allclose(own["over_words"], made[1][place]["gap_r"][:, 0] - words[0])
+        low, high = np.percentile(made[1][place]["gap_r"][-1, 1:] - words[1:], [2.5, 97.5])
+        assert own["over_words_low"].iloc[-1] == pytest.approx(low) and own["over_words_high"].iloc[
+            -1
+        ] == pytest.approx(high)
     assert cells["place"].tolist().count("words") == 1
     # the last token of every prompt is the same, so before any layer it says nothing of the question
     nothing = made[1]["last"]["gap_r"][0, 0]

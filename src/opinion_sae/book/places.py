@@ -13,6 +13,7 @@ from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.gap_report import measured
 from opinion_sae.book.paths import PUBLISHED, ROOT
 from opinion_sae.book.profile import model_name
+from opinion_sae.book.sentences import with_ends
 from opinion_sae.book.typeset import Shown, table
 from opinion_sae.score.metrics import ENDS
 
@@ -126,9 +127,25 @@ def decoded_sentence(one: Mapped) -> str:
     if len(tops) > 1:
         text += f" The interval of the highest peak meets {_all_of(met, len(tops) - 1)}."
     words = one.of("places", "words")
-    return text + (
-        f" Words alone reach {measured(words.iloc[0], 'gap_r')}, {_beside(words.iloc[0])}." if len(words) else ""
-    )
+    if not len(words):
+        return text
+    text += f" Words alone reach {measured(words.iloc[0], 'gap_r')}, {_beside(words.iloc[0])}."
+    return text + _over_words(one)
+
+
+def _over_words(one: Mapped) -> str:
+    """Each place against words at the hook layer, which was not chosen on these questions; nothing where a table was
+    made before that was measured."""
+    said = []
+    for place, label in PLACES.items():
+        rows = one.of("places", place)
+        rows = rows[rows["layer"] == one.hook_layer]
+        if len(rows) and "over_words" in rows:
+            said.append(f"{with_ends(*(float(rows[f'over_words{end}'].iloc[0]) for end in ENDS), 2)} for the {label}")
+    if not said:
+        return ""
+    at = f" At the book's hook layer, {one.hook_layer}, the correlation less that of words is "
+    return at + f"{', '.join(said)} (paired intervals, not corrected for their number)."
 
 
 def _tied(rows: pd.DataFrame, top: pd.Series) -> str:
@@ -164,7 +181,7 @@ def _all_of(met: Sequence[str], others: int) -> str:
 def _beside(words: pd.Series) -> str:
     """How words stand to the best cell of the map."""
     if words["behind_low"] > 0:
-        return "less than the best cell does"
+        return "less than the best cell does, which is the best on these very questions"
     return "more than any cell does" if words["behind_high"] < 0 else "which is not told apart from the best cell"
 
 

@@ -130,18 +130,21 @@ def tables(given: Given, parts: Parts) -> dict[str, pd.DataFrame]:
 
 def _decoded(ground: Ground, parts: Parts) -> list[dict[str, object]]:
     """`behind_low` and `behind_high`: the interval of how far a layer is behind the best of its place (for words, of
-    how far words are behind the best layer of any place), both in the same replicates."""
+    how far words are behind the best layer of any place), both in the same replicates. `over_words`: a cell less words,
+    likewise."""
     survey, rows = ground.given.survey, []
     counts = {"n_questions": len(survey.questions), "n_groups": len(survey.groups)}
     there = {place: parts[place]["gap_r"] for place in PLACES if place in parts}
+    words = parts["words"]["gap_r"] if "words" in parts else None
     for place, layers in there.items():
         best = layers[layers[:, 0].argmax()]
         for layer, r in enumerate(layers):
-            rows.append({"place": place, "layer": layer - 1, **counts, **_with("gap_r", r), **_behind(best - r)})
-    if "words" in parts and there:
-        r, every = parts["words"]["gap_r"], np.concatenate(list(there.values()))
-        behind = _behind(every[every[:, 0].argmax()] - r)
-        rows.append({"place": "words", "layer": None, **counts, **_with("gap_r", r), **behind})
+            row = {"place": place, "layer": layer - 1, **counts, **_with("gap_r", r), **_behind(best - r)}
+            rows.append(row if words is None else row | _with("over_words", r - words))
+    if words is not None and there:
+        every = np.concatenate(list(there.values()))
+        behind = _behind(every[every[:, 0].argmax()] - words)
+        rows.append({"place": "words", "layer": None, **counts, **_with("gap_r", words), **behind})
     return rows
 
 

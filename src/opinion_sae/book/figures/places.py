@@ -27,7 +27,7 @@ def decoded(maps: Sequence[Mapped]) -> Figure:
             _line(axes, one.of("places", place), "gap_r", place)
         _across(axes, one.of("places", "words"), "gap_r", "words")
         _finish(axes, one, "gap correlation")
-        axes.set_title(one.name)
+        axes.set_title(one.name.replace(" on ", "\non ", 1))
     return figure
 
 
@@ -45,7 +45,7 @@ def entering(maps: Sequence[Mapped]) -> Figure:
             _line(share, rows, "named", place, 100)
             _line(way, rows, "pair_r", place)
         _across(way, one.of("personas", "answers"), "pair_r", "own answers")
-        share.set_title(one.name)
+        share.set_title(one.name.replace(" on ", "\non ", 1))
         _finish(share, one, "variance by group named (%)")
         _finish(way, one, "correlation, pairs")
     return figure
