@@ -17,8 +17,8 @@ def drawn(*shape: int) -> torch.Tensor:
 
 def gradient_of_softmax() -> torch.Tensor:
     scores = drawn(18, 15, 95).requires_grad_()
-    (softmax(scores) * drawn(18, 15, 95).flip(0)).sum().backward()
-    return scores.grad
+    (gradient,) = torch.autograd.grad((softmax(scores) * drawn(18, 15, 95).flip(0)).sum(), scores)
+    return gradient
 
 
 def scores_of_two_questions() -> torch.Tensor:
