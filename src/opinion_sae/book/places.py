@@ -141,7 +141,8 @@ def _over_words(one: Mapped) -> str:
         rows = one.of("places", place)
         rows = rows[rows["layer"] == one.hook_layer]
         if len(rows) and "over_words" in rows:
-            said.append(f"{with_ends(*(float(rows[f'over_words{end}'].iloc[0]) for end in ENDS), 2)} for the {label}")
+            value, low, high = (float(rows[f"over_words{end}"].iloc[0]) for end in ENDS)
+            said.append(f"{with_ends(value, low, high, 2)} for the {label}")
     if not said:
         return ""
     at = f" At the book's hook layer, {one.hook_layer}, the correlation less that of words is "
