@@ -109,28 +109,27 @@ def watch(call: Sequence[str], log: Path, everything: bool) -> None:
 
     Raises ValueError if it fails, with the end of the log unless a chapter has said what is wrong.
     """
-    said, stopped, end = False, False, []
+    said, stopped, end = False, Event(), []
+    if (before := signal.getsignal(signal.SIGINT)) is signal.default_int_handler:
+        # snakemake is sent it too, and ends what it has started; an exception here could lose what it says of that
+        signal.signal(signal.SIGINT, lambda *_: stopped.set())
     with (
         log.open("wb", buffering=0) as file,
         subprocess.Popen(call, cwd=home(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=-1) as process,
     ):
         assert process.stdout is not None
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        while True:
-            try:
-                for raw in process.stdout:
-                    line = raw.decode(errors="replace")
-                    with suppress(OSError):  # a full disk must not keep what follows from the terminal
-                        file.write(raw.removeprefix(MARK.encode()))
-                    if everything or line.startswith(MARK):
-                        print(line.removeprefix(MARK), end="", file=sys.stderr, flush=True)
-                        said = said or line.startswith(f"{MARK}error: ")
-                    elif line.strip():
-                        end = [*end[-9:], line.rstrip()]
-                break
-            except KeyboardInterrupt:  # snakemake was sent it too, and ends what it has started
-                stopped = True
-    if stopped:
+        for raw in process.stdout:
+            line = raw.decode(errors="replace")
+            with suppress(OSError):  # a full disk must not keep what follows from the terminal
+                file.write(raw.removeprefix(MARK.encode()))
+            if everything or line.startswith(MARK):
+                print(line.removeprefix(MARK), end="", file=sys.stderr, flush=True)
+                said = said or line.startswith(f"{MARK}error: ")
+            elif line.strip():
+                end = [*end[-9:], line.rstrip()]
+    signal.signal(signal.SIGINT, before)
+    if stopped.is_set():
         raise KeyboardInterrupt
     if process.returncode:
         why = "what failed is said above" if said else "\n  ".join(["the last lines of snakemake:", *end])
