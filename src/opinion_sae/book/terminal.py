@@ -110,7 +110,7 @@ def watch(call: Sequence[str], log: Path, everything: bool) -> None:
     Raises ValueError if it fails, with the end of the log unless a chapter has said what is wrong.
     """
     said, stopped, end = False, Event(), []
-    if (before := signal.getsignal(signal.SIGINT)) is signal.default_int_handler:
+    if ours := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # snakemake is sent it too, and ends what it has started; an exception here could lose what it says of that
         signal.signal(signal.SIGINT, lambda *_: stopped.set())
     with (
@@ -128,7 +128,8 @@ def watch(call: Sequence[str], log: Path, everything: bool) -> None:
                 said = said or line.startswith(f"{MARK}error: ")
             elif line.strip():
                 end = [*end[-9:], line.rstrip()]
-    signal.signal(signal.SIGINT, before)
+    if ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if stopped.is_set():
         raise KeyboardInterrupt
     if process.returncode:
