@@ -1,6 +1,6 @@
 """A page of its own for every latent that the reading offset reads or writes, and what a card says: the one template.
 
-The pages are plain html beside what Sphinx makes, which would take minutes for so many. Whatever comes from questions,
+The pages are plain html beside what Sphinx makes, since there are hundreds of them. Whatever comes from questions,
 texts or tokens is escaped.
 """
 
