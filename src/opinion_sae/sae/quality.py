@@ -28,7 +28,8 @@ def obtain_sae(
 ) -> tuple[SparseAutoencoder, pd.DataFrame]:
     """The SAE of a profile: trained on the activations if `source` is 'train', else loaded and held against the model.
 
-    `training` goes to `train_sae`. The history of a loaded SAE is empty.
+    `training` goes to `train_sae`, whose weights are then rounded by `as_float16_holds`. The history of a loaded SAE is
+    empty.
     """
     if source != "train":
         sae = load_sae(source)
@@ -41,7 +42,19 @@ def obtain_sae(
         "hook_name": f"blocks.{hook_layer}.hook_resid_post",
         "prepend_bos": lm.tokenizer.bos_token_id is not None,
     }
-    return train_sae(tokens, validation=held_out, dtype=lm.dtype, metadata=metadata, **training)
+    sae, history = train_sae(tokens, validation=held_out, dtype=lm.dtype, metadata=metadata, **training)
+    return as_float16_holds(sae), history
+
+
+@torch.no_grad()
+def as_float16_holds(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """The SAE with each weight at the nearest value that float16 has, in its own precision and in place.
+
+    A run publishes its SAE in float16: what offsets are fitted to is then the published SAE, to the bit.
+    """
+    for weight in sae.parameters():
+        weight.copy_(weight.half())
+    return sae
 
 
 class PlainText(NamedTuple):
