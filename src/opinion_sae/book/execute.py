@@ -308,17 +308,19 @@ def machine() -> str:
 
 
 def throughput(side: int = 2048, rounds: int = 5, seconds: float = 1.0) -> dict[str, int | float]:
-    """What times are to be compared by: GFLOP/s of a product of two square matrices, the median of up to `rounds`
-    within about so many seconds for each type, on the CPU with so many threads of torch."""
+    """What times are to be compared by: GFLOP/s of a product of two square matrices as the library makes it, the
+    median of up to `rounds` within about so many seconds for each type, on the CPU with so many threads of torch."""
     import torch
+
+    from opinion_sae.products import linear
 
     found: dict[str, int | float] = {"side": side, "threads": torch.get_num_threads()}
     for dtype in (torch.float32, torch.bfloat16):
         matrix, taken = torch.ones(side, side, dtype=dtype), []
-        torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)  # whatever is set up once
+        linear(*2 * [torch.ones(64, 64, dtype=dtype)])  # whatever is set up once
         while len(taken) < rounds and sum(taken) < seconds:
             start = time.perf_counter()
-            _ = matrix @ matrix
+            linear(matrix, matrix)
             taken.append(time.perf_counter() - start)
         found[f"gflops_{str(dtype).removeprefix('torch.')}"] = round(2 * side**3 / statistics.median(taken) / 1e9, 1)
     return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from opinion_sae.artifacts import replacing
 from opinion_sae.delta.offsets import Offset, check_sae, fill, read_offsets
 from opinion_sae.model.reading import PLACES, inverse_frequency, weighted_bag
+from opinion_sae.products import linear
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 from opinion_sae.threads import one_thread
 
@@ -46,12 +47,12 @@ class RectifiedReading(torch.autograd.Function):
         z.scatter_add_(2, indices[:, None], values[:, None])  # places that hold nothing add nothing
         moved = (c @ written).add_(constant).add_(z)
         ctx.save_for_backward(c, written, moved, W_dec)
-        return (moved.relu() - z) @ W_dec
+        return linear(moved.relu() - z, W_dec.T)
 
     @staticmethod
     def backward(ctx: object, grad: Float[Tensor, "item group d"]) -> tuple[Tensor | None, ...]:
         c, written, moved, W_dec = ctx.saved_tensors
-        at_latents = grad @ W_dec.T
+        at_latents = linear(grad, W_dec)
         exact = at_latents * (moved >= 0)
         shut = (at_latents - exact).sum(0).clamp_max_(0.0)
         grad_c = torch.einsum("igm,ikm->gk", exact, written)

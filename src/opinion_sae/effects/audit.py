@@ -21,6 +21,7 @@ from opinion_sae.delta.held_out import Split
 from opinion_sae.delta.reading import ReadingDelta
 from opinion_sae.methods.personas import spread
 from opinion_sae.model.answers import AnswerPath
+from opinion_sae.products import linear
 from opinion_sae.progress import progress
 from opinion_sae.score.metrics import ENDS, as_cells, kl, option_positions
 from opinion_sae.score.statistics import Effect, paired_effect
@@ -80,7 +81,7 @@ class Amplified(Turned):
         rows = torch.arange(len(self.latents))[:, None]
         whole, one = whole[:, self.groups], one[:, rows, self.groups]  # item, latent, group, m
         moved = whole[:, :, None] + (self.strengths.to(x) - 1)[:, None, None] * one[:, :, None]
-        return x[:, None] + ((moved.relu() - z[:, None, None, None]) @ self.sae.W_dec.to(x)).flatten(1, 3)
+        return x[:, None] + linear(moved.relu() - z[:, None, None, None], self.sae.W_dec.to(x).T).flatten(1, 3)
 
 
 class Rewritten(Turned):

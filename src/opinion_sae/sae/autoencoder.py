@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opinion_sae.artifacts import check_fields, check_numbers, read_json, read_tensors, replacing, write_json
+from opinion_sae.products import linear
 from opinion_sae.sae.npz import npz_arrays
 
 ENCODER = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -92,7 +93,7 @@ class SparseAutoencoder(nn.Module):
             raise ValueError(f"this SAE reads activations of width {self.d_in}, got {x.shape[-1]}")
         x = x.to(self.W_enc.device)
         centred = x - self.b_dec if self.subtract_b_dec else x
-        return centred @ self.W_enc + self.b_enc
+        return linear(centred, self.W_enc.T, self.b_enc)
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch m"]:
         """Latents z, non-negative and mostly zero."""
@@ -115,7 +116,7 @@ class SparseAutoencoder(nn.Module):
         return SparseCode(*z.topk(max(1, int((z > 0).sum(-1).max())), dim=-1))
 
     def decode(self, z: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
-        return (z.to(self.W_dec.device) @ self.W_dec + self.b_dec).to(z.device)
+        return linear(z.to(self.W_dec.device), self.W_dec.T, self.b_dec).to(z.device)
 
     def decode_sparse(self, code: SparseCode) -> Float[Tensor, "batch d"]:
         """The same as `decode`, from (values, indices)."""

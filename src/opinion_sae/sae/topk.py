@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from opinion_sae.products import linear
+
 BLOCK = 4  # of four entries only the largest goes on to the next round of `top_k`
 
 
@@ -109,7 +111,7 @@ class TopKEncode(torch.autograd.Function):
         select: Callable[[Tensor, int], tuple[Tensor, Tensor]] = top_k,
         out: Tensor | None = None,
     ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-        pre = torch.addmm(b_enc.to(dtype), x.to(dtype), W_enc.to(dtype).T, out=out)
+        pre = linear(x.to(dtype), W_enc.to(dtype), b_enc.to(dtype), out)
         values, indices = select(pre, k)
         values = values.float().relu()
         ctx.save_for_backward(x, values, indices)

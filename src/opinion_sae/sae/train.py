@@ -62,8 +62,6 @@ class TopKTraining:
 
     def step(self, x: Float[Tensor, "batch d"]) -> SparseStep:
         """One step on a batch."""
-        if self.product.shape != (len(x), len(self.W_enc)):
-            self.product = self.product.new_empty(len(x), len(self.W_enc))
         values, indices = self.encode(x - self.b_dec.detach())
         loss = self.loss(x, values, indices)
         self.optimiser.zero_grad()
@@ -77,7 +75,14 @@ class TopKTraining:
 
     def encode(self, centred: Float[Tensor, "batch d"]) -> tuple[Tensor, Tensor]:
         """Values and indices of the active latents."""
-        return TopKEncode.apply(centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, self.product)
+        place = self.place(len(centred))
+        return TopKEncode.apply(centred, self.W_enc, self.b_enc, self.k, self.dtype, self.select, place)
+
+    def place(self, rows: int) -> Float[Tensor, "rows m"]:
+        """Where the encoder's product for so many tokens goes: the same memory in every step."""
+        if len(self.product) != rows:
+            self.product = self.product.new_empty(rows, len(self.W_enc))
+        return self.product
 
     def loss(
         self, x: Float[Tensor, "batch d"], values: Float[Tensor, "batch active"], indices: Int[Tensor, "batch active"]

@@ -106,7 +106,7 @@ class MaskedTraining(TopKTraining):
             importance(self.means), self.spread, self.rate
         )
         bias = torch.where(self.masked, -torch.inf, self.b_enc)
-        return TopKEncode.apply(centred, self.W_enc, bias, self.k, self.dtype, self.select, self.product)
+        return TopKEncode.apply(centred, self.W_enc, bias, self.k, self.dtype, self.select, self.place(len(centred)))
 
     def step(self, x: Float[Tensor, "batch d"]) -> SparseStep:
         W_dec, b_dec = self.W_dec.detach().clone(), self.b_dec.detach().clone()
