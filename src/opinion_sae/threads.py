@@ -1,6 +1,7 @@
 """The same numbers whatever the number of threads.
 
-Matrix products are, since MKL is asked for its strict mode where the package is imported. What is left is done here.
+Matrix products are: `products.linear` by itself, and torch's own since MKL is asked for its strict mode where the
+package is imported. What is left is done here.
 """
 
 from __future__ import annotations
