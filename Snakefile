@@ -174,6 +174,7 @@ STUDIES = {
 ALL_CORES = {"03_sae", "04_delta"}  # the rest waits for these
 # what others wait for, and the longest: started last, they would run on alone at the end
 FIRST = ["03_sae", "04_delta", "17_reading", "06_controls", "05_joint", "12_side_effects", "08_budget", "09_latents"]
+FIRST += ["22_causal_audit", "10_steering", "11_selection", "20_explorer"]
 
 try:
     NAME = str(find_profile(str(config.get("profile", "default"))))
