@@ -166,6 +166,7 @@ STUDIES = {
     "05_joint": ["constant"],
     "08_budget": ["constant"],
     "11_selection": ["trained_on"],
+    "13_opinionqa": ["across"],
     "22_causal_audit": ["audit"],
     "23_architectures": ["architectures", "size"],
     "24_specialised": ["specialised", "shift"],

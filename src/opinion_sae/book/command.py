@@ -243,7 +243,9 @@ def _runs(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("profile", nargs="?", default="default", help="a name in profiles/, or a path in .yaml")
     one.add_argument("items", nargs="*", help="some of its items, by the beginnings of their names; without any, all")
     one.add_argument("--list", action="store_true", help="as without a name")
-    one.add_argument("--data", type=Path, help="before the name: the path of what a study needs of one's own (bios)")
+    one.add_argument(
+        "--data", type=Path, help="before the name: the path of what a study needs of one's own (bios, across)"
+    )
     one = add(compare, "after the book: rival methods side by side; goes on where it was stopped")
     one.add_argument("--methods", default="", help="names with commas between; without it all of them")
     one.add_argument("--profile", dest="named", help="the same as its name behind --")

@@ -140,4 +140,6 @@ def what_is_given(profile: Profile, run: Run, name: str) -> Given:
         profile.bootstrap,
         constant=Constant(profile.joint_settings(), steps, profile.tilts, epochs, crossed),
         texts=profile.texts,
+        surveys=[profile.survey] if isinstance(profile.survey, str) else profile.survey,
+        min_respondents=profile.min_respondents,
     )

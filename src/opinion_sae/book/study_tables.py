@@ -12,12 +12,15 @@ from opinion_sae.artifacts import check_fields, read_csv, read_json
 from opinion_sae.book.paths import ROOT, studies_of
 from opinion_sae.book.recorded import read_fields
 from opinion_sae.score.metrics import ENDS
+from opinion_sae.studies import DATA
 
 STUDIES = ROOT / "results" / "studies"
 ABSENT = "Nothing of it has been made yet."
 SAE = ("start", "strategy", "tilt")  # what an SAE is known by in the study of specialised ones
 WORDS = "architecture measure place start strategy sae features treatment task method"
-WORDS = frozenset(f"{WORDS} which group offset kind training stage role meant_for sae_sha256".split())
+WORDS = frozenset(
+    f"{WORDS} which group offset kind training stage role meant_for sae_sha256 fitted_to tested_on".split()
+)
 
 
 class Columns(NamedTuple):
@@ -57,6 +60,12 @@ FILES = {  # by study the tables that are shown
         ),
         "gaps": Columns(("task", "method"), _ranges("gap_r", "group_kl_closed")),
         "steps": Columns((), ("seconds_constant", "seconds_reading", "ratio", "least", "most")),
+    },
+    "across": {
+        "gaps": Columns(
+            ("tested_on", "fitted_to", "task", "method"),
+            ("n_questions", "n_fitted", "n_groups", *_ranges("gap_r", "group_kl_closed")),
+        )
     },
     "constant": {
         "tilt": Columns(("t", "measure", "which", "group"), ("value", "low", "high")),
@@ -142,7 +151,8 @@ def _table(path: Path, columns: Columns) -> pd.DataFrame:
 
 def note(study: StudyTables) -> str:
     """What made the tables, in what time and where, and how much of it is missing."""
-    command = f"`make study NAME={study.name}`"
+    command = f"make study NAME={study.name}"
+    command = f"`{f'opinion-sae study --data PATH {study.name} -- default' if study.name in DATA else command}`"
     if not study.about:
         return f"This study has not been run: {command} does that, after `make book`."
     seconds, rate = study.about["seconds"], study.about["throughput"].get("gflops_float32")

@@ -32,9 +32,23 @@ if TYPE_CHECKING:
     from opinion_sae.survey import Survey
 
 # modules of this room, in the order in which they are listed
-STUDIES = ("architectures", "size", "specialised", "shift", "bios", "trained_on", "places", "constant", "audit")
+STUDIES = (
+    "architectures",
+    "size",
+    "specialised",
+    "shift",
+    "bios",
+    "trained_on",
+    "places",
+    "constant",
+    "audit",
+    "across",
+)
 # what a user has to bring for some of them
-DATA = {"bios": "Bias in Bios, a file or folder of the Hub's LabHC/bias_in_bios"}
+DATA = {
+    "bios": "Bias in Bios, a file or folder of the Hub's LabHC/bias_in_bios",
+    "across": "another survey, such as OpinionQA's folder",
+}
 Parts = Mapping[str, Mapping[str, np.ndarray]]  # tensors by the name of their item, of those that are there
 
 
@@ -66,7 +80,10 @@ class Given:
     replicates: int = 2000
     data: Path | None = None
     constant: Constant = Constant()
-    texts: str | list[str] = "addresses"  # of the profile
+    # of the profile
+    texts: str | list[str] = "addresses"
+    surveys: Sequence[str] = ()
+    min_respondents: int = 50
 
     @property
     def lm(self) -> LanguageModel:
