@@ -64,7 +64,7 @@ CHAPTERS = {
         ],
     ),
     "18_group_gaps": dict(
-        needs=["04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
+        needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection", "17_reading"],
         tables=["gaps.csv", "gaps_by_fold.csv", "pair_gaps.csv", "gap_claims.csv", "answers.csv"],
         figures=["gaps.svg", "gaps_alone.svg"],
         work=["numbers-gaps.json"],
