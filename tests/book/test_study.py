@@ -21,9 +21,9 @@ MINUTES = {  # as the page on reruns says them
     "an hour and three quarters": 105,
     "a minute": 1,
     "an hour and a quarter": 75,
-    "about twenty minutes": 20,
-    "about ten minutes": 10,
-    "five minutes": 5,
+    "three and a half minutes": 3.5,
+    "six minutes": 6,
+    "two minutes": 2,
 }
 
 

@@ -23,7 +23,7 @@ from opinion_sae.studies import Given, Parts
 from opinion_sae.survey import Survey, load_survey, question_clusters, survey_hash
 
 TITLE = "fitted to the book's surveys and tested on one of yours, such as OpinionQA, and back"
-TIME = "about ten minutes of one core, with OpinionQA's 493 questions"
+TIME = "six minutes of one core, with OpinionQA's 493 questions"
 BOOK, OTHER = "the book's surveys", "yours"
 
 

@@ -21,7 +21,7 @@ from opinion_sae.survey import question_clusters
 from opinion_sae.survey.naming import naming
 
 TITLE = "each latent that the reading offset writes, turned up and down"
-TIME = "five minutes of one core"
+TIME = "two minutes of one core"
 NUMBERS = [name for name in audit.CELLS if name != "role"]  # a part holds numbers only
 
 

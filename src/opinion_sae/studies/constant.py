@@ -25,7 +25,7 @@ from opinion_sae.studies import Given, Parts
 from opinion_sae.survey import question_clusters
 
 TITLE = "constant offsets: a tilted loss, intersections of groups, kinds of offsets, SAEs trained along from scratch"
-TIME = "about ten minutes of one core"
+TIME = "six minutes of one core"
 Tables = dict[str, pd.DataFrame]
 
 

@@ -31,7 +31,7 @@ from opinion_sae.studies.named import Pairs, asked_of, far_pairs, named_shares, 
 from opinion_sae.survey import question_clusters
 
 TITLE = "where group differences can be read, layer by layer at three places, and where a persona prompt enters"
-TIME = "about twenty minutes of one core of a busy machine"
+TIME = "three and a half minutes of one core"
 STYLE = "portray"  # of the personas, `methods.personas`
 ASKED = 20  # questions of each fold that are asked under a persona
 
