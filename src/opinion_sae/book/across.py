@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from opinion_sae.book.evaluated import LEFT_OUT
@@ -14,22 +16,25 @@ from opinion_sae.score.names import prose
 SAID = ("delta-reading", "words")
 
 
-def _directions(study: StudyTables) -> dict[str, pd.DataFrame]:
+def _directions(study: StudyTables) -> dict[str, dict[str, dict[Any, Any]]]:
     """From toplines by what was tested on, the rows by method; to the other survey first."""
     found = study["gaps"]
     found = found[found["task"] == "toplines"] if len(found) else found
     order = sorted(found["tested_on"].unique(), reverse=True) if len(found) else []
-    return {name: found[found["tested_on"] == name].set_index("method") for name in order}
+    return {
+        str(name): {str(row["method"]): row for row in found[found["tested_on"] == name].to_dict("records")}
+        for name in order
+    }
 
 
 def across_table(study: StudyTables) -> Shown:
     """Both measures from toplines in either direction, a row per method and measure."""
     columns = _directions(study)
     rows = [
-        [method, MEASURES[measure], *(measured(of.loc[method], measure) for of in columns.values())]
+        [method, MEASURES[measure], *(measured(of[method], measure) for of in columns.values())]
         for method in LEFT_OUT
         for measure in MEASURES
-        if columns and all(method in of.index for of in columns.values())
+        if columns and all(method in of for of in columns.values())
     ]
     head = ["method", "measure", *(f"tested on {name}" for name in columns)]
     caption = "From toplines, fitted to one side and tested on the other, with 95% intervals over questions"
@@ -41,21 +46,19 @@ def across_sentence(study: StudyTables) -> str:
     nearer to the groups."""
     said = []
     for name, of in _directions(study).items():
-        first = of.iloc[0]
+        first = next(iter(of.values()))
         listed = [
-            f"{prose(method)} has a gap correlation of {measured(of.loc[method], 'gap_r')} and closes "
-            f"{measured(of.loc[method], 'group_kl_closed')} of the group KL"
+            f"{prose(method)} has a gap correlation of {measured(of[method], 'gap_r')} and closes "
+            f"{measured(of[method], 'group_kl_closed')} of the group KL"
             for method in SAID
-            if method in of.index
+            if method in of
         ]
         text = (
             f"Fitted to {first['n_fitted']:.0f} questions of {first['fitted_to']} and tested on "
             f"{first['n_questions']:.0f} of {name}, for the {first['n_groups']:.0f} groups that both have, "
             f"{' and '.join(listed)}."
         )
-        worse = [
-            prose(method) for method in LEFT_OUT if method in of.index and of.loc[method, "group_kl_closed_high"] < 0
-        ]
+        worse = [prose(method) for method in LEFT_OUT if method in of and of[method]["group_kl_closed_high"] < 0]
         if worse:
             text += f" Everybody's answers by themselves are nearer to the groups than {', '.join(worse)}."
         said.append(text)
