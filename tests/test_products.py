@@ -43,6 +43,7 @@ def test_other_types_are_left_to_torch(dtype):
     x, weight, bias = (torch.ones(size, dtype=dtype) for size in ((3, 4), (2, 4), (2,)))
     assert torch.equal(linear(x, weight, bias), torch.full((3, 2), 5, dtype=dtype))
     assert torch.equal(linear(x, weight, bias, torch.empty(3, 2, dtype=dtype)), torch.full((3, 2), 5, dtype=dtype))
+    assert torch.equal(linear(x, weight, None, torch.empty(3, 2, dtype=dtype)), torch.full((3, 2), 4, dtype=dtype))
     assert linear(torch.ones(0, 4), torch.ones(2, 4)).shape == (0, 2)
 
 

@@ -24,13 +24,13 @@ def linear(
 ) -> Float[Tensor, "*batch m"]:
     """x W' + b, as torch's `linear`; gradients as there.
 
-    `out` is a place for the sum with a bias of the product of a matrix; there is no gradient then.
+    `out` is a place for what comes of a matrix; there is no gradient then.
     """
     plain = {x.dtype, weight.dtype} == {torch.float32} and x.device.type == "cpu" and x.numel() > 0
     if not (plain and torch.backends.mkldnn.is_available()):
-        if out is None or bias is None:
+        if out is None:
             return functional.linear(x, weight, bias)
-        return torch.addmm(bias, x, weight.T, out=out)
+        return torch.mm(x, weight.T, out=out) if bias is None else torch.addmm(bias, x, weight.T, out=out)
     if out is None:
         return _Linear.apply(x, weight, bias)
     for some, into in zip(x.split(ROWS), out.split(ROWS), strict=True):

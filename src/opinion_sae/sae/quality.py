@@ -48,12 +48,15 @@ def obtain_sae(
 
 @torch.no_grad()
 def as_float16_holds(sae: SparseAutoencoder) -> SparseAutoencoder:
-    """The SAE with each weight at the nearest value that float16 has, in its own precision and in place.
+    """The SAE with each weight at the nearest value that float16 has, in its own precision and in place; as it is if
+    one lies beyond, since such an SAE is not published.
 
     A run publishes its SAE in float16: what offsets are fitted to is then the published SAE, to the bit.
     """
-    for weight in sae.parameters():
-        weight.copy_(weight.half())
+    rounded = [weight.half() for weight in sae.parameters()]
+    if all(weight.isfinite().all() for weight in rounded):
+        for weight, value in zip(sae.parameters(), rounded, strict=True):
+            weight.copy_(value)
     return sae
 
 
