@@ -23,6 +23,7 @@ from opinion_sae.book.api import api_page
 from opinion_sae.book.cards import FILE as CARDS_FILE
 from opinion_sae.book.cards import complete, pages, places, read_cards
 from opinion_sae.book.clusters import clusters_page
+from opinion_sae.book.execute import SELDOM
 from opinion_sae.book.faults import faults_page
 from opinion_sae.book.front import make_front
 from opinion_sae.book.latent_pages import FOLDER, addresses, latent_pages
@@ -39,7 +40,7 @@ LATENTS = Path("_extra", FOLDER)
 PUBLISHES_BOOK = "default"
 
 # as its script does, whose first line does not stand spaces in the path
-JUPYTER_BOOK = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+JUPYTER_BOOK = f"{SELDOM}; import sys; from jupyter_book.cli.main import main; sys.exit(main())"
 
 # What a browser fetches by itself; `link` only for these relations.
 FETCHED = {

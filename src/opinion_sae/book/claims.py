@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.sentences import count_verdicts, with_ends
-from opinion_sae.methods.controls import others_scores
 from opinion_sae.score.metrics import score
 from opinion_sae.score.names import prose
 from opinion_sae.score.statistics import Claim
@@ -95,6 +94,8 @@ def kl_cells(
 
     `tables` holds held-out log p by method, one table per seed.
     """
+    from opinion_sae.methods.controls import others_scores  # torch takes a second to import
+
     cells = {name: [score(survey, table).kl for table in seeds] for name, seeds in tables.items()}
     for table in tables.get("delta", []):
         for name, scores in others_scores(survey, table).items():

@@ -20,12 +20,11 @@ from opinion_sae.book.chapter import Chapter
 from opinion_sae.book.claims import CLAIMS, kl_cells
 from opinion_sae.book.execute import machine, versions
 from opinion_sae.book.gap_claims import gap_claims_table
-from opinion_sae.book.gap_report import FILES
 from opinion_sae.book.paths import open_run
 from opinion_sae.book.profile import Profile
 from opinion_sae.book.reach import code_hash
 from opinion_sae.book.recorded import read_cost
-from opinion_sae.delta.files import Answers, load_all_answers, load_deltas
+from opinion_sae.delta.files import WITH_READING, Answers, load_all_answers, load_deltas
 from opinion_sae.delta.fit import fit_frozen
 from opinion_sae.delta.held_out import Split, fold_of, leave_groups_out
 from opinion_sae.delta.offsets import GroupDelta
@@ -333,7 +332,7 @@ def inputs(profile: Profile) -> tuple[Inputs, Callable[[], dict[str, Cells]]]:
     """What the book of a profile left; and the side effects of the unsteered model, measured when they are needed."""
     chapter = Chapter(asdict(profile))
     work, answers, survey, splits = chapter.run.work, chapter.answers, chapter.survey, chapter.splits
-    book = load_all_answers(work, FILES)
+    book = load_all_answers(work, WITH_READING)
     facts = load_facts(profile.max_questions)
     passages = load_passages(profile.folds if profile.max_questions else 0)
     settings = [profile.fit_settings(seed=seed) for seed in range(profile.seed, profile.seed + SEEDS)]

@@ -11,7 +11,6 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.typeset import Shown, table
-from opinion_sae.delta.files import ANSWERS, load_all_answers
 from opinion_sae.score.gaps_table import with_toplines
 from opinion_sae.score.metrics import ENDS
 from opinion_sae.score.names import prose, rank
@@ -27,12 +26,13 @@ SHOWN = (
     *("embedding", "embedding+direct"),
 )
 FIRST = ("delta-reading", "delta-reading-64", "delta", "words")  # of a sentence, and in `answers.csv` from toplines too
-FILES = (*ANSWERS, "answers-reading.safetensors")  # what the chapters before leave
 
 
 def all_answers(work: Path) -> dict[str, list[Float[np.ndarray, "_ question option"]]]:
     """Held-out log p of every method of the run, one table each. `everyone` is left out: it is what toplines are."""
-    found = load_all_answers(work, FILES)
+    from opinion_sae.delta.files import WITH_READING, load_all_answers  # a second, for torch
+
+    found = load_all_answers(work, WITH_READING)
     return {name: [found[name]] for name in sorted(found, key=rank) if name != "everyone"}
 
 

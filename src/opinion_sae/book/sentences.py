@@ -11,8 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from opinion_sae.book.gap_report import overall
-from opinion_sae.effects.dose import measure_of
-from opinion_sae.score.names import label, prose
+from opinion_sae.score.names import label, measure_of, prose
 from opinion_sae.score.statistics import VERDICTS
 
 LOOKED_UP = ("everyone", "toplines")  # methods that have everybody's answers to the very question

@@ -18,6 +18,7 @@ from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 # of the chapters before those on offsets that read
 ANSWERS = tuple(f"answers{part}.safetensors" for part in ("", "-joint", "-controls", "-selected"))
+WITH_READING = (*ANSWERS, "answers-reading.safetensors")
 Answers = dict[str, Float[ndarray, "_ question option"]]  # held-out log p by method
 
 

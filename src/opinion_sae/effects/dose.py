@@ -18,6 +18,7 @@ from opinion_sae.model.answers import AnswerPath
 from opinion_sae.model.language_model import LanguageModel
 from opinion_sae.progress import progress
 from opinion_sae.score.metrics import as_cells, bootstrap_mean, by_group, kl
+from opinion_sae.score.names import measure_of
 from opinion_sae.score.toplines import from_toplines
 from opinion_sae.survey import Survey
 
@@ -143,12 +144,6 @@ def dose_curves(
     """The `dose_curve` of each method, under each other, with its name as the first column."""
     curves = {name: dose_curve(cells[name], losses[name], clusters, replicates, seed) for name in cells}
     return pd.concat(curves, names=["method"]).reset_index("method").reset_index(drop=True)
-
-
-def measure_of(method: str) -> str:
-    """The column of a `dose_curve` by which a method's strength is judged: an offset that reads the question is made
-    for the task from toplines."""
-    return "kl_toplines" if "reading" in method else "kl"
 
 
 def sweet_spots(curves: pd.DataFrame) -> dict[str, float]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import transformers
 from jaxtyping import Int
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.artifacts import read_text
 from opinion_sae.model.prompts import Prompt
@@ -57,7 +57,9 @@ def load_facts(max_questions: int = 0, path: Path = DATA / "facts.csv") -> Facts
     return Facts(tuple(questions[i] for i in kept), np.array(right)[kept])
 
 
-def fact_prompts(tokenizer: PreTrainedTokenizerBase, facts: Facts, before: str = "") -> tuple[Facts, list[Prompt]]:
+def fact_prompts(
+    tokenizer: transformers.PreTrainedTokenizerBase, facts: Facts, before: str = ""
+) -> tuple[Facts, list[Prompt]]:
     """'Question: ... Answer:' for each question, with each option's first token in place of letters.
 
     The same plain text for chat and base models, after BOS where the tokenizer has one; `before` is text set before the

@@ -10,9 +10,9 @@ from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.model.activations import content, text_windows
 from opinion_sae.model.answers import AnswerPath
@@ -43,7 +43,7 @@ class Corpus:
     starts[j] to starts[j + 1], in the order of the text.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: transformers.PreTrainedTokenizerBase
     ids: Int[Tensor, "token"]
     text: Int[Tensor, "token"]
     word: Int[Tensor, "token"]
@@ -136,7 +136,7 @@ def read_corpus(answers: AnswerPath, sae: SparseAutoencoder, texts: Sequence[str
 
 @torch.no_grad()
 def corpus_of(
-    rows: Sequence[Read], sae: SparseAutoencoder, tokenizer: PreTrainedTokenizerBase, questions: int = 0
+    rows: Sequence[Read], sae: SparseAutoencoder, tokenizer: transformers.PreTrainedTokenizerBase, questions: int = 0
 ) -> Corpus:
     """Where the latents of an SAE fire in texts that were read, of which so many, the first, are a survey's."""
     ids, streams, real = zip(*rows, strict=True)
@@ -175,7 +175,7 @@ def _plain(answers: AnswerPath, texts: Sequence[str]) -> Iterator[Read]:
             yield tokens[row, some].tolist(), residual[row, some], counts[row, some]
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"]) -> list[str]:
+def token_texts(tokenizer: transformers.PreTrainedTokenizerBase, ids: Int[Tensor, "token"]) -> list[str]:
     """Each token as text, with the space in front of it."""
     some = int(ids[0])  # in front of each, since some tokenizers drop the space in front of the first
     head = len(tokenizer.decode([some], clean_up_tokenization_spaces=False))
@@ -185,7 +185,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"]) -
 
 
 def _words(
-    tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "token"], text: Int[Tensor, "token"]
+    tokenizer: transformers.PreTrainedTokenizerBase, ids: Int[Tensor, "token"], text: Int[Tensor, "token"]
 ) -> tuple[Int[Tensor, "token"], tuple[str, ...]]:
     """Which word each token begins in, and the words, without the spaces before them."""
     pieces = token_texts(tokenizer, ids)

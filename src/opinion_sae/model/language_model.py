@@ -16,9 +16,8 @@ import torch
 import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from opinion_sae.model.attention import PRODUCTS
+from opinion_sae.model.attention import use_products
 from opinion_sae.model.weights import load_weights
 from opinion_sae.products import Linear, linear
 
@@ -35,8 +34,8 @@ class LanguageModel:
     """
 
     name: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
     layers: nn.ModuleList
     norm: nn.Module
     rotary: nn.Module
@@ -223,7 +222,9 @@ def load_language_model(source: str, dtype: str = "auto") -> LanguageModel:
     return wrap(source, model, tokenizer, sha256)
 
 
-def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sha256: str) -> LanguageModel:
+def wrap(
+    name: str, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, sha256: str
+) -> LanguageModel:
     """A loaded transformers model as a `LanguageModel`; freezes it and checks that its parts are where we look."""
     model.eval().requires_grad_(False)
     backbone = model.base_model
@@ -257,7 +258,7 @@ def wrap(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     ):  # from the same stream in float32, or rounding alone would make them differ
         expected = model(inputs_embeds=lm.embed(tokens), use_cache=False).logits.float()
     if lm.device.type == "cpu":
-        model.set_attn_implementation(PRODUCTS)
+        use_products(model)
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = Linear  # the same layer with another product

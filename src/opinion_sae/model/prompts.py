@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from opinion_sae.survey import Question
 
@@ -82,7 +82,7 @@ def option_lines(question: Question, order: Sequence[int]) -> list[str]:
 
 
 def build_prompts(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], orders: int, persona: str = ""
+    tokenizer: transformers.PreTrainedTokenizerBase, questions: Sequence[Question], orders: int, persona: str = ""
 ) -> list[Prompt]:
     """Prompts of all questions, `orders` for each, in question order.
 
@@ -107,7 +107,7 @@ def build_prompts(
 
 
 def token_spans(
-    tokenizer: PreTrainedTokenizerBase, text: str, length: int, question: Question, order: Sequence[int]
+    tokenizer: transformers.PreTrainedTokenizerBase, text: str, length: int, question: Question, order: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`asked` and `ends` of a Prompt from the places in the text at which its tokens lie.
 
@@ -130,7 +130,7 @@ def token_spans(
     return (first, max(ends.values()) + 1), tuple(ends[o] for o in range(len(order)))
 
 
-def render(tokenizer: PreTrainedTokenizerBase, question: str, persona: str = "") -> tuple[str, str]:
+def render(tokenizer: transformers.PreTrainedTokenizerBase, question: str, persona: str = "") -> tuple[str, str]:
     """The prompt's text, and what stands between it and the letter ('' or a space)."""
     question = f"{persona}\n\n{question}" if persona else question
     if tokenizer.chat_template:
@@ -139,13 +139,13 @@ def render(tokenizer: PreTrainedTokenizerBase, question: str, persona: str = "")
     return f"Question: {question}\nAnswer:", " "
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+def chat(tokenizer: transformers.PreTrainedTokenizerBase, content: str) -> str:
     """One user turn in the model's chat template, up to where the model starts to speak."""
     turns = [{"role": "user", "content": content}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def prompt_tokens(tokenizer: transformers.PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a rendered prompt. Plain text starts with BOS if the tokenizer has one, a template brings its own.
 
     Added by hand, since some tokenizers that have a BOS leave it out (Pythia) and some would put an EOS at the end.
@@ -157,7 +157,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [bos, *tokens]
 
 
-def letter_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Sequence[int], letter: str) -> int:
+def letter_token(tokenizer: transformers.PreTrainedTokenizerBase, text: str, tokens: Sequence[int], letter: str) -> int:
     """The token by which the prompt goes on with `letter`; ValueError if that is not exactly one token."""
     longer = prompt_tokens(tokenizer, text + letter)
     if len(longer) != len(tokens) + 1 or longer[:-1] != list(tokens):

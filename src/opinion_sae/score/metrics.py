@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from opinion_sae.survey import Question, Survey
 
@@ -72,11 +71,9 @@ def alignment(
     return 1 - (np.abs(difference.cumsum(-1))[..., :-1] * gaps).sum(-1)
 
 
-def score(
-    survey: Survey, log_probs: Float[np.ndarray, "group question option"] | Float[Tensor, "group question option"]
-) -> Scores:
-    """All measures of a model's answers; `log_probs` may have one group that stands for all."""
-    table = log_probs.detach().cpu().numpy() if isinstance(log_probs, Tensor) else log_probs
+def score(survey: Survey, log_probs: Float[Any, "group question option"]) -> Scores:
+    """All measures of a model's answers; `log_probs`, numpy's or a tensor, may have one group that stands for all."""
+    table = log_probs if isinstance(log_probs, np.ndarray) else log_probs.detach().cpu().numpy()
     # in float64, where exp(-200) is not yet 0
     h, p = survey.shares, np.broadcast_to(np.exp(table.astype(float)), survey.shares.shape)
     positions = option_positions(survey.questions, h.shape[-1])

@@ -128,3 +128,9 @@ def rank(method: str) -> tuple[int, str]:
     """Order of the methods in tables and figures: as in `NAMES`, then by key."""
     names = list(NAMES)
     return (names.index(method) if method in names else len(names), method)
+
+
+def measure_of(method: str) -> str:
+    """The column of a `dose_curve` by which a method's strength is judged: an offset that reads the question is made
+    for the task from toplines."""
+    return "kl_toplines" if "reading" in method else "kl"

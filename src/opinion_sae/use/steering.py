@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+import transformers
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from opinion_sae.delta.offsets import Offset
 from opinion_sae.effects.readers import so_far
@@ -173,7 +173,7 @@ def generate_answers(
     return pd.DataFrame({"group": groups, "unsteered": unsteered, "steered": steered})
 
 
-def asked_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> slice | None:
+def asked_tokens(tokenizer: transformers.PreTrainedTokenizerBase, question: str) -> slice | None:
     """Which tokens of an open question's prompt are the question; None if the tokenizer cannot say, or none is."""
     if not tokenizer.is_fast:
         return None

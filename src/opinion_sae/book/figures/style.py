@@ -10,7 +10,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
@@ -217,8 +216,10 @@ def matrix(
     values: Float[np.ndarray, "row column"], names: Sequence[str], label: str, centre: float | None = None
 ) -> Figure:
     """A square heatmap of one number per pair of groups; columns have the numbers of the rows."""
+    import seaborn  # it loads scipy.stats, which no other figure needs
+
     figure, axes = plt.subplots(figsize=(WIDTH, 0.125 * len(names) + 2))
-    sns.heatmap(
+    seaborn.heatmap(
         values,
         ax=axes,
         cmap="cividis" if centre is None else "PuOr",
