@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv, read_json
+from opinion_sae.book.gap_claims import COLUMNS as CLAIM_COLUMNS
 from opinion_sae.book.gap_claims import MEASURES
+from opinion_sae.book.gap_claims import found as verdict
 from opinion_sae.book.gap_report import SHOWN, measured, overall, plain
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.profile import model_name
@@ -33,6 +35,10 @@ AIMS = {  # what was aimed at with the reading offset before it was run, from to
     "opinionqa": {"gap_r": 0.48, "group_kl_closed": 0.17},
     "opinionqa-qwen-1.5b": {"gap_r": 0.52, "group_kl_closed": 0.20},
 }
+CLAIMED = {  # and what it was to be shown to do, by method and reference
+    "delta-reading": ("dense-reading", "shuffled-questions", "random-dictionary", "words"),
+    "delta-reading-64": ("delta-reading",),
+}
 CONSTANT = 0.5  # below which the constant share of what the groups' own part adds was to lie
 RUN = {"profile": dict, "notebooks": dict, "machine": str}  # of run.json, what is shown
 
@@ -49,6 +55,7 @@ class Published(NamedTuple):
     run: dict[str, Any]  # run.json: profile, hashes of data, model and SAE, versions, machine, times
     gaps: pd.DataFrame  # gaps.csv, all groups together, from toplines, by method; empty if the run has none
     constant: pd.DataFrame  # constant_share.csv; likewise
+    claims: pd.DataFrame  # gap_claims.csv; likewise
 
     @property
     def model(self) -> str:
@@ -86,6 +93,7 @@ def load_published(name: str = "opinionqa", results: Path = ROOT / "results") ->
         _run(_there(folder / "run.json")),
         _gaps(folder / "gaps.csv"),
         _constant(folder / "constant_share.csv"),
+        _claims(folder / "gap_claims.csv"),
     )
 
 
@@ -105,6 +113,14 @@ def _constant(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     return read_csv(path, columns, numbers=columns[1:], names=columns[:2])
+
+
+def _claims(path: Path) -> pd.DataFrame:
+    """A row per claim and measure; an effect without an interval has neither."""
+    if not path.is_file():
+        return pd.DataFrame(columns=CLAIM_COLUMNS)
+    numbers = ("effect", "margin", "low", "high", "p_holm")
+    return read_csv(path, CLAIM_COLUMNS, numbers=numbers, names=("method", "reference", "measure"))
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -251,19 +267,33 @@ def _from_small_to_large(table: pd.DataFrame) -> str:
 
 
 def aims_page(runs: Mapping[str, Published]) -> str:
-    """MyST text: a sentence for each of `AIMS` and, by method that reads, for the constant share."""
-    lines = []
+    """MyST text, run by run: a sentence for each of `AIMS`, by method that reads for the constant share, and for each
+    of `CLAIMED`."""
+    parts = []
     for name, aims in AIMS.items():
         if name not in runs or "delta-reading" not in runs[name].gaps.index:
-            lines.append(f"- Whether what was aimed at in `results/{name}` is reached is not known here.")
+            parts.append(f"Whether what was aimed at in `results/{name}` is reached is not known here.\n")
             continue
         found = runs[name]
-        row = found.gaps.loc[["delta-reading"]].iloc[0]
-        lines += [f"- With {found.model}, {aim_sentence(row, measure, least)}" for measure, least in aims.items()]
-        shares = found.constant[found.constant["method"].str.startswith("delta-reading")]
-        for method, part in shares.groupby("method", sort=False):
-            lines.append(f"- With {found.model}, {constant_sentence(str(method), part['constant_share'])}")
-    return "\n".join(lines) + "\n"
+        row, shares = found.gaps.loc[["delta-reading"]].iloc[0], found.constant
+        lines = [aim_sentence(row, measure, least) for measure, least in aims.items()]
+        for method, part in shares[shares["method"].str.startswith("delta-reading")].groupby("method", sort=False):
+            lines.append(constant_sentence(str(method), part["constant_share"]))
+        lines += claimed_sentences(found.claims)
+        parts.append(f"With {found.model}:\n\n" + "".join(f"- {line[0].upper()}{line[1:]}\n" for line in lines))
+    return "\n".join(parts)
+
+
+def claimed_sentences(claims: pd.DataFrame) -> list[str]:
+    """Of `gap_claims.csv` those of `CLAIMED`, each with what was found by either measure."""
+    found = []
+    for method, references in CLAIMED.items():
+        for reference in references:
+            rows = claims[(claims["method"] == method) & (claims["reference"] == reference)]
+            if len(rows):
+                each = "; ".join(verdict(row) for _, row in rows.iterrows())
+                found.append(f"it was to be shown that {rows['claim'].iloc[0].rstrip('.')}: {each}.")
+    return found
 
 
 def aim_sentence(row: pd.Series, measure: str, least: float) -> str:
