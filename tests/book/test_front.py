@@ -6,7 +6,7 @@ import pytest
 
 from opinion_sae.artifacts import write_csv, write_json
 from opinion_sae.book.figures.gaps import front_figure
-from opinion_sae.book.front import FRONT, abstract, abstract_of, front_rows, front_table, make_front
+from opinion_sae.book.front import FRONT, abstract, abstract_of, front_rows, front_table, make_front, told
 from opinion_sae.book.gap_claims import MEASURES
 
 NONE = pd.DataFrame({"method": []})  # no splits
@@ -164,6 +164,23 @@ def test_the_picture_shows_the_rows_of_the_table(gaps):
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][1] == "reading Δ"
     drawn = [bar.lines[0].get_xdata()[0] for bar in figure.axes[0].containers]
     assert drawn == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+def test_the_model_that_is_told_of_its_group_is_held_against_reading_where_it_was_asked(gaps):
+    assert (
+        told(gaps, claims()) == "`make evaluate` asks the model that is told of its group, and has not been run here."
+    )
+    prompted = gaps[gaps["method"] == "words"].assign(
+        method="prompt-best", gap_r=-0.02, gap_r_low=-0.1, gap_r_high=0.06
+    )
+    others = claims().replace({"reference": {"words": "prompt-best"}})
+    said = told(pd.concat([gaps, prompted]), others)
+    assert (
+        "the reading Δ does better than the persona prompt in the style chosen on validation (-0.02 (-0.10 to" in said
+    )
+    assert said.endswith("and 0.50) on both measures.") and "LoRA" not in said
+    worse = others.assign(verdict="contradicted")
+    assert "the reading Δ does worse than the persona prompt" in told(pd.concat([gaps, prompted]), worse)
 
 
 def test_a_run_without_gaps_has_no_first_page(tmp_path):

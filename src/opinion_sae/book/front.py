@@ -19,21 +19,23 @@ from opinion_sae.book.markdown import captioned
 from opinion_sae.book.profile import model_name
 from opinion_sae.book.recorded import read_fields
 from opinion_sae.book.typeset import unbroken
-from opinion_sae.score.names import label
+from opinion_sae.score.names import label, prose
 
 FRONT = ("delta", "delta-reading", "delta-reading-64", "random-dictionary", "dense-reading", "words")
+TOLD = ("prompt-best", "lora")  # by a text before the question, chosen on validation; by that and an adapter
 SURE, UNSURE = {"supported": "better", "contradicted": "worse"}, "not supported"
 
 
 def make_front(results: Path, figures: Path) -> dict[str, str]:
-    """Draw `front.svg`; return `abstract`, `front_table` and what the leaderboard says of options in reverse, `turned`,
-    for the pages. Nothing of a run without group gaps."""
+    """Draw `front.svg`; return `abstract`, `front_table`, `told` and what the leaderboard says of options in reverse,
+    `turned`, for the pages. Nothing of a run without group gaps."""
     if not (results / "gaps.csv").is_file():
         return {}
     gaps = with_seeds(results, "gaps", ("task", "method", "group"))
     save_svg(front_figure(front_rows(gaps)), figures / "front.svg")
     turned = turned_sentence(load_leaderboard(results)[0])
-    return {"abstract": abstract_of(results), "front_table": front_table(gaps), "turned": turned}
+    said = told(gaps, with_seeds(results, "gap_claims", ("method", "reference", "measure")))
+    return {"abstract": abstract_of(results), "front_table": front_table(gaps), "turned": turned, "told": said}
 
 
 def abstract_of(results: Path) -> str:
@@ -95,6 +97,19 @@ def beside(claims: pd.DataFrame, reference: str, than: str, method: str = "delta
     (first, measure), (second, other) = said
     rest = "no difference is shown" if second == UNSURE else SURE[second]
     return f"does {SURE[first]} than {than} by {measure}, and by {other} {rest}"
+
+
+def told(gaps: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """How well the model tells groups apart that is told of which group it is to be, by a prompt or an adapter too,
+    and whether reading does better; what is missing where neither was asked all questions."""
+    rows, said = overall(gaps), []
+    for method in (name for name in TOLD if name in rows.index):
+        row = rows.loc[method]
+        than = f"{prose(method)} ({measured(row, 'gap_r')} and {plain(row['group_kl_closed'])})"
+        said.append(f"{prose('delta-reading')} {beside(claims, method, than)}")
+    if not said:
+        return "`make evaluate` asks the model that is told of its group, and has not been run here."
+    return f"Beside a model that is told of its group: {'; '.join(said)}."
 
 
 def without(claims: pd.DataFrame, reference: str) -> str:
