@@ -11,19 +11,23 @@ import copy
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from opinion_sae.delta.offsets import GroupDelta, RectifiedShift
 from opinion_sae.model.answers import NEVER, AnswerPath, length_batches
 from opinion_sae.model.language_model import LanguageModel
+from opinion_sae.products import Linear
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 
 def as_loaded(lm: LanguageModel) -> PreTrainedModel:
-    """A copy of the model with the attention that transformers itself would take for it."""
+    """A copy of the model with the attention and the products that transformers itself would take for it."""
     model = copy.deepcopy(lm.model)
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear
     return model
 
 

@@ -52,6 +52,7 @@ def test_whole_passes_give_the_same_answers_and_gradients(case):
     answers = case.answers()
     delta = case.delta(answers, 3)
     ours = answers.predict(delta)
+    assert not any(isinstance(module, Linear) for module in hooked.as_loaded(case.lm).modules())  # none of our products
     for tokens in (1, 10**9):  # prompt by prompt, and all at once
         theirs = hooked.HookedModel(answers, tokens).predict(case.sae, delta)
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
@@ -71,6 +72,7 @@ def test_a_difference_stops_the_benchmark():
 
 def test_the_peer_takes_one_order_of_the_options(case):
     from opinion_sae.model.answers import AnswerPath
+from opinion_sae.products import Linear
 
     with pytest.raises(ValueError, match="one order of options"):
         hooked.HookedModel(AnswerPath(case.lm, case.survey.questions, 1, orders=2), 100)
