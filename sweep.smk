@@ -51,7 +51,7 @@ for cell in SWEEP.cells:
             # one cell is run again, as far as it changes anything in it, where any chapter would be
             code=[code_hash(path) for path in sorted(NOTEBOOKS.glob("*.ipynb"))],
         resources:
-            **sizes(SWEEP.base.run),
+            **sizes(SWEEP.base),
         message:
             "{params.cell}"
         shell:

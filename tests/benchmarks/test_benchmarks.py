@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from opinion_sae.book.paths import ROOT
+from opinion_sae.products import Linear
 from opinion_sae.sae.autoencoder import SparseAutoencoder
 
 cases, dictionary, extraction, full_size, growth, hooked, main, offsets, precision, speed, speed_figures, timing = (
@@ -72,7 +73,6 @@ def test_a_difference_stops_the_benchmark():
 
 def test_the_peer_takes_one_order_of_the_options(case):
     from opinion_sae.model.answers import AnswerPath
-from opinion_sae.products import Linear
 
     with pytest.raises(ValueError, match="one order of options"):
         hooked.HookedModel(AnswerPath(case.lm, case.survey.questions, 1, orders=2), 100)

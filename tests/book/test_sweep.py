@@ -1,6 +1,8 @@
 """A sweep: its cells, what is wrong with its file, and the table of what came to its end."""
 
 import os
+import re
+import subprocess
 
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from opinion_sae.book import sweep as sweeps
 from opinion_sae.book.sweep import TABLES, read_sweep, sweep
+from opinion_sae.book.workflow import command
 
 GIVEN = {"profile": "smoke", "output": "results/try", "hook_layer": [12, 15], "seed": [0, 1]}
 
@@ -54,6 +57,16 @@ def test_a_cells_profile_is_written_anew_only_if_it_changed(place):
     second.write_text("seed: 3\n")
     read_sweep(write(place, seed=None))
     assert first.stat().st_mtime == 1 and yaml.safe_load(second.read_text())["hook_layer"] == 15
+
+
+def test_the_workflow_has_a_job_for_each_cell(place):
+    path = write(place)
+    call = [part for part in command(str(path), [], ["--dry-run"], "sweep.smk") if part not in ("host", "reason")]
+    call.remove("--quiet")
+    said = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    jobs = re.findall(r"Job \d+: (\S+)", said.stdout + said.stderr)
+    assert sorted(jobs) == [cell.name for cell in read_sweep(path).cells]
 
 
 @pytest.mark.parametrize(

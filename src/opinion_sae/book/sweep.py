@@ -55,6 +55,7 @@ class Cell:
 class Sweep:
     """What a sweep's file asks for."""
 
+    base: Run  # of the profile that it names: what that took says what a cell's job asks of a cluster
     run: Run
     cells: list[Cell]
 
@@ -87,7 +88,7 @@ def read_sweep(path: Path) -> Sweep:
         sae = str(given.get("sae", base.sae)).replace("{hook_layer}", str(values["hook_layer"]))
         output = f"{given['output'].removesuffix(run.name)}{name}"
         cells.append(_cell(path, run.build / f"{name}.yaml", source | values | {"sae": sae, "output": output}))
-    return Sweep(run, cells)
+    return Sweep(base.run, run, cells)
 
 
 def _choices(path: Path, key: str, given: Any) -> list[Any]:
