@@ -103,10 +103,9 @@ def told(gaps: pd.DataFrame, claims: pd.DataFrame) -> str:
     """How well the model tells groups apart that is told of which group it is to be, by a prompt or an adapter too,
     and whether reading does better; what is missing where neither was asked all questions."""
     rows, said = overall(gaps), []
-    for method in (name for name in TOLD if name in rows.index):
-        row = rows.loc[method]
-        than = f"{prose(method)} ({measured(row, 'gap_r')} and {plain(row['group_kl_closed'])})"
-        said.append(f"{prose('delta-reading')} {beside(claims, method, than)}")
+    for method, row in rows.loc[[name for name in TOLD if name in rows.index]].iterrows():
+        than = f"{prose(str(method))} ({measured(row, 'gap_r')} and {plain(row['group_kl_closed'])})"
+        said.append(f"{prose('delta-reading')} {beside(claims, str(method), than)}")
     if not said:
         return "`make evaluate` asks the model that is told of its group, and has not been run here."
     return f"Beside a model that is told of its group: {'; '.join(said)}."
