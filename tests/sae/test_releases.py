@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from safetensors.torch import save_file
 
@@ -193,12 +194,10 @@ def test_the_check_names_both_sides_and_runs_nothing(profile, tmp_path, capsys):
 
 def test_the_gemma_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny):
     """With the configuration that the hub would give for google/gemma-2-2b."""
-    from opinion_sae.model import weights
-
     config = tiny.model("gemma2").config
     config.hidden_size, config.num_hidden_layers = 2304, 26
     asked = []
-    monkeypatch.setattr(weights.AutoConfig, "from_pretrained", lambda name, **more: asked.append(name) or config)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda name, **more: asked.append(name) or config)
     gemma = load_profile("gemma-2-2b")
     assert gemma.model == "google/gemma-2-2b" and check_run(gemma) == ""
     assert "same family" in check_run(dataclasses.replace(gemma, model="google/gemma-2-2b-it"))
@@ -208,11 +207,9 @@ def test_the_gemma_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny)
 
 
 def test_the_gemma_3_profile_fits_together_as_far_as_names_tell(monkeypatch, tiny, scope_2):
-    from opinion_sae.model import weights
-
     config = tiny.model("gemma3").config
     config.hidden_size, config.num_hidden_layers = 8, 26  # as wide as the small SAE
-    monkeypatch.setattr(weights.AutoConfig, "from_pretrained", lambda name, **more: config)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda name, **more: config)
     gemma = load_profile("gemma-3-1b")
     assert gemma.model == "google/gemma-3-1b-pt" and gemma.sae == SCOPE_2 and check_run(gemma) == ""
     assert "same family" in check_run(dataclasses.replace(gemma, model="google/gemma-3-1b-pt-mine"))
