@@ -36,7 +36,7 @@ from opinion_sae.model.whole_pass import read_answers
 from opinion_sae.progress import progress
 from opinion_sae.survey import Survey
 
-ASKED = 3
+ASKED = 10
 SHOTS = 3
 
 
