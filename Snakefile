@@ -137,7 +137,7 @@ CHAPTERS = {
         figures=["trade_off.svg"],
         work=[],
     ),
-    "13_opinionqa": dict(needs=["07_alignment"], tables=[], figures=["compare_models.svg", "gaps_by_size.svg"], work=["numbers-full-size.json"]),
+    "13_opinionqa": dict(needs=["07_alignment", "18_group_gaps"], tables=[], figures=["compare_models.svg", "gaps_by_size.svg"], work=["numbers-full-size.json"]),
     "14_claims": dict(
         needs=["02_unsteered", "04_delta", "05_joint", "06_controls", "11_selection"],
         tables=["claims.csv"],
@@ -218,21 +218,20 @@ def shown(name):
     """The committed files that a chapter shows, other than those that its run itself writes."""
     made = {name: ["evaluate.json"] for name in ("07_alignment", "12_side_effects", "14_claims", "18_group_gaps")}
     made |= {"09_latents": ["evaluate.json", "evaluate_latents.csv", "labels.csv"], "11_selection": ["selection.csv"]}
+    made |= {"13_opinionqa": ["leaderboard.csv", "leaderboard.json"]}
     made |= {"25_leaderboard": ["leaderboard.csv", "leaderboard_gaps.csv", "leaderboard.json"]}
     # by `make evaluate`, `make select`, `opinion-sae label` and `opinion-sae compare`; by `make study`
     files = [path for path in (RUN.results / file for file in made.get(name, [])) if path.is_file()]
     places = [ROOT / "results", *(ROOT / "results" / run for run in PUBLISHED), RUN.results]
     folders = [place / "studies" / of for of in STUDIES.get(name, []) for place in places]
     files += sorted({path for folder in folders for path in folder.glob("*.*")})
-    if files:
-        return files
     if name == "15_speed":
-        return [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
-    if name != "13_opinionqa":
-        return []
-    others = [folder for named in ("opinionqa*", "gss-*", "default") for folder in ROOT.glob(f"results/{named}")]
-    files = [path for folder in others if folder != RUN.results for path in folder.glob("*.*")]
-    return [*files, ROOT / "benchmarks/full_size.json"]
+        files += [path for path in ROOT.glob("benchmarks/*.*") if path.suffix in (".json", ".csv")]
+    if name == "13_opinionqa":
+        others = [folder for named in ("opinionqa*", "gss-*", "default") for folder in ROOT.glob(f"results/{named}")]
+        files += [path for folder in others if folder != RUN.results for path in folder.glob("*.*")]
+        files.append(ROOT / "benchmarks/full_size.json")
+    return files
 
 
 onstart:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from opinion_sae.book import published
-from opinion_sae.book.figures.published import compare_models, gaps_by_size, groups_by_model
+from opinion_sae.book.figures.published import compare_models, groups_by_model
 from opinion_sae.book.paths import ROOT
 from opinion_sae.book.published import COLUMNS, COMMANDS, ON_DEFAULT, load_published, published_runs
 
@@ -126,54 +126,6 @@ def test_the_figure_has_a_row_per_method_and_a_mark_per_model(both):
     assert [axes.get_title(loc="left") for axes in panels] == ["small", "large-q4"] and len(panels[0].containers) == 3
     for empty in (compare_models({}, {}), groups_by_model({}, {}, ())):
         assert empty.axes[0].texts[0].get_text() == "no published run in this checkout"
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("smollm2-135m-instruct", 135e6),
-        ("qwen2.5-coder-0.5b-instruct-q4_k_m", 0.5e9),
-        ("google/gemma-2-2b", 2e9),
-        ("gpt2", np.nan),
-        ("a-4bit-model", np.nan),
-    ],
-)
-def test_a_models_name_says_how_large_it_is(name, count):
-    assert published.parameters(name) == pytest.approx(count, nan_ok=True)
-
-
-def test_gaps_against_size_are_those_of_the_tables(both):
-    runs = published_runs("results/default", both)
-
-    def of_size(name, model, by):
-        low, high = by - 0.1, by + 0.1
-        rows = {m: (by, low, high, by, low, high, 9) for m in ("delta", "delta-reading", "words")}
-        gaps = pd.DataFrame.from_dict(rows, orient="index", columns=[*published.GAPS, "n_questions"])
-        return runs[name]._replace(gaps=gaps, run={"profile": {"model": model, "hook_layer": 1}})
-
-    large = of_size("opinionqa-qwen", "models/b-1.5b.gguf", 0.5)
-    some = {"large": large, "small": of_size("opinionqa", "packaged:a-100m", 0.1)}
-    table = published.gaps_by_size(some)
-    assert list(table["parameters"]) == [1e8] * 3 + [1.5e9] * 3
-    figure = gaps_by_size({"OpinionQA": table, "another": table[:3], "none": table[:0]})
-    lines = [bar.lines[0] for bar in figure.axes[0].containers]
-    assert [list(line.get_ydata()) for line in lines] == [[0.1, 0.5]] * 3
-    assert [list(bar.lines[0].get_ydata()) for bar in figure.axes[1].containers] == [[0.1]] * 3
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "OpinionQA, 9 questions",
-        "another, 9 questions",
-    ]
-    said = published.gaps_by_size_sentence({"OpinionQA": table})
-    assert (
-        "On OpinionQA: from 100 million to 1,500 million" in said and "that of the reading Δ from 0.10 to 0.50" in said
-    )
-    assert said.count("lie apart") == 2 and "words alone, which use no model, stand at 0.10" in said
-    nearer = published.gaps_by_size({**some, "large": of_size("opinionqa-qwen", "b-1.5b", 0.2)})
-    assert published.gaps_by_size_sentence({"OpinionQA": nearer}).count("meet") == 2
-    alone = published.gaps_by_size({"small": some["small"]})
-    both = published.gaps_by_size_sentence({"here": alone, "there": table})
-    assert both.startswith("On here: there are not yet two models to compare. On there: from 100 million")
-    assert len(published.gaps_by_size({})) == 0 and gaps_by_size({"here": published.gaps_by_size({})}).axes[0].texts
 
 
 def test_runs_on_the_default_surveys_stand_beside_the_default(tmp_path):

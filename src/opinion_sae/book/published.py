@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,6 @@ COLUMNS = (
 )
 
 GAPS = tuple(f"{what}{end}" for what in ("gap_r", "group_kl_closed") for end in ("", "_low", "_high"))
-BY_SIZE = ("delta", "delta-reading", "dense-reading", "direct", "words")  # of the last no model takes part
 AIMS = {  # what was aimed at with the reading offset before it was run, from toplines: at least so much
     "opinionqa": {"gap_r": 0.48, "group_kl_closed": 0.17},
     "opinionqa-qwen-1.5b": {"gap_r": 0.52, "group_kl_closed": 0.20},
@@ -61,12 +59,6 @@ class Published(NamedTuple):
     def model(self) -> str:
         """`model_name` of the run's model."""
         return model_name(self.run["profile"]["model"])
-
-
-def parameters(model: str) -> float:
-    """How many a model has by its name: 'smollm2-135m-instruct' -> 1.35e8; NaN if that does not say."""
-    found = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([mb])(?![a-z0-9])", model.lower())
-    return float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]] if found else float("nan")
 
 
 def load_published(name: str = "opinionqa", results: Path = ROOT / "results") -> Published:
@@ -223,47 +215,6 @@ def group_gaps_sentence(runs: Mapping[str, Published]) -> str:
             f"{plain(words['group_kl_closed'])}."
         )
     return " ".join(said) or "No published run is in this checkout."
-
-
-def gaps_by_size(runs: Mapping[str, Published]) -> pd.DataFrame:
-    """From toplines, over all groups: the rows of `gaps.csv` of the methods of `BY_SIZE`, by method and the model's
-    `parameters`, smallest first; of runs whose model says how many it has."""
-    sizes = {name: parameters(found.model) for name, found in runs.items()}
-    rows = [
-        found.gaps.loc[[method for method in BY_SIZE if method in found.gaps.index]].assign(parameters=sizes[name])
-        for name, found in runs.items()
-        if sizes[name] > 0
-    ]
-    found = pd.concat(rows) if rows else pd.DataFrame(columns=[*GAPS, "n_questions", "parameters"])
-    return found.rename_axis("method").reset_index().sort_values("parameters", kind="stable", ignore_index=True)
-
-
-def gaps_by_size_sentence(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Of each survey's `gaps_by_size`: of the methods run with both, from the smallest model to the largest, and
-    whether their intervals meet."""
-    return " ".join(f"On {survey}: {_from_small_to_large(table)}" for survey, table in tables.items())
-
-
-def _from_small_to_large(table: pd.DataFrame) -> str:
-    if table["parameters"].nunique() < 2:
-        return "there are not yet two models to compare."
-    said, ends = [], [table["parameters"].min(), table["parameters"].max()]
-    for method in (name for name in BY_SIZE if name != "words"):
-        rows = table[table["method"] == method]
-        if len(rows) and rows["parameters"].iloc[[0, -1]].tolist() == ends:
-            small, large = rows.iloc[0], rows.iloc[-1]
-            apart = small["gap_r_high"] < large["gap_r_low"] or large["gap_r_high"] < small["gap_r_low"]
-            verb = "" if said else "goes "
-            said.append(
-                f"{prose(method)} {verb}from {plain(small['gap_r'])} to {plain(large['gap_r'])} (intervals "
-                f"{'lie apart' if apart else 'meet'})"
-            )
-    if not said:
-        return "no method was run with both the smallest model and the largest."
-    few, many = (f"{size / 1e6:,.0f} million" for size in ends)
-    words = table.loc[table["method"] == "words", "gap_r"]
-    beside = f"; words alone, which use no model, stand at {plain(words.iloc[0])}" if len(words) else ""
-    return f"from {few} to {many} parameters the gap correlation of {', that of '.join(said)}{beside}."
 
 
 def aims_page(runs: Mapping[str, Published]) -> str:

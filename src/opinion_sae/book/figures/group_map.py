@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from opinion_sae.book.figures.style import WIDTH
 from opinion_sae.score.names import label
 
+AWAY = (4, 14, 26)  # points between a point and its name; from the second on with a line to it
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # of a point, where its name may stand
 LETTER, LINE = 0.55 * 9 / 72, 1.25 * 9 / 72  # width of a letter and height of a line of 9 points, in inches
 BEFORE = "before: unsteered model,\nthe same for all groups"
@@ -79,28 +81,31 @@ def name_points(
     reach: np.ndarray,
     centre: np.ndarray | float = 0.0,
 ) -> None:
-    """Names beside their points, outwards if that covers no other point or name, else where it covers fewest."""
+    """Names beside their points, outwards if that covers no other point or name, else further away, or where it covers
+    fewest."""
     scale = 0.8 * np.array(SIZE) / (2 * reach)  # inches per unit
     at, boxes = (places - centre) * scale, []
-    for point, name in zip(at, names, strict=True):
+    for place, point, name in zip(places, at, names, strict=True):
         size, best = np.array([LETTER * len(name), LINE]), None
-        for side in sorted(SIDES, key=lambda side: -np.dot(side, point) / np.hypot(*side)):  # outwards first
-            middle = point + np.array(side) * (size / 2 + 0.06)
+        sides = sorted(SIDES, key=lambda side: -np.dot(side, point) / np.hypot(*side))  # outwards first
+        for away, side in product(AWAY, sides):
+            middle = point + np.array(side) * (size / 2 + away / 72)
             low, high = middle - size / 2, middle + size / 2
             covered = ((at > low) & (at < high)).all(1).sum()
             covered += sum(bool((low < other[1]).all() and (high > other[0]).all()) for other in boxes)
             outside = bool((np.abs(middle) + size / 2 > reach * scale).any())
-            if best is None or (covered + outside, 0) < (best[0], 0):
-                best = covered + outside, side, low, high
+            if best is None or covered + outside < best[0]:
+                best = covered + outside, away, side, (low, high)
         assert best is not None
-        boxes.append(best[2:])
-        x, y = best[1]
+        _, away, (x, y), box = best
+        boxes.append(box)
         axes.annotate(
             name,
-            places[len(boxes) - 1],
-            (4 * x, 4 * y),
+            place,
+            (away * x, away * y),
             textcoords="offset points",
             ha={1: "left", 0: "center", -1: "right"}[x],
             va={1: "bottom", 0: "center", -1: "top"}[y],
+            arrowprops=None if away == AWAY[0] else {"arrowstyle": "-", "linewidth": 0.5, "color": "#777777"},
             parse_math=False,
         )

@@ -50,7 +50,8 @@ def compare_models(overall: Mapping[str, pd.DataFrame], floor: Mapping[str, floa
 
 def gaps_by_size(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Gap correlation from toplines with 95 % intervals against the model's parameters, a labelled line per method and
-    a panel per survey; the rows of each are those of `published.gaps_by_size`."""
+    a panel per survey; the name of a method that answered some of the questions says how many. The rows of each are
+    those of `benches.gaps_by_size`."""
     tables = {survey: table for survey, table in tables.items() if len(table)}
     if not tables:
         return nothing("no published run in this checkout")
@@ -69,7 +70,8 @@ def gaps_by_size(tables: Mapping[str, pd.DataFrame]) -> Figure:
 def _lines_by_size(axes: Axes, table: pd.DataFrame) -> None:
     for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
         error = np.maximum([rows["gap_r"] - rows["gap_r_low"], rows["gap_r_high"] - rows["gap_r"]], 0)
-        drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": name_of(str(method))}
+        few = "" if rows["whole"].all() else f" ({rows['n_questions'].min():.0f} questions)"
+        drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": name_of(str(method)) + few}
         axes.errorbar(rows["parameters"] * 1.06**shift, rows["gap_r"], **drawn, **look(str(method), joined=True))
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("correlation of gaps")
