@@ -162,6 +162,9 @@ def test_pooled_gaps_are_those_of_the_measures(six_questions):
     np.testing.assert_allclose(r, whole.gap_r[:, 0])
     np.testing.assert_allclose(kl, whole.kl[:, 0])
     assert seed_weights(1, 20, 0).tolist() == [[1.0]] * 21
+    few = np.where(np.arange(6)[:, None] < 2, log_probs, np.nan)  # questions 0 and 1 alone
+    r, kl = PooledGaps(six_questions, np.array([[1.0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 3]]))(few)
+    assert np.isfinite([r[0], kl[0]]).all() and np.isnan([r[1], kl[1]]).all()
 
 
 def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_groups, tiny):

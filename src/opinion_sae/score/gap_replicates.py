@@ -89,7 +89,7 @@ def _check(survey: Survey, log_probs: np.ndarray) -> None:
 
 class PooledGaps:
     """gap_r and KL of all groups together, from toplines, in every replicate: as `replicates_of`, for many tables of
-    one survey, and without the rest."""
+    one survey, and without the rest. NaN in a replicate that draws none of the questions that a table answers."""
 
     def __init__(self, survey: Survey, weights: Float[np.ndarray, "replicate question"]):
         self.survey, self.weights, self.gap = survey, weights, actual_gaps(survey)[0]
@@ -100,7 +100,8 @@ class PooledGaps:
         given = from_toplines(self.survey, log_probs)
         kl, m = _with_all(cell_kl(self.survey, given))[0], predicted_gaps(self.survey, given, "toplines")
         r = pooled_correlations(self.gap, m, self.weights)
-        return r, self.weights @ np.nan_to_num(kl) / (self.weights @ ~np.isnan(kl))
+        with np.errstate(invalid="ignore"):
+            return r, self.weights @ np.nan_to_num(kl) / (self.weights @ ~np.isnan(kl))
 
 
 def pooled_correlations(
