@@ -74,7 +74,10 @@ def test_an_axis_has_the_cards_of_its_ends_and_a_row_for_every_latent(tmp_path, 
     """One card at either end of five latents; of those without one the row has the name that links lead to."""
     monkeypatch.setattr(cards, "STRONGEST", 1)
     weights = {1: -0.9, 2: 0.8, 3: -0.7, 4: 0.6, 5: 0.0}
-    found = [CARD | {"latent": n, "weights": [weight, 0.0]} for n, weight in weights.items()]
+    found = [CARD | {"latent": n, "folds": 0, "weights": [weight, 0.0]} for n, weight in weights.items()]
+    found[3] |= {"label": "cars"}
+    found[4] |= {"label": "cars"}
+    found[1] |= {"in_fit_to_all": False, "folds": 1}
     found[2] |= {"seeds": 3, "others": 4, "label": "a|b", "label_score": None}
     write_json(tmp_path / "cards.json", {"axes": [AXIS], "cards": found})
     head, _, rows = pages(tmp_path)["cards/axis-1"].partition("## All latents\n")
@@ -84,13 +87,13 @@ def test_an_axis_has_the_cards_of_its_ends_and_a_row_for_every_latent(tmp_path, 
         "5 latents have their largest weight on this axis. Each has a page of its own.",
         "",
         "````{table} All latents of this axis by size of weight, as above",
-        "| Weight | Latent | Label | Label's score | Found by other seeds |",
-        "| :-- | :-- | :-- | :-- | :-- |",
-        r'| -0.90 | <a href="../latents/1.html">1</a> | road, \*bad\* | 0.75 | not known |',
-        r'| +0.80 | <a href="../latents/2.html">2</a> | road, \*bad\* | 0.75 | not known |',
-        r'| -0.70 | <a id="latent-3" href="../latents/3.html">3</a> | a\|b | not measured | 3 of 4 |',
-        r'| +0.60 | <a id="latent-4" href="../latents/4.html">4</a> | road, \*bad\* | 0.75 | not known |',
-        r'| +0.00 | <a id="latent-5" href="../latents/5.html">5</a> | road, \*bad\* | 0.75 | not known |',
+        "| Weight | Latent | Label | Label's score | Fits | Found by other seeds |",
+        "| :-- | :-- | :-- | :-- | :-- | :-- |",
+        r'| -0.90 | <a href="../latents/1.html">1</a> | road, \*bad\* | 0.75 | all questions | not known |',
+        r'| +0.80 | <a href="../latents/2.html">2</a> | road, \*bad\* | 0.75 | 1 fold | not known |',
+        r'| -0.70 | <a id="latent-3" href="../latents/3.html">3</a> | a\|b | not measured | all questions | 3 of 4 |',
+        r'| +0.60 | <a id="latent-4" href="../latents/4.html">4</a> | cars | 0.75 | all questions | not known |',
+        r'| +0.00 | <a id="latent-5" href="../latents/5.html">5</a> | cars | 0.75 | all questions | not known |',
         "````",
     ]
     assert places(found)["read", 4] == "axis-1.html#latent-4"

@@ -42,7 +42,7 @@ PAGE = """<!doctype html>
 <dl>\
 <dt>Weight on each axis</dt><dd>1: +0.50, 2: -0.25</dd>\
 <dt>Moves</dt><dd>Up +1</dd>\
-<dt>Used by</dt><dd>the fit to all questions and 0 folds; found again in 1 of 4 SAEs of other seeds</dd>\
+<dt>Fits that use it</dt><dd>all questions; found again in 1 of 4 SAEs of other seeds</dd>\
 <dt>Fires on</dt><dd>1% of the questions' tokens and 0% of the tokens in the SAE's texts</dd>\
 <dt>Label's scores</dt><dd>detection 0.75 (random latent not measured), fuzzing 0.60 (random latent 0.50), on all of \
 the texts that the label was not made from</dd>\

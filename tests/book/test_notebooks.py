@@ -57,7 +57,7 @@ class TestNotebook:
 
 def test_every_figure_is_followed_by_a_sentence_from_its_table():
     """A cell that draws, then one whose first words are a sentence's."""
-    said = re.compile(r"^(typeset\.sentence|Markdown|display\(Markdown)\(", re.MULTILINE)
+    said = re.compile(r"^(display\()?(typeset\.sentence|Markdown)\(", re.MULTILINE)
     drawn = 0
     for notebook in NOTEBOOKS:
         every = json.loads(notebook.read_text())["cells"]

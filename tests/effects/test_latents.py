@@ -189,7 +189,7 @@ def test_the_table_has_a_row_per_latent_and_role(case, answers, corpus, two_grou
     )
     fewer = offset(tiny, seed=5)
     fewer.a.data[..., 0], fewer.b.data[..., 4], fewer.deviation.data[..., 4] = 0, 0, 0
-    alone = Used(fewer, offsets[:1]).with_cards()
+    alone = Used(fewer, offsets[:1]).closely()
     assert ("read", 0) not in alone and ("write", 4) not in alone  # one fold's alone
     assert set(alone) == set(used.keys()) - {("read", 0), ("write", 4)}
     tables = {"few": log_probs, "all": log_probs, "refitted-4": log_probs}

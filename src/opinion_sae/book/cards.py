@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from opinion_sae.artifacts import check_fields, read_csv
-from opinion_sae.book.latent_pages import MISSING, Card, address, contexts, described, facts, number
+from opinion_sae.book.latent_pages import MISSING, Card, address, contexts, described, facts, fits, number
 from opinion_sae.book.markdown import captioned
 from opinion_sae.book.recorded import read_fields
 from opinion_sae.book.sentences import counted, with_ends
@@ -27,7 +27,7 @@ COLUMNS = ("latent", "by", "judge", "label", *SCORES, "contexts", "marks", "sae"
 CARDS = "cards"  # the folder of the pages
 ON_A_PAGE = 128  # latents that are written
 STRONGEST = 10  # latents listed at either end of an axis, with their cards
-HEAD = ["Weight", "Latent", "Label", "Label's score"]
+HEAD = ["Weight", "Latent", "Label", "Label's score", "Fits"]
 SAID = "Latents by weight, with labels by statistics and how well these detect them on other texts (0.5 is chance)"
 ANCHORS = {"read": "latent", "write": "written"}  # of a latent in a list, with its number
 AUDITED = ["role", "latent", "meant_for", "strength", "on_target", "bounded_from", "bounded_to"]  # of causal_audit.csv
@@ -154,7 +154,8 @@ def _written(n: int, parts: Sequence[Sequence[Card]]) -> str:
     others = [f"{{doc}}`{said} <{_page_of(k)}>`" for k, said in enumerate(ranks) if k != n]
     return (
         f"{'' if n else '(what-is-written)='}\n# What is written, {ranks[n]}\n\n"
-        f"Latents that the groups' own part of the offset writes, fitted to all questions, the same on every axis: "
+        "Latents that the groups' own part of the offset writes, of the fit to all questions or of folds', the same "
+        f"on every axis: "
         f"{ranks[n]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
         "Each has a page of its own.\nChapter {doc}`../chapters/22_causal_audit` turns them up and down.\n\n"
         + _table(SAID, HEAD, [_row(card, None, _linked(card, True)) for card in parts[n]])
@@ -181,7 +182,7 @@ def _ends(cards: Sequence[Card], axis: int) -> tuple[list[Card], list[Card]]:
 def _row(card: Card, axis: int | None, link: str) -> list[str]:
     """Of a table with `HEAD`: an axis' weight, or that of what all of them write."""
     weight = f"{card['weight']:+.3g}" if axis is None else f"{card['weights'][axis - 1]:+.2f}"
-    return [weight, link, _md(card["label"]), number(card["label_score"])]
+    return [weight, link, _md(card["label"]), number(card["label_score"]), fits(card)]
 
 
 def _anchor(card: Card) -> str:

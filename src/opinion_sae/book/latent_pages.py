@@ -133,8 +133,7 @@ def facts(card: Card, known: Container[int]) -> dict[str, str]:
     return {
         **({"Weight on each axis": by_axis} if read else {"Weight, on every axis": f"{card['weight']:+.3g}"}),
         "Moves" if read else "Written on every question": moves,
-        "Used by": f"{'the fit to all questions and ' if card['in_fit_to_all'] else ''}{counted(card['folds'], 'fold')}"
-        f"; {_again(card)}",
+        "Fits that use it": f"{fits(card)}; {_again(card)}",
         "Fires on": f"{_percent(rates['questions']['rate'])} of the questions' tokens and "
         f"{_percent(rates['texts']['rate'])} of the tokens in the SAE's texts",
         "Label's scores": f"detection {number(card['label_score'])} (random latent {number(card['random_score'])}), "
@@ -149,6 +148,12 @@ def facts(card: Card, known: Container[int]) -> dict[str, str]:
             _link(other, known) + f" ({cosine:.2f})" for other, cosine in card["nearest"]
         ),
     }
+
+
+def fits(card: Card) -> str:
+    """Which fits use a latent: 'all questions, 2 folds', say."""
+    of = ["all questions"] if card["in_fit_to_all"] else []
+    return ", ".join([*of, *([counted(card["folds"], "fold")] if card["folds"] else [])])
 
 
 def described(rows: Mapping[str, str]) -> str:

@@ -69,12 +69,6 @@ def read_sentence(table: pd.DataFrame, cards: int) -> str:
     )
 
 
-def meant_for(cards: Sequence[Mapping[str, Any]], groups: Sequence[str], role: str) -> dict[tuple[str, int], list[int]]:
-    """The numbers of the groups on each card of a role, those that its latent moves most."""
-    own = {(card["role"], card["latent"]): card["pull"] for card in cards if card["role"] == role}
-    return {key: [groups.index(group) for group, _ in pull] for key, pull in own.items()}
-
-
 def latents_page(
     table: pd.DataFrame, cards: Sequence[Mapping[str, Any]], labels: pd.DataFrame, role: str, count: int
 ) -> Shown:

@@ -54,8 +54,10 @@ class Used:
         """Those whose removal can be judged on held-out questions."""
         return [key for key in self.keys() if self.in_folds(key)]
 
-    def with_cards(self) -> list[Key]:
-        """What the offset fitted to all questions reads, or two of the folds' do, and all that it writes."""
+    def closely(self) -> list[Key]:
+        """What the offset fitted to all questions reads, or two of the folds' do, and all that the former writes: these
+        are turned up and down, and what is written has intervals where it is taken out. The rest, which single fits
+        use, would double the time of both."""
         return [key for key in self.keys() if self.in_whole(key) or (key[0] == "read" and self.in_folds(key) > 1)]
 
     def in_whole(self, key: Key) -> bool:
@@ -200,15 +202,14 @@ def describe(
     again: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, list[dict[str, object]]]:
-    """`latents.csv`, and a card for each of `Used.with_cards`, in its order."""
+    """`latents.csv`, and a card for each of its rows."""
     sae, latents = used.whole.sae, sorted({latent for _, latent in used.keys()})
     rates, drawn = corpus.rates(), of_equal_rate(corpus.rates(), latents, seed)
     named = labels(corpus, [*latents, *drawn], seed)
     pairs = dict(zip(latents, zip(named[: len(latents)], named[len(latents) :], strict=True), strict=True))
     tokens = dict(zip(latents, token_effects(answers.lm, sae, torch.tensor(latents)), strict=True))
-    table, chosen = latent_table(used, rates, tokens, pairs, removed, again), set(used.with_cards())
-    shown = table[[key in chosen for key in zip(table["role"], table["latent"], strict=True)]]
+    table = latent_table(used, rates, tokens, pairs, removed, again)
     places = {"questions": corpus.rates(True), "texts": corpus.rates(False)}
-    rows = shown.astype(object).to_dict("records")
+    rows = table.astype(object).to_dict("records")
     others = 0 if again is None else int(again["of"].iloc[0])
     return table, [card(row, used, corpus, places, tokens[row["latent"]]) | {"others": others} for row in rows]

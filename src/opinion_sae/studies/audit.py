@@ -38,11 +38,11 @@ def items(given: Given) -> dict[str, Item]:
 
 
 def written(given: Given) -> tuple[list[ReadingDelta], dict[Key, list[int]]]:
-    """The folds' offsets; and of the latents with cards that are written, the largest weights first, the groups that
-    each is meant for."""
+    """The folds' offsets; and of each latent that the fit to all questions writes, the largest weights first, the
+    groups that it is meant for."""
     *folds, whole = load_reading(given.work, len(given.splits), given.sae)
     used = Used(whole, folds)
-    keys = [key for key in used.with_cards() if key[0] == "write"]
+    keys = [key for key in used.closely() if key[0] == "write"]
     return folds, groups_of(used, sorted(keys, key=lambda key: -abs(float(used.weights(key)[0]))))
 
 
