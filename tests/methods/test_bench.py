@@ -131,7 +131,8 @@ def test_the_leaderboard_has_a_row_for_each(fitted, beside, bench, tmp_path):
     names = ("unsteered", "uniform", "delta-reading", "corrsteer", "loreft", "direct-max", "prompt-portray", "words")
     parts = {name: beside.measure(fitted[name]) for name in names} | {"unsteered": beside.plain}
     parts = {name: {**part, "log_probs": fitted[name].log_probs} for name, part in parts.items()}
-    parts["words-cost"] = {"fit_seconds": np.array([2.0]), "parameters": np.array([7])}
+    mass = np.array([0.25, np.nan, 0.75])
+    parts["words-cost"] = {"fit_seconds": np.array([2.0]), "parameters": np.array([7]), "option_mass": mass}
     board = Board(bench, Bare(20, 0, tmp_path))
     table = leaderboard(board, {}, parts).set_index("method")
     assert list(table.columns) == COLUMNS[1:] and set(table.index) == {"toplines", *names}
@@ -139,6 +140,7 @@ def test_the_leaderboard_has_a_row_for_each(fitted, beside, bench, tmp_path):
         table.loc["words", "fit_seconds"] == table.loc["words", "total_seconds"] == 2
         and table.loc["words", "parameters"] == 7
     )
+    assert table.loc["words", "option_mass"] == 0.5
     assert table.loc["toplines", "gap_r"] == 0 and table.loc["unsteered", "gap_r"] == 0
     assert np.isnan(table.loc["prompt-portray", "rank"]) and table.loc["prompt-portray", "n_questions"] == 3
     assert table.loc["delta-reading", "minus_reading"] == 0

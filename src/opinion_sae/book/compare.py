@@ -47,9 +47,11 @@ GAPS = "leaderboard_gaps.csv"
 FACTS, EVERY_TEXT = 60, 3  # facts, and every so many-th passage
 
 
-def cost_of(outcome: Outcome, seconds: float) -> dict[str, np.ndarray]:
-    """As a part of a method. Memory is not among it: what one process holds depends on what it has done before."""
-    return {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
+def cost_of(outcome: Outcome, seconds: float, prompt: bool = False) -> dict[str, np.ndarray]:
+    """As a part of a method, a prompt's without a fit; with the mass on option letters of what was told. Memory is not
+    among it: what one process holds depends on what it has done before."""
+    cost = {} if prompt else {"fit_seconds": np.array(seconds), "parameters": np.array(outcome.parameters)}
+    return cost if outcome.option_mass is None else cost | {"option_mass": outcome.option_mass}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +117,7 @@ class Comparison:
             return self.beside.measure(Outcome(self.seeds[name][0], known)) if known else {"nothing": np.zeros(1)}
         start = time.perf_counter()
         outcome = fit(self.bench)
-        cost = {} if METHODS[name].kind == "prompt" else cost_of(outcome, time.perf_counter() - start)
-        cost |= {} if outcome.option_mass is None else {"option_mass": outcome.option_mass}
+        cost = cost_of(outcome, time.perf_counter() - start, METHODS[name].kind == "prompt")
         answers = {} if name in self.seeds else {"log_probs": np.ascontiguousarray(outcome.log_probs, np.float32)}
         return answers | cost | self.beside.measure(outcome)
 

@@ -169,6 +169,8 @@ class Board:
         if cells:
             answers = self.survey.respondents.size * cells.get("ms_per_answer", 0.0) / 1000
             cells["total_seconds"] = cells.get("fit_seconds", 0.0) + answers
+        if "option_mass" in part:  # of a method whose answers the book had, known by its cost alone
+            cells["option_mass"] = float(np.nanmean(part["option_mass"]))
         return cells
 
     def row(
