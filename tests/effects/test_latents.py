@@ -1,5 +1,6 @@
 """Where latents fire, the words of their labels, and what taking one out does: small cases worked by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -68,6 +69,13 @@ def test_contexts_show_the_whole_word_and_each_text_once(corpus):
     for context in top:
         assert any(context.before + context.word + context.after in text for text in TEXTS)
         assert context.word in corpus.words and isinstance(context, Context)
+
+
+def test_a_stretch_that_several_texts_have_is_shown_once(tiny):
+    made = hand(tiny, ["a"] * 9, [(0, 1, 3.0), (0, 4, 2.5), (0, 7, 2.0)], [3, 3, 3])
+    made = dataclasses.replace(made, ids=torch.tensor([65, 66, 67, 65, 66, 67, 68, 66, 69]))
+    top, middle = made.contexts(0, survey=False)
+    assert [one.value for one in top] == [3.0, 2.0] and top[0][:3] != top[1][:3] and not middle
 
 
 def test_prompts_are_no_plain_text_and_none_comes_twice():

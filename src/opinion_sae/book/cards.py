@@ -157,8 +157,8 @@ def _written(n: int, parts: Sequence[Sequence[Card]]) -> str:
         "Latents that the groups' own part of the offset writes, of the fit to all questions or of folds', the same "
         f"on every axis: "
         f"{ranks[n]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
-        "Each has a page of its own.\nChapter {doc}`../chapters/22_causal_audit` turns them up and down.\n\n"
-        + _table(SAID, HEAD, [_row(card, None, _linked(card, True)) for card in parts[n]])
+        "Each has a page of its own.\nChapter {doc}`../chapters/22_causal_audit` turns those of the fit to all "
+        "questions up and down.\n\n" + _table(SAID, HEAD, [_row(card, None, _linked(card, True)) for card in parts[n]])
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
@@ -66,18 +66,28 @@ class Corpus:
 
     def contexts(self, latent: int, survey: bool, count: int = 3) -> tuple[list[Context], list[Context]]:
         """Where a latent fires most strongly in questions or in plain text, and where about as strongly as half of the
-        time; a text is shown once."""
+        time; a text is shown once, and so is a stretch that several texts have."""
         where, values = self.of(latent)
         there = self.of_survey[self.text[where]] == survey
         where, values = where[there], values[there]
         order = values.argsort(descending=True, stable=True).tolist()
-        top = self.different(order, where, count)
-        seen = {int(self.text[where[entry]]) for entry in top}
-        by_rank = sorted(range(len(order)), key=lambda rank: abs(rank - len(order) // 2))
-        rest = [order[rank] for rank in by_rank if int(self.text[where[order[rank]]]) not in seen]
-        found = top, self.different(rest, where, count - 1)
-        first, other = ([self._context(int(where[one]), float(values[one])) for one in some] for some in found)
-        return first, other
+        texts, said = set[int](), set[tuple[str, str, str]]()
+
+        def first(entries: Iterable[int], most: int) -> list[Context]:
+            found: list[Context] = []
+            for entry in entries:
+                if len(found) == most:
+                    break
+                if (text := int(self.text[where[entry]])) not in texts:
+                    context = self._context(int(where[entry]), float(values[entry]))
+                    if context[:3] not in said:
+                        found.append(context)
+                        texts.add(text)
+                        said.add(context[:3])
+            return found
+
+        middle = sorted(range(len(order)), key=lambda rank: abs(rank - len(order) // 2))
+        return first(order, count), first((order[rank] for rank in middle), count - 1)
 
     def say(self, words: Sequence[int], marked: Collection[int] = ()) -> str:
         """Words that follow each other as text, those `marked` in << >>."""
@@ -99,8 +109,9 @@ class Corpus:
         return list(first.values())
 
     def _context(self, token: int, value: float) -> Context:
-        word, same = int(self.word[token]), self.text == self.text[token]
-        first, last = int(self.word[same].min()), int(self.word[same].max())
+        word, text = int(self.word[token]), self.text[token]
+        ends = torch.searchsorted(self.text, torch.stack([text, text + 1])).tolist()  # texts stand in order
+        first, last = int(self.word[ends[0]]), int(self.word[ends[1] - 1])
         before, after = max(first, word - AROUND[0]), min(last, word + AROUND[1])
         place = torch.searchsorted(self.word, torch.tensor([before, word, word + 1, after + 1])).tolist()
         said = [
