@@ -102,7 +102,7 @@ def test_gaps_against_size_are_those_of_the_tables(found):
     figure = gaps_by_size({"OpinionQA": table, "another": table[:3], "none": table[:0]})
     lines = {bar.get_label(): bar.lines[0] for bar in figure.axes[0].containers}
     assert [list(line.get_ydata()) for line in lines.values()] == [[0.1, 0.5]] * 3 + [[0.0, 0.1]]
-    assert [*lines][3] == "LoRA (3 questions)" and "questions" not in "".join([*lines][:3])
+    assert [*lines][3] == "L: LoRA (3 questions)" and "questions" not in "".join([*lines][:3])
     assert [list(bar.lines[0].get_ydata()) for bar in figure.axes[1].containers] == [[0.1]] * 3
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["OpinionQA, 9 questions", "another, 9 questions"]
     said = benches.gaps_by_size_sentence({"OpinionQA": table})

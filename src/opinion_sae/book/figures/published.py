@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opinion_sae.book.figures.style import ROW, WIDTH, label_lines, log_scale, look, name_rows, nothing
+from opinion_sae.book.figures.style import MARKS, ROW, SHAPES, WIDTH, label_lines, log_scale, look, name_rows, nothing
 from opinion_sae.score.names import label as name_of
 from opinion_sae.score.names import rank
 
@@ -71,8 +71,10 @@ def _lines_by_size(axes: Axes, table: pd.DataFrame) -> None:
     for shift, (method, rows) in enumerate(table.groupby("method", sort=False)):
         error = np.maximum([rows["gap_r"] - rows["gap_r_low"], rows["gap_r_high"] - rows["gap_r"]], 0)
         few = "" if rows["whole"].all() else f" ({rows['n_questions'].min():.0f} questions)"
-        drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": name_of(str(method)) + few}
-        axes.errorbar(rows["parameters"] * 1.06**shift, rows["gap_r"], **drawn, **look(str(method), joined=True))
+        sign = MARKS[str(method)][1]
+        letter = "" if sign in SHAPES else f"{sign}: "
+        drawn = {"yerr": np.nan_to_num(error), "capsize": 2, "label": f"{letter}{name_of(str(method))}{few}"}
+        axes.errorbar(rows["parameters"] * 1.04**shift, rows["gap_r"], **drawn, **look(str(method), joined=True))
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylabel("correlation of gaps")
     label_lines(axes)
