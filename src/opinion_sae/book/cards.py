@@ -154,9 +154,8 @@ def _written(n: int, parts: Sequence[Sequence[Card]]) -> str:
     others = [f"{{doc}}`{said} <{_page_of(k)}>`" for k, said in enumerate(ranks) if k != n]
     return (
         f"{'' if n else '(what-is-written)='}\n# What is written, {ranks[n]}\n\n"
-        "Latents that the groups' own part of the offset writes, of the fit to all questions or of folds', the same "
-        f"on every axis: "
-        f"{ranks[n]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
+        "Latents that the groups' own part of the offset writes, of the fit to all questions or of folds', the same on "
+        f"every axis: {ranks[n]} by the size of their weights{'; the others: ' if others else ''}{', '.join(others)}.\n"
         "Each has a page of its own.\nChapter {doc}`../chapters/22_causal_audit` turns those of the fit to all "
         "questions up and down.\n\n" + _table(SAID, HEAD, [_row(card, None, _linked(card, True)) for card in parts[n]])
     )
